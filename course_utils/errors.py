@@ -1,0 +1,10 @@
+"""The one error type that the course raises on purpose."""
+
+from __future__ import annotations
+
+
+class CourseError(ValueError):
+    """Something a reader gave cannot be used; the message says what was given, what is allowed, and what to do.
+
+    The ``course`` command prints such an error as one line, without a traceback.
+    """

@@ -1,0 +1,60 @@
+"""Files that are whole or not there: hashing, and writing beside before renaming."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from course_utils.errors import CourseError
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to; it becomes `path` only when the block ends without an error.
+
+    A reader of `path` sees the old file or the new one, never half of one, whatever kills the writer in between.
+
+    Parameters
+    ----------
+    path
+        Where the file shall be. Its folder is made.
+
+    Yields
+    ------
+    Path
+        A new file in the same folder, where renaming is one step.
+
+    Raises
+    ------
+    CourseError
+        If the disk is full or the folder cannot be written to; `path` is then as it was.
+    """
+    path = Path(path)
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        os.close(handle)
+        beside = Path(name)
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise CourseError(
+            f"{path} could not be written ({error.strerror or error}). What was there before is untouched. Free some "
+            "space, or choose a folder that you may write to."
+        ) from error
+    finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)

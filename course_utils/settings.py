@@ -1,0 +1,125 @@
+"""What a notebook runs on, decided in one place.
+
+Four environment variables change everything that the course does:
+
+=====================  ==========================================================================================
+``COURSE_WEIGHTS``     ``mini`` (default, embedded in the package) or ``imagenet`` (torchvision's, downloaded once)
+``COURSE_DATASET``     ``pets`` (default, drawn on first use), ``hymenoptera``, or a folder of your own photos
+``COURSE_CACHE``       where data sets are kept (default: the user's cache folder)
+``COURSE_DATA_MIRROR`` a folder that is looked in before anything is downloaded
+=====================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils.errors import CourseError
+
+WEIGHTS = ("mini", "imagenet")
+DATASETS = ("pets", "hymenoptera")
+
+MODELS = {
+    "mini": {"resnet": "resnet18_mini"},
+    "imagenet": {"resnet": "resnet18"},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the notebooks run on; made by :func:`load_settings`.
+
+    Parameters
+    ----------
+    weights
+        ``"mini"`` or ``"imagenet"``.
+    dataset
+        ``"pets"``, ``"hymenoptera"``, or a folder as text.
+    device
+        ``"cuda"``, ``"mps"`` or ``"cpu"``.
+    cache
+        Folder for data sets.
+    mirror
+        Folder that is searched before a download, or None.
+    seed
+        Seed of everything random.
+    """
+
+    weights: str
+    dataset: str
+    device: str
+    cache: Path
+    mirror: Path | None
+    seed: int = 0
+
+    @property
+    def model(self) -> str:
+        """Name of the ResNet that the notebooks work with."""
+        return MODELS[self.weights]["resnet"]
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is the run whose outputs are stored: mini weights on the drawn pets."""
+        return self.weights == "mini" and self.dataset == "pets"
+
+    def __str__(self) -> str:
+        # The folder's name alone: a stored output must not show where somebody keeps their photos.
+        data = self.dataset if self.dataset in DATASETS else f"the folder {Path(self.dataset).name!r}"
+        return f"weights: {self.weights} ({self.model})   data: {data}   device: {self.device}   seed: {self.seed}"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment.
+
+    Raises
+    ------
+    CourseError
+        If ``COURSE_WEIGHTS`` is not a known choice, or ``COURSE_DATASET`` is neither a known name nor a folder.
+    """
+    import pooch
+
+    environ = os.environ if environ is None else environ
+    weights = environ.get("COURSE_WEIGHTS") or "mini"
+    if weights not in WEIGHTS:
+        raise CourseError(f"COURSE_WEIGHTS={weights!r} is unknown: set it to one of {', '.join(WEIGHTS)}, or unset it.")
+    cache = Path(environ.get("COURSE_CACHE") or pooch.os_cache("transfer-learning-course"))
+    mirror = environ.get("COURSE_DATA_MIRROR")
+    return Settings(
+        weights=weights,
+        dataset=check_dataset(environ.get("COURSE_DATASET") or "pets"),
+        device=best_device(),
+        cache=cache,
+        mirror=Path(mirror) if mirror else None,
+        seed=_seed(environ.get("COURSE_SEED") or "0"),
+    )
+
+
+def check_dataset(name_or_folder: str) -> str:
+    """Return the name, or the folder as an absolute path; raise :class:`CourseError` when it is neither."""
+    if name_or_folder in DATASETS:
+        return name_or_folder
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    raise CourseError(
+        f"COURSE_DATASET={name_or_folder!r} is neither one of {', '.join(DATASETS)} nor a folder that exists. "
+        "A folder of photos has one sub-folder per class."
+    )
+
+
+def best_device() -> str:
+    """``"cuda"`` where there is an NVIDIA or AMD GPU, ``"mps"`` on Apple silicon, else ``"cpu"``."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise CourseError(f"COURSE_SEED={text!r} is not a whole number from 0 upwards.")
+    return int(text)
