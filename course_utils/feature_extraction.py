@@ -1,0 +1,204 @@
+"""Freeze part of a network, keep it frozen, prove it, and use it as a fixed function.
+
+Three things have to hold for a stage to stay as it is, and the first is the only one that most people know:
+
+1. ``requires_grad=False``: no gradient, so the optimizer has nothing to apply. :func:`freeze` does that.
+2. eval mode: BatchNorm replaces its running mean and variance in every forward pass in training mode, gradient or
+   not, and dropout makes the "fixed function" a random one. :func:`train_mode` does that.
+3. ``grad=None``, not zero: with a gradient of zero, weight decay and momentum still move a weight.
+   :func:`freeze` does that too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from course_utils.errors import CourseError
+from course_utils.pretrained_models import family_of, last_layer, stage_of_parameters, stages
+
+
+def freeze(model: nn.Module, before: str | None = "head") -> nn.Module:
+    """Freeze every stage in front of `before`; the others learn.
+
+    Parameters
+    ----------
+    model
+        Changed in place. Frozen stages lose ``requires_grad`` and ``grad``, and go to eval mode.
+    before
+        Name of the first stage that learns: ``"head"`` is feature extraction, the name of the first stage freezes
+        nothing. None freezes everything.
+
+    Returns
+    -------
+    nn.Module
+        The same model.
+
+    Raises
+    ------
+    CourseError
+        If there is no such stage.
+
+    Examples
+    --------
+    >>> model = freeze(load_pretrained("resnet18_mini", num_classes=3), before="layer4")
+    >>> learning_stages(model)
+    ['layer4', 'head']
+    """
+    names = list(stages(model))
+    if before is not None and before not in names:
+        near = difflib.get_close_matches(before, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise CourseError(f"There is no stage {before!r} in this model; it has {', '.join(names)}.{hint}")
+    border = len(names) if before is None else names.index(before)
+    return set_learning(model, names[border:])
+
+
+def set_learning(model: nn.Module, learning: list[str]) -> nn.Module:
+    """Let exactly the named stages learn, freeze the others, and set the modes to match."""
+    for name, stage in stages(model).items():
+        for parameter in stage.parameters():
+            parameter.requires_grad_(name in learning)
+            if name not in learning:
+                parameter.grad = None
+    return train_mode(model)
+
+
+def learning_stages(model: nn.Module) -> list[str]:
+    """Names of the stages in which a parameter learns, in order."""
+    return [name for name, stage in stages(model).items() if any(p.requires_grad for p in stage.parameters())]
+
+
+def train_mode(model: nn.Module) -> nn.Module:
+    """Call this where you would call ``model.train()``: stages that learn train, frozen stages stay in eval mode."""
+    model.train()
+    learning = learning_stages(model)
+    for name, stage in stages(model).items():
+        if name not in learning:
+            stage.eval()
+    return model
+
+
+class FrozenMoved(AssertionError):
+    """A tensor that should have stayed bit-identical changed, or one that should have learned did not."""
+
+
+@contextlib.contextmanager
+def frozen_proof(model: nn.Module) -> Iterator[None]:
+    """Prove that what happens in the block changes all of the learning stages and nothing of the frozen ones.
+
+    Parameters
+    ----------
+    model
+        After ``freeze``: which stages are frozen is read off when the block begins.
+
+    Raises
+    ------
+    FrozenMoved
+        When the block ends and a parameter or buffer of a frozen stage is not bit-identical (the message names it),
+        or when a stage that should learn still has every parameter as it was.
+
+    Examples
+    --------
+    >>> with frozen_proof(model):
+    ...     fit(model, train, val, FEATURE_EXTRACTION, epochs=1)
+    """
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    owner = stage_of_parameters(model)
+    learning = learning_stages(model)
+    yield
+    after = model.state_dict()
+    # Compared as bytes, so that a NaN equals itself and 0.0 differs from -0.0.
+    moved = [name for name in before if name not in after or not _same_bits(before[name], after[name])]
+    wrong = [name for name in moved if owner.get(name) not in learning]
+    # Statistics of BatchNorm move by themselves; only a parameter shows that the optimizer did something.
+    learned = {owner[name] for name, _ in model.named_parameters() if name in moved and name in owner}
+    asleep = [stage for stage in learning if stage not in learned]
+    if wrong:
+        hint = ""
+        if any(name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked") for name in wrong):
+            hint = " BatchNorm statistics move in training mode: call train_mode(model) instead of model.train()."
+        raise FrozenMoved(f"{len(wrong)} frozen tensors moved: {', '.join(wrong[:6])}.{hint}")
+    if asleep:
+        raise FrozenMoved(
+            f"These stages should have learned and did not move: {', '.join(asleep)}. Are their parameters in the "
+            "optimizer, with a learning rate above 0, and was there a step?"
+        )
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode and no gradients inside the block; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """The frozen network as a function f(x): what its last layer sees for every picture.
+
+    Parameters
+    ----------
+    model
+        Run in eval mode, left as it was found.
+    dataset
+        Gives ``(image, label)`` with images ``(3, H, W)``, already transformed.
+    batch_size
+        Pictures per forward pass.
+
+    Returns
+    -------
+    features, labels
+        Float32 ``(N, feature_dim)`` and int64 ``(N,)``, on the CPU, in the order of the data set.
+    """
+    features, labels = [], []
+    device = next(model.parameters()).device
+    with evaluating(model), _input_of(last_layer(model)) as caught:
+        for images, targets in DataLoader(dataset, batch_size=batch_size):
+            model(images.to(device))
+            features.append(caught.pop().float().cpu())
+            labels.append(targets)
+    if not features:
+        raise CourseError("The data set is empty: there is nothing to extract features from.")
+    return torch.cat(features).clone(), torch.cat(labels)
+
+
+@contextlib.contextmanager
+def _input_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what a layer is given, without touching the model's code."""
+    caught: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def first_filters(model: nn.Module) -> Tensor:
+    """The weights of the first convolution, ``(out, 3, k, k)``: what the network looks for first."""
+    convolution = next(m for m in next(iter(stages(model).values())).modules() if isinstance(m, nn.Conv2d))
+    return convolution.weight.detach().cpu()
+
+
+def trainable_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many numbers learn, and how many there are."""
+    family_of(model)
+    total = sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), total
