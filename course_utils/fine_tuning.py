@@ -1,0 +1,203 @@
+"""How to transfer is data: from which epoch each stage learns, and at which learning rate.
+
+=====================  ===============================================================  =======================
+strategy               what learns                                                      brief, practical advice
+=====================  ===============================================================  =======================
+FEATURE_EXTRACTION     the new head                                                     scenario A, option 1
+LAST_BLOCK             the head and the stage in front of it                            scenario B, option 2
+PROGRESSIVE            the head first, then one stage more in every epoch               scenario B
+DISCRIMINATIVE         everything, each stage at half the rate of the one behind it     scenario C, option 3
+FULL                   everything at one small rate, the head faster                    scenario C
+FROM_SCRATCH           everything, from random weights: the comparison, not a transfer
+=====================  ===============================================================  =======================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from course_utils.errors import CourseError
+from course_utils.pretrained_models import load_pretrained, stages
+from course_utils.tables import text_table
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to transfer, independent of any architecture.
+
+    Parameters
+    ----------
+    name
+        For tables and plots.
+    starts
+        Epoch (from 0) from which a stage learns, None for never. The first entry is for the head, the next for the
+        stage in front of it, and so on towards the pixels; the last entry holds for all that remain.
+    rates
+        Highest learning rate of a stage, in the same order. AdamW's, so about 1e-5 to 1e-2.
+    pretrained
+        Whether it begins with pre-trained weights.
+    weight_decay
+        Of AdamW; norms and biases are never decayed.
+    warmup
+        Share of all steps in which the rate of a stage climbs, counted from the step in which it begins to learn.
+
+    Raises
+    ------
+    CourseError
+        If a rate is not above 0, an epoch is negative, or the head never learns.
+    """
+
+    name: str
+    starts: tuple[int | None, ...]
+    rates: tuple[float, ...]
+    pretrained: bool = True
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.starts or self.starts[0] is None:
+            raise CourseError(f"{self.name}: starts={self.starts}; the head (first entry) has to learn at some epoch.")
+        if any(start is not None and start < 0 for start in self.starts):
+            raise CourseError(f"{self.name}: starts={self.starts}; an epoch is 0 or more, or None for never.")
+        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
+            raise CourseError(f"{self.name}: rates={self.rates}; every learning rate must be above 0, 1e-3 for instance.")
+        if not 0 <= self.warmup < 1:
+            raise CourseError(f"{self.name}: warmup={self.warmup}; it is a share of all steps, from 0 up to below 1.")
+
+    def plan(self, model: nn.Module) -> Plan:
+        """Work out what the strategy means for a model; print the result to see it as a table."""
+        rows = []
+        for depth, (name, stage) in enumerate(reversed(stages(model).items())):
+            parameters = sum(p.numel() for p in stage.parameters())
+            rows.append(StagePlan(name, parameters, _entry(self.rates, depth), _entry(self.starts, depth)))
+        return Plan(self, tuple(reversed(rows)))
+
+    def starting_model(self, name: str, num_classes: int, seed: int = 0, weights: object = "DEFAULT") -> nn.Module:
+        """The model as the strategy finds it: pre-trained or random, with a new head drawn from `seed`.
+
+        Parameters
+        ----------
+        name, num_classes, weights
+            As :func:`~course_utils.pretrained_models.load_pretrained` takes them.
+        seed
+            Two strategies with the same seed begin with the same head (and from scratch, the same everything).
+        """
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return load_pretrained(name, num_classes, weights=weights if self.pretrained else None)
+
+
+def _entry(values: tuple, depth: int) -> object:
+    return values[min(depth, len(values) - 1)]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One row of a plan: a stage, how many parameters it has, its highest rate, and when it starts (None: never)."""
+
+    stage: str
+    parameters: int
+    rate: float
+    start: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A strategy applied to one model; ``print(plan)`` shows it."""
+
+    strategy: Strategy
+    rows: tuple[StagePlan, ...]
+
+    def learning_at(self, epoch: int) -> list[str]:
+        """Names of the stages that learn in an epoch, from pixels to logits."""
+        return [row.stage for row in self.rows if row.start is not None and epoch >= row.start]
+
+    def trainable_at(self, epoch: int) -> int:
+        """How many parameters learn in an epoch."""
+        return sum(row.parameters for row in self.rows if row.stage in self.learning_at(epoch))
+
+    def __str__(self) -> str:
+        table = [
+            [row.stage, row.parameters, f"{row.rate:g}" if row.start is not None else "-", _start(row.start)]
+            for row in self.rows
+        ]
+        return text_table(["stage", "parameters", "learning rate", "learns from epoch"], table)
+
+
+def _start(epoch: int | None) -> object:
+    return "never" if epoch is None else epoch + 1
+
+
+FEATURE_EXTRACTION = Strategy("feature extraction", starts=(0, None), rates=(1e-2,))
+LAST_BLOCK = Strategy("last block", starts=(0, 0, None), rates=(1e-2, 1e-3))
+PROGRESSIVE = Strategy("progressive", starts=(0, 1, 2, 3, 4, 5), rates=(1e-2, 1e-3))
+DISCRIMINATIVE = Strategy(
+    "discriminative", starts=(0,), rates=(1e-2, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 6e-5, 3e-5)
+)
+FULL = Strategy("full fine-tuning", starts=(0,), rates=(1e-2, 1e-3))
+FROM_SCRATCH = Strategy("from scratch", starts=(0,), rates=(3e-3,), pretrained=False)
+STRATEGIES = (FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE, FULL, FROM_SCRATCH)
+
+
+def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
+    """The optimizer's groups: for every stage that ever learns, its matrices (decayed) and its vectors (not).
+
+    Parameters
+    ----------
+    model
+        The model that the plan was made for.
+    plan
+        From ``strategy.plan(model)``.
+
+    Returns
+    -------
+    list of dict
+        For ``torch.optim.AdamW``. All groups exist from the first step on, also those of stages that start later:
+        adding a group in mid-run breaks LambdaLR and OneCycleLR.
+    """
+    groups = []
+    row = stages(model)
+    for entry in plan.rows:
+        if entry.start is None:
+            continue
+        parameters = list(row[entry.stage].parameters())
+        # Decaying a norm's scale or a bias towards 0 changes what the layer computes without making it simpler.
+        for kind, chosen, decay in (
+            ("matrices", [p for p in parameters if p.ndim > 1], plan.strategy.weight_decay),
+            ("vectors", [p for p in parameters if p.ndim <= 1], 0.0),
+        ):
+            if chosen:
+                groups.append({"params": chosen, "lr": entry.rate, "weight_decay": decay,
+                               "name": f"{entry.stage} {kind}", "start": entry.start})
+    return groups
+
+
+def rate_factor(step: int, first_step: int, steps: int, warmup_steps: int) -> float:
+    """Share of its highest learning rate that a stage has at a step.
+
+    Parameters
+    ----------
+    step
+        Optimizer step, from 0.
+    first_step
+        Step in which the stage begins to learn; before it the factor is 0.
+    steps
+        Steps of the whole run.
+    warmup_steps
+        Steps of the linear climb that begins with `first_step`.
+
+    Returns
+    -------
+    float
+        In [0, 1]: a climb, times a cosine that falls from 1 to 0 over the whole run
+        (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
+    """
+    if step < first_step:
+        return 0.0
+    climb = min(1.0, (step - first_step + 1) / max(1, warmup_steps))
+    return climb * 0.5 * (1 + math.cos(math.pi * min(step, steps) / max(1, steps)))
