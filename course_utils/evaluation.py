@@ -128,18 +128,24 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report
     Raises
     ------
     CourseError
-        If the data set is empty.
+        If the data set is empty, or has another number of classes than the model has outputs.
     """
     if len(dataset) == 0:
         raise CourseError("The data set is empty: there is nothing to evaluate on.")
     probabilities, labels = [], []
     device = next(model.parameters()).device
     with evaluating(model):
-        for images, targets in DataLoader(dataset, batch_size=batch_size):
+        # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
+        for images, targets in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
             probabilities.append(model(images.to(device)).float().softmax(1).cpu().numpy())
             labels.append(np.asarray(targets))
     scores = np.concatenate(probabilities)
     names = getattr(dataset, "classes", None) or [str(i) for i in range(scores.shape[1])]
+    if len(names) != scores.shape[1]:
+        raise CourseError(
+            f"The model has {scores.shape[1]} outputs, the data set {len(names)} classes ({', '.join(names[:6])}). "
+            f"Give the model a head for them: replace_head(model, {len(names)})."
+        )
     return Report(tuple(names), np.concatenate(labels), scores)
 
 

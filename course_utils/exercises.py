@@ -45,9 +45,7 @@ def check_frozen_up_to(model: nn.Module, first_learning: str) -> Verdict:
     names = list(row)
     border = names.index(first_learning)
     learning = learning_stages(model)
-    partly = [
-        name for name, stage in row.items() if len({p.requires_grad for p in stage.parameters()}) > 1
-    ]
+    partly = [name for name, stage in row.items() if len({p.requires_grad for p in stage.parameters()}) > 1]
     if partly:
         return Verdict(False, f"{partly[0]} is half frozen: some of its parameters learn and some do not.")
     if too_many := [name for name in learning if names.index(name) < border]:
@@ -55,8 +53,11 @@ def check_frozen_up_to(model: nn.Module, first_learning: str) -> Verdict:
     if too_few := [name for name in names[border:] if name not in learning]:
         return Verdict(False, f"{', '.join(too_few)} should learn, and does not.")
     if any(module.training for name in names[:border] for module in row[name].modules()):
-        return Verdict(False, "the right parameters are frozen, but something in a frozen stage is in training mode. "
-                              "What would BatchNorm do there?")
+        return Verdict(
+            False,
+            "the right parameters are frozen, but something in a frozen stage is in training mode. "
+            "What would BatchNorm do there?",
+        )
     return Verdict(True, f"{', '.join(learning)} learn, and nothing else can move.")
 
 
@@ -82,11 +83,15 @@ def check_two_step_strategy(strategy: Strategy) -> Verdict:
     if head.start != 0:
         return Verdict(False, f"the head starts in epoch {head.start}; it should learn from the first one, which is 0.")
     if block.start is None or block.start != 2:
-        return Verdict(False, f"{block.stage} starts at {block.start}. Epochs count from 0: which number has the third?")
+        return Verdict(
+            False, f"{block.stage} starts at {block.start}. Epochs count from 0: which number has the third?"
+        )
     if any(row.start is not None for row in deeper):
         return Verdict(False, "stages further in front learn too. The last entry of `starts` holds for all of them.")
     if abs(block.rate * 10 / head.rate - 1) > 1e-6:
-        return Verdict(False, f"{block.stage} has the rate {block.rate:g}, the head {head.rate:g}: that is not a tenth.")
+        return Verdict(
+            False, f"{block.stage} has the rate {block.rate:g}, the head {head.rate:g}: that is not a tenth."
+        )
     return Verdict(True, "the head settles first, then the block in front of it follows slowly.")
 
 

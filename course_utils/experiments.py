@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -16,15 +15,24 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from torch import nn
 from torch.utils.data import Dataset
 
 from course_utils.datasets import in_memory, open_dataset
+from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, mean_and_sd
-from course_utils.feature_extraction import trainable_parameters
 from course_utils.files import written_whole
-from course_utils.fine_tuning import DISCRIMINATIVE, FEATURE_EXTRACTION, FROM_SCRATCH, FULL, LAST_BLOCK, PROGRESSIVE, Strategy
+from course_utils.fine_tuning import (
+    DISCRIMINATIVE,
+    FEATURE_EXTRACTION,
+    FROM_SCRATCH,
+    FULL,
+    LAST_BLOCK,
+    PROGRESSIVE,
+    Strategy,
+)
 from course_utils.pretrained_models import weights_entry
-from course_utils.settings import Settings, check_dataset, load_settings
+from course_utils.settings import DATASETS, Settings, check_dataset, load_settings
 from course_utils.tables import markdown_table, text_table
 from course_utils.training import Run, fit
 from course_utils.transforms import eval_transform
@@ -55,10 +63,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Trials of several strategies over the same seeds; ``print`` shows one row per strategy."""
+    """Trials of several strategies over the same seeds; ``print`` shows one row per strategy.
+
+    ``runs`` has the story of each trial by (strategy, seed), ``models`` each strategy's trained network of the first
+    seed (of the first only: nine VGGs would fill a laptop's memory).
+    """
 
     trials: tuple[Trial, ...]
     runs: dict[tuple[str, int], Run]
+    models: dict[str, nn.Module]
 
     @property
     def strategies(self) -> list[str]:
@@ -125,7 +138,7 @@ def compare_strategies(
     seeds, epochs, batch_size, num_classes, device
         As for :func:`~course_utils.training.fit`.
     """
-    trials, runs = [], {}
+    trials, runs, models = [], {}, {}
     for strategy in strategies:
         for seed in seeds:
             network = strategy.starting_model(model, num_classes, seed=seed)
@@ -136,7 +149,8 @@ def compare_strategies(
                 Trial(strategy.name, seed, epochs, run.best.val_accuracy, report.right, len(test), run.seconds, most)
             )
             runs[strategy.name, seed] = run
-    return Comparison(tuple(trials), runs)
+            models.setdefault(strategy.name, network)
+    return Comparison(tuple(trials), runs, models)
 
 
 # --- course compare ----------------------------------------------------------------------------------------------
@@ -150,12 +164,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", nargs="*", default=["pets"], help="pets, hymenoptera, or folders of photos")
     parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--out", type=Path, help="write results to this .json, and a .md table beside it")
+    parser.add_argument("--out", type=Path, help="write results to this .json, with a .md table and a .png beside it")
+    parser.add_argument("--readme", type=Path, help="put the table into this README, between its markers")
     options = parser.parse_args(arguments)
     settings = load_settings()
-    results = {name: compare_on(name, settings, options.seeds, options.epochs) for name in options.data}
+    results = {}
+    for name in options.data:
+        entry = compare_on(name, settings, options.seeds, options.epochs)
+        results[entry.pop("name")] = entry
+    record = as_record(results, settings, options)
     if options.out:
-        write_results(options.out, results, settings, options)
+        write_results(options.out, record)
+    if options.readme:
+        update_readme(options.readme, record)
     return 0
 
 
@@ -165,14 +186,24 @@ def compare_on(dataset: str, settings: Settings, seeds: int, epochs: int) -> dic
     transform = eval_transform(weights_entry(settings.model))
     parts = splits.with_transforms(transform, transform)
     comparison = compare_strategies(
-        settings.model, in_memory(parts.train), in_memory(parts.val), in_memory(parts.test), ALL,
-        seeds=range(seeds), epochs=epochs, num_classes=len(splits.classes), device=settings.device,
+        settings.model,
+        in_memory(parts.train),
+        in_memory(parts.val),
+        in_memory(parts.test),
+        ALL,
+        seeds=range(seeds),
+        epochs=epochs,
+        num_classes=len(splits.classes),
+        device=settings.device,
     )
     majority = majority_baseline(splits.train.labels, splits.test.labels)
     baseline = interval_text(majority, len(splits.test))
-    print(f"{splits.name}: {len(splits.train)} / {len(splits.val)} / {len(splits.test)} pictures to train / choose / test")
+    print(
+        f"{splits.name}: {len(splits.train)} / {len(splits.val)} / {len(splits.test)} pictures to train / choose / test"
+    )
     print(f"majority class: {baseline}\n{comparison}\n", flush=True)
     return {
+        "name": splits.name,
         "classes": list(splits.classes),
         "pictures": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         "majority_right": majority,
@@ -188,14 +219,14 @@ def hardware(device: str) -> str:
 
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def write_results(path: Path, results: dict, settings: Settings, options: argparse.Namespace) -> None:
-    """Write the JSON file, and beside it the same numbers as Markdown."""
-    command = f"course compare {' '.join(options.data)} --seeds {options.seeds} --epochs {options.epochs}"
-    record = {
-        "command": f"{command} --out {path.as_posix()}" if not path.is_absolute() else command,
+def as_record(results: dict, settings: Settings, options: argparse.Namespace) -> dict:
+    """Results with everything that a reader needs to judge and repeat them."""
+    names = [name if name in DATASETS else Path(name).name for name in options.data]
+    return {
+        "command": f"course compare {' '.join(names)} --seeds {options.seeds} --epochs {options.epochs}",
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(settings.device),
         "python": platform.python_version(),
@@ -203,30 +234,88 @@ def write_results(path: Path, results: dict, settings: Settings, options: argpar
         "model": settings.model,
         "data": results,
     }
+
+
+def write_results(path: Path, record: dict) -> None:
+    """Write the JSON file, and beside it the same numbers as Markdown and as a picture."""
     with written_whole(path) as beside:
         beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with written_whole(path.with_suffix(".md")) as beside:
         beside.write_text(as_markdown(record), encoding="utf-8")
+    with written_whole(path.with_suffix(".png")) as beside:
+        beside.write_bytes(picture(record))
 
 
 def as_markdown(record: dict) -> str:
     """The results as a Markdown page: how they were made, then a table for each data set."""
     lines = [
-        f"# {record['model']}: six strategies at an equal budget", "",
-        f"`{record['command']}` on {record['date']}, {record['hardware']}. This page is written by that command.", "",
+        f"# {record['model']}: six strategies at an equal budget",
+        "",
+        f"`{record['command']}` on {record['date']}, {record['hardware']}. This page is written by that command.",
+        "",
     ]
     for name, data in record["data"].items():
         n, seeds = data["pictures"], len({trial["seed"] for trial in data["trials"]})
         lines += [
-            f"## {name}", "",
+            f"## {name}",
+            "",
             f"{n['train']} pictures to train, {n['val']} to choose the epoch, {n['test']} to test; {seeds} seeds. "
-            f"Majority class: {data['majority']}.", "",
+            f"Majority class: {data['majority']}.",
+            "",
             markdown_table(
                 ["strategy", "trainable", "test % (mean ± sd over seeds)"],
                 [[s, row["trainable"], row["test"]] for s, row in data["summary"].items()],
-            ), "",
+            ),
+            "",
         ]
     return "\n".join(lines)
+
+
+def picture(record: dict) -> bytes:
+    """The first data set's results as a PNG: a dot per run, a bar per mean, a line for the majority class."""
+    from course_utils import plots
+
+    data = next(iter(record["data"].values()))
+    total = data["pictures"]["test"]
+    groups: dict[str, list[float]] = {}
+    for trial in data["trials"]:
+        groups.setdefault(trial["strategy"], []).append(100 * trial["test_right"] / total)
+    majority = {"majority class": 100 * data["majority_right"] / total}
+    return plots.png_bytes(plots.dots_with_mean(groups, f"test accuracy (%), {total} pictures", majority))
+
+
+START, END = "<!-- results: written by `course compare` -->", "<!-- end of results -->"
+
+
+def readme_section(record: dict) -> str:
+    """What the README says about the results: one table, one column per data set."""
+    names = list(record["data"])
+    strategies = list(next(iter(record["data"].values()))["summary"])
+    rows = [["majority class", *(record["data"][name]["majority"] for name in names)]]
+    rows += [[s, *(record["data"][name]["summary"][s]["test"] for name in names)] for s in strategies]
+    seeds = len({trial["seed"] for trial in record["data"][names[0]]["trials"]})
+    headings = [f"{name}, test % of {record['data'][name]['pictures']['test']}" for name in names]
+    return "\n".join(
+        [
+            START,
+            "",
+            markdown_table([f"`{record['model']}`, mean ± sd over {seeds} seeds", *headings], rows),
+            "",
+            f"(`{record['command']}`, {record['date']}, {record['hardware']})",
+            "",
+            END,
+        ]
+    )
+
+
+def update_readme(readme: Path, record: dict) -> None:
+    """Put the results between the two markers of a README."""
+    text = readme.read_text(encoding="utf-8")
+    if START not in text or END not in text:
+        raise CourseError(f"{readme} has no place for the results: it needs the lines {START} and {END}.")
+    before, after = text.partition(START)[0], text.partition(END)[2]
+    with written_whole(readme) as beside:
+        beside.write_text(before + readme_section(record) + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,8 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
     features, labels = [], []
     device = next(model.parameters()).device
     with evaluating(model), _input_of(last_layer(model)) as caught:
-        for images, targets in DataLoader(dataset, batch_size=batch_size):
+        # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
+        for images, targets in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
             model(images.to(device))
             features.append(caught.pop().float().cpu())
             labels.append(targets)

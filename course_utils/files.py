@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +43,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        os.close(handle)
-        beside = Path(name)
+        # Not tempfile.mkstemp: its files are readable for their owner alone, and renaming keeps that.
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        fresh.touch(exist_ok=False)
+        beside = fresh
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())

@@ -47,7 +47,7 @@ class Strategy:
     Raises
     ------
     CourseError
-        If a rate is not above 0, an epoch is negative, or the head never learns.
+        If a rate is not above 0, an epoch is negative, the head never learns, or nothing learns in epoch 0.
     """
 
     name: str
@@ -62,8 +62,14 @@ class Strategy:
             raise CourseError(f"{self.name}: starts={self.starts}; the head (first entry) has to learn at some epoch.")
         if any(start is not None and start < 0 for start in self.starts):
             raise CourseError(f"{self.name}: starts={self.starts}; an epoch is 0 or more, or None for never.")
+        if 0 not in self.starts:
+            raise CourseError(f"{self.name}: starts={self.starts}; at least one stage has to learn from epoch 0 on.")
         if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
-            raise CourseError(f"{self.name}: rates={self.rates}; every learning rate must be above 0, 1e-3 for instance.")
+            raise CourseError(
+                f"{self.name}: rates={self.rates}; every learning rate must be above 0, 1e-3 for instance."
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise CourseError(f"{self.name}: weight_decay={self.weight_decay}; it is 0 or more, 0.01 for instance.")
         if not 0 <= self.warmup < 1:
             raise CourseError(f"{self.name}: warmup={self.warmup}; it is a share of all steps, from 0 up to below 1.")
 
@@ -133,12 +139,10 @@ def _start(epoch: int | None) -> object:
     return "never" if epoch is None else epoch + 1
 
 
-FEATURE_EXTRACTION = Strategy("feature extraction", starts=(0, None), rates=(1e-2,))
+FEATURE_EXTRACTION = Strategy("feature extraction", starts=(0, None), rates=(3e-2,))
 LAST_BLOCK = Strategy("last block", starts=(0, 0, None), rates=(1e-2, 1e-3))
 PROGRESSIVE = Strategy("progressive", starts=(0, 1, 2, 3, 4, 5), rates=(1e-2, 1e-3))
-DISCRIMINATIVE = Strategy(
-    "discriminative", starts=(0,), rates=(1e-2, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 6e-5, 3e-5)
-)
+DISCRIMINATIVE = Strategy("discriminative", starts=(0,), rates=(1e-2, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 6e-5, 3e-5))
 FULL = Strategy("full fine-tuning", starts=(0,), rates=(1e-2, 1e-3))
 FROM_SCRATCH = Strategy("from scratch", starts=(0,), rates=(3e-3,), pretrained=False)
 STRATEGIES = (FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE, FULL, FROM_SCRATCH)
@@ -172,8 +176,15 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
             ("vectors", [p for p in parameters if p.ndim <= 1], 0.0),
         ):
             if chosen:
-                groups.append({"params": chosen, "lr": entry.rate, "weight_decay": decay,
-                               "name": f"{entry.stage} {kind}", "start": entry.start})
+                groups.append(
+                    {
+                        "params": chosen,
+                        "lr": entry.rate,
+                        "weight_decay": decay,
+                        "name": f"{entry.stage} {kind}",
+                        "start": entry.start,
+                    }
+                )
     return groups
 
 

@@ -50,7 +50,9 @@ class NarrowResNet(ResNet):
     He, K. et al. (2016). Deep Residual Learning for Image Recognition. https://arxiv.org/abs/1512.03385
     """
 
-    def __init__(self, widths: tuple[int, ...], layers: tuple[int, ...] = (2, 2, 2, 2), num_classes: int = 1000):
+    def __init__(
+        self, widths: tuple[int, ...], layers: tuple[int, ...] = (2, 2, 2, 2), num_classes: int = 1000
+    ) -> None:
         # The parent builds the 11-million-parameter original. On the meta device that allocates nothing and draws
         # nothing from the random generator, so a seed gives the same narrow network whatever the parent does.
         with torch.device("meta"):

@@ -217,7 +217,9 @@ def _plan_grid(plan: Plan, epochs: int) -> np.ndarray:
     return grid
 
 
-def dots_with_mean(groups: Mapping[str, Sequence[float]], xlabel: str, marks: Mapping[str, float] | None = None) -> Figure:
+def dots_with_mean(
+    groups: Mapping[str, Sequence[float]], xlabel: str, marks: Mapping[str, float] | None = None
+) -> Figure:
     """Every single result as a dot and the mean of each group as a bar across: the spread is what one sees first.
 
     Parameters

@@ -27,8 +27,8 @@ from torchvision import models
 from torchvision.models._api import WeightsEnum
 
 from course_utils import mini_models
-from course_utils.files import sha256_of
 from course_utils.errors import CourseError
+from course_utils.files import sha256_of
 from course_utils.tables import text_table
 
 # --- one row per family ------------------------------------------------------------------------------------------
@@ -154,9 +154,10 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
         If the model is of no known family.
     """
     row = {name: nn.Sequential(*modules) for name, modules in family_of(model).split(model).items()}
+    own = set(model.modules())
     for stage in row.values():
-        # A new container says "training" whatever its contents say; keep the flag truthful.
-        stage.training = any(module.training for module in stage)
+        # A new container (or Flatten) says "training" whatever the model's own modules say; keep the flag truthful.
+        stage.training = any(module.training for module in stage if module in own)
     return row
 
 
@@ -172,7 +173,7 @@ def last_layer(model: nn.Module) -> nn.Linear:
 
 
 def last_layer_name(model: nn.Module) -> str:
-    """Where the last layer sits: ``"fc"``, ``"classifier.6"``, …"""
+    """Where the last layer sits: ``"fc"`` or ``"classifier.6"``, say."""
     return family_of(model).last_layer(model)
 
 
@@ -197,8 +198,7 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     nn.Module
         The same model.
     """
-    if num_classes < 1:
-        raise CourseError(f"num_classes={num_classes}: a head needs at least one output.")
+    _check_classes(num_classes)
     path = last_layer_name(model)
     parent, _, attribute = path.rpartition(".")
     old = model.get_submodule(path)
@@ -275,11 +275,11 @@ def weights_entry(name: str, weights: str | WeightsEnum | None = "DEFAULT") -> W
     entries = models.get_model_weights(name)
     if isinstance(weights, entries):
         return weights
-    wanted = weights.split(".")[-1] if isinstance(weights, str) else str(weights)
-    if isinstance(weights, str) and wanted in entries.__members__:
-        return entries[wanted]
+    prefix, _, member = weights.rpartition(".") if isinstance(weights, str) else ("", "", None)
+    if member in entries.__members__ and prefix in ("", entries.__name__):
+        return entries[member]
     allowed = ", ".join(["DEFAULT", *(entry.name for entry in entries)])
-    raise CourseError(f"{name} has no weights {wanted!r}. Allowed: {allowed}, or None for random weights.")
+    raise CourseError(f"{name} has no weights {str(weights)!r}. Allowed: {allowed}, or None for random weights.")
 
 
 def load_pretrained(
@@ -315,11 +315,15 @@ def load_pretrained(
         For an unknown name or entry; weights neither on disk nor to be downloaded; a checkpoint that does not fit.
     """
     _check_name(name)
+    if num_classes is not None:
+        _check_classes(num_classes)
     if checkpoint is not None:
         return _from_checkpoint(name, num_classes, Path(checkpoint))
     entry = weights_entry(name, weights)
     if entry is None:
         return models.get_model(name, weights=None, num_classes=num_classes or _default_classes(name))
+    if entry.meta["categories"] is None:  # VGG16_Weights.IMAGENET1K_FEATURES: its classifier holds NaN
+        raise CourseError(f"{entry} has no classifier: it only fills the convolutions. Take another entry of {name}.")
     model = _filled(name, len(entry.meta["categories"]), _state_dict_of(entry))
     return model if num_classes is None else replace_head(model, num_classes)
 
@@ -333,6 +337,11 @@ def _check_name(name: str) -> None:
         f"There is no model {name!r}. The nearest names are {', '.join(near)}; "
         "course_utils.pretrained_models.available_models() lists all."
     )
+
+
+def _check_classes(num_classes: int) -> None:
+    if num_classes < 1:
+        raise CourseError(f"num_classes={num_classes}: a head needs at least one output.")
 
 
 def _default_classes(name: str) -> int:
@@ -422,7 +431,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(key), dict):
             content = content[key]
-    tensors = {_plain(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {_plain(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CourseError(f"{path} holds no tensors by name; found: {', '.join(map(str, content)) or 'nothing'}.")
     return tensors
@@ -431,7 +440,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def _read_tensors(path: Path) -> dict:
     import pickle
 
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -440,10 +448,10 @@ def _read_tensors(path: Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CourseError(
-            f"{path} holds more than tensors, and unpickling foreign objects can run foreign code, so it is not "
-            "loaded. On the machine that wrote it: torch.save(model.state_dict(), path)."
+            f"{path} is no checkpoint, or holds more than tensors. Unpickling foreign objects can run foreign code, so "
+            "it is not loaded. On the machine that wrote it: torch.save(model.state_dict(), path)."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a text file makes torch.load raise KeyError, a flipped byte a dozen other errors
         raise CourseError(f"{path} cannot be read: it is damaged or incomplete ({error}). Copy it again.") from error
     if not isinstance(content, dict):
         raise CourseError(f"{path} holds a {type(content).__name__}, a state dict (name → tensor) is needed.")
@@ -460,19 +468,18 @@ def _from_checkpoint(name: str, num_classes: int | None, path: Path) -> nn.Modul
     state = read_checkpoint(path)
     head = _head_keys(name)
     classes_found = len(state[head[1]]) if head[1] in state else None
-    classes = num_classes or classes_found or _default_classes(name)
-    model = models.get_model(name, weights=None, num_classes=classes)
-    if classes_found not in (None, classes):
-        warnings.warn(
-            f"{path.name}: its head has {classes_found} classes, {classes} were asked for. The head is skipped and "
-            "starts at random; everything else is loaded.",
-            stacklevel=3,
-        )
-        state = {key: value for key, value in state.items() if key not in head}
-        state |= {key: model.state_dict()[key] for key in head}
-    _check_fit(name, path, model.state_dict(), state)
-    model.load_state_dict(state)
-    return model
+    with torch.device("meta"):
+        wanted = models.get_model(name, weights=None, num_classes=classes_found or _default_classes(name)).state_dict()
+    _check_fit(name, path, wanted, state)
+    model = _filled(name, classes_found, {key: t.float() if t.is_floating_point() else t for key, t in state.items()})
+    if num_classes in (None, classes_found):
+        return model
+    warnings.warn(
+        f"{path.name}: its head has {classes_found} classes, {num_classes} were asked for. The head is skipped and "
+        "starts at random; everything else is loaded.",
+        stacklevel=3,
+    )
+    return replace_head(model, num_classes)
 
 
 def _head_keys(name: str) -> tuple[str, str]:

@@ -82,6 +82,7 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
+        """How many epochs there are in all phases."""
         return sum(count for count, _ in self.phases)
 
     def size_at(self, epoch: int) -> int:
@@ -269,7 +270,7 @@ def pretrain(
     )
     state = _resume(work / f"{name}.pt", model, optimizer, recipe, per_class)
     preprocess = mini_models.preprocessing()
-    # A look at part of the validation set, to see that it learns. Nothing is chosen by it: the last epoch is the result.
+    # A look at part of the validation set, to see that it learns. Nothing is chosen by it: the last epoch counts.
     watched = Pictures(validation.images[:2000], validation.labels[:2000], validation.names[:2000])
     for epoch in range(state["epoch"], recipe.epochs):
         start = time.perf_counter()
@@ -280,8 +281,10 @@ def pretrain(
         state["history"].append(row)
         state["epoch"] = epoch + 1
         _checkpoint(work / f"{name}.pt", model, optimizer, state)
-        say(f"{name} epoch {epoch + 1}/{recipe.epochs} at {row['size']} px: loss {loss:.3f}, validation "
-            f"{right / len(watched):.1%} of {len(watched)}, {state['seconds'] / 60:.1f} min so far")
+        say(
+            f"{name} epoch {epoch + 1}/{recipe.epochs} at {row['size']} px: loss {loss:.3f}, validation "
+            f"{right / len(watched):.1%} of {len(watched)}, {state['seconds'] / 60:.1f} min so far"
+        )
     return Result(model, recipe, per_class, len(pictures), state["seconds"], state["history"])
 
 
@@ -349,8 +352,9 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = mi
         save_file(state, beside)
     # What counts is what a reader gets, so the accuracy is measured on the file as it was written.
     fresh = mini_models.BUILDERS[name](num_classes=200)
-    fresh.load_state_dict({key: t.float() if t.is_floating_point() else t
-                           for key, t in load_file(out / f"{name}.safetensors").items()})
+    fresh.load_state_dict(
+        {key: t.float() if t.is_floating_point() else t for key, t in load_file(out / f"{name}.safetensors").items()}
+    )
     validation, preprocess = read_validation(folder), mini_models.preprocessing()
     right = [count_correct(fresh, validation, preprocess, k) for k in (1, 5)]
     card = {
@@ -362,7 +366,9 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = mi
         "top5": round(100 * right[1] / len(validation), 2),
         "validation_pictures": len(validation),
         "training_pictures": result.training_pictures,
-        "_metrics": {"Tiny ImageNet": {"acc@1": 100 * right[0] / len(validation), "acc@5": 100 * right[1] / len(validation)}},
+        "_metrics": {
+            "Tiny ImageNet": {"acc@1": 100 * right[0] / len(validation), "acc@5": 100 * right[1] / len(validation)}
+        },
         "command": command,
         "seed": result.recipe.seed,
         "seconds": round(result.seconds),
@@ -500,8 +506,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = pretrain(options.name, folder, work, recipe, options.per_class, say=lambda line: print(line, flush=True))
     command = f"course pretrain {options.name} --per-class {options.per_class} --seed {options.seed}"
     card = export(options.name, result, folder, command, options.out)
-    print(f"{options.name}: top-1 {card['top1']} %, top-5 {card['top5']} % of {card['validation_pictures']} validation "
-          f"pictures; {card['file']} has SHA-256 {card['sha256']}")
+    print(
+        f"{options.name}: top-1 {card['top1']} %, top-5 {card['top5']} % of {card['validation_pictures']} validation "
+        f"pictures; {card['file']} has SHA-256 {card['sha256']}"
+    )
     return 0
 
 

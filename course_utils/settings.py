@@ -1,12 +1,13 @@
 """What a notebook runs on, decided in one place.
 
-Four environment variables change everything that the course does:
+Five environment variables change everything that the course does:
 
 =====================  ==========================================================================================
 ``COURSE_WEIGHTS``     ``mini`` (default, embedded in the package) or ``imagenet`` (torchvision's, downloaded once)
 ``COURSE_DATASET``     ``pets`` (default, drawn on first use), ``hymenoptera``, or a folder of your own photos
 ``COURSE_CACHE``       where data sets are kept (default: the user's cache folder)
 ``COURSE_DATA_MIRROR`` a folder that is looked in before anything is downloaded
+``COURSE_SEED``        seed of everything random (default: 0)
 =====================  ==========================================================================================
 """
 
@@ -62,8 +63,28 @@ class Settings:
 
     @property
     def is_default(self) -> bool:
-        """Whether this is the run whose outputs are stored: mini weights on the drawn pets."""
-        return self.weights == "mini" and self.dataset == "pets"
+        """Whether this is the run whose outputs are stored: mini weights on the drawn pets, seed 0."""
+        return self.weights == "mini" and self.dataset == "pets" and self.seed == 0
+
+    def claim(self, text: str, holds: bool) -> None:
+        """State what the lesson says, and check it.
+
+        Parameters
+        ----------
+        text
+            The statement.
+        holds
+            Whether the numbers at hand bear it out.
+
+        Raises
+        ------
+        AssertionError
+            On the default data, if it does not hold: then the lesson is wrong. On other data that is a finding and is
+            printed as one.
+        """
+        if self.is_default and not holds:
+            raise AssertionError(f"The lesson claims: {text}. The numbers of this run do not bear it out.")
+        print(f"{'Holds' if holds else 'Does not hold on this data'}: {text}.")
 
     def __str__(self) -> str:
         # The folder's name alone: a stored output must not show where somebody keeps their photos.
@@ -85,14 +106,14 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     weights = environ.get("COURSE_WEIGHTS") or "mini"
     if weights not in WEIGHTS:
         raise CourseError(f"COURSE_WEIGHTS={weights!r} is unknown: set it to one of {', '.join(WEIGHTS)}, or unset it.")
-    cache = Path(environ.get("COURSE_CACHE") or pooch.os_cache("transfer-learning-course"))
+    cache = Path(environ.get("COURSE_CACHE") or pooch.os_cache("transfer-learning-course")).expanduser()
     mirror = environ.get("COURSE_DATA_MIRROR")
     return Settings(
         weights=weights,
         dataset=check_dataset(environ.get("COURSE_DATASET") or "pets"),
         device=best_device(),
         cache=cache,
-        mirror=Path(mirror) if mirror else None,
+        mirror=Path(mirror).expanduser() if mirror else None,
         seed=_seed(environ.get("COURSE_SEED") or "0"),
     )
 

@@ -30,7 +30,6 @@ from course_utils.pretrained_models import last_layer
 from course_utils.progress import progress
 from course_utils.tables import text_table
 
-
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
 
 
@@ -84,9 +83,15 @@ class Run:
 
     def __str__(self) -> str:
         rows = [
-            [r.epoch + 1, f"{r.train_loss:.3f}", f"{r.train_accuracy:.1%}", f"{r.val_loss:.3f}",
-             f"{r.val_accuracy:.1%}", ", ".join(r.learning) if len(r.learning) < 3 else f"{len(r.learning)} stages",
-             "best" if r is self.best else ""]
+            [
+                r.epoch + 1,
+                f"{r.train_loss:.3f}",
+                f"{r.train_accuracy:.1%}",
+                f"{r.val_loss:.3f}",
+                f"{r.val_accuracy:.1%}",
+                ", ".join(r.learning) if len(r.learning) < 3 else f"{len(r.learning)} stages",
+                "best" if r is self.best else "",
+            ]
             for r in self.history
         ]
         return text_table(["epoch", "train loss", "train acc", "val loss", "val acc", "learning", ""], rows)
@@ -99,7 +104,7 @@ def _worse(record: EpochRecord) -> tuple[float, float]:
 class TrainingDiverged(CourseError):
     """The loss stopped being a number. ``run`` holds the epochs that went well."""
 
-    def __init__(self, message: str, run: Run):
+    def __init__(self, message: str, run: Run) -> None:
         super().__init__(message)
         self.run = run
 
@@ -136,7 +141,7 @@ def fit(
     seed
         Of shuffling, augmentation and dropout. The same seed on the same machine gives bit-identical weights.
     patience
-        Stop after so many epochs without a better one; None trains to the end.
+        At least 1: stop after so many epochs without a better one; None trains to the end.
     label_smoothing
         In [0, 1): how much of the target is spread over all classes (Szegedy et al. 2016).
     class_weights
@@ -157,12 +162,13 @@ def fit(
     CourseError
         For arguments that cannot be right.
     TrainingDiverged
-        When the loss is not a number any more; the model has its best weights up to there.
+        When the loss is not a number any more; the model has its best weights up to there, those it came with when
+        that was in the first epoch.
     """
-    _check(model, train, val, epochs, batch_size, label_smoothing, class_weights)
     plan = strategy.plan(model)
     run = Run(strategy, plan, seed)
     with _seeded(seed):
+        _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
         trainer = _Trainer(model, train, val, plan, epochs, batch_size, seed, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
         try:
@@ -199,30 +205,36 @@ def _check(
     val: Sized,
     epochs: int,
     batch_size: int,
+    patience: int | None,
     label_smoothing: float,
     class_weights: Sequence[float] | None,
 ) -> None:
     """Find what cannot work before anything is spent on it."""
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
+        if value is not None and value < 1:
             raise CourseError(f"{name}={value}: it must be at least 1.")
     if not 0 <= label_smoothing < 1:
         raise CourseError(f"label_smoothing={label_smoothing}: it is a share, from 0 up to below 1; 0.1 is usual.")
     classes = last_layer(model).out_features
     for name, dataset in (("train", train), ("val", val)):
         if len(dataset) == 0:
-            raise CourseError(f"The {name} split is empty: there is nothing to {'learn from' if name == 'train' else 'choose by'}.")
-        image, _ = dataset[0]
+            raise CourseError(
+                f"The {name} split is empty: there is nothing to {'learn from' if name == 'train' else 'choose by'}."
+            )
+        image, label = dataset[0]
         if not isinstance(image, Tensor):
             raise CourseError(
                 f"The {name} split gives a {type(image).__name__} instead of a tensor: it has no transform. "
                 "Use dataset.with_transform(eval_transform(weights)), or splits.with_transforms(...)."
             )
-        top = max(getattr(dataset, "labels", [0]))
+        labels = [int(label) for label in getattr(dataset, "labels", [label])]
+        top = max(labels)
+        if min(labels) < 0:
+            raise CourseError(f"The {name} split has a label {min(labels)}: labels count from 0.")
         if top >= classes:
             raise CourseError(
                 f"The {name} split has labels up to {top}, the model's head has {classes} outputs (0 to "
-                f"{classes - 1}). Build the model with num_classes={int(top) + 1}."
+                f"{classes - 1}). Build the model with num_classes={top + 1}."
             )
     if class_weights is not None and len(class_weights) != classes:
         raise CourseError(f"class_weights has {len(class_weights)} entries, the head has {classes} outputs.")
@@ -240,7 +252,7 @@ class SeededOrder(Sampler[int]):
     whether a run comes to an epoch in one go or is resumed there.
     """
 
-    def __init__(self, size: int, seed: int):
+    def __init__(self, size: int, seed: int) -> None:
         self.size, self.seed, self.epoch = size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -259,6 +271,7 @@ class _Trainer:
     """What lives as long as one call of fit: the wrapped model, the optimizer, the best weights."""
 
     loss: nn.Module
+    best_state: dict[str, Tensor]
 
     def __init__(
         self,
@@ -271,7 +284,7 @@ class _Trainer:
         seed: int,
         num_workers: int,
         device: str | None,
-    ):
+    ) -> None:
         self.accelerator = accelerator = _accelerator(device)
         self.model, self.plan = model, plan
         cuda = accelerator.device.type == "cuda"
@@ -292,16 +305,21 @@ class _Trainer:
         )
         self.optimizer = accelerator.prepare(optimizer)
         self.learning: list[str] | None = None
-        self.best_state: dict[str, Tensor] | None = None
+        self._remember()  # should not even one epoch be completed, the model goes back to how it came
 
     def epoch(self, epoch: int) -> EpochRecord:
         start = time.perf_counter()
         self._set_learning(self.plan.learning_at(epoch))
         self.order.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
-        val_loss, val_accuracy = self._validate()
+        val_loss, val_accuracy = self._validate(epoch)
         return EpochRecord(
-            epoch, tuple(self.learning or ()), train_loss, train_accuracy, val_loss, val_accuracy,
+            epoch,
+            tuple(self.learning or ()),
+            train_loss,
+            train_accuracy,
+            val_loss,
+            val_accuracy,
             time.perf_counter() - start,
         )
 
@@ -312,7 +330,8 @@ class _Trainer:
         set_learning(self.model, learning)
         # DDP decides at wrapping time whose gradients it exchanges. Parameters that wake up later would go their
         # own way in every process, silently; so the bare model is wrapped anew.
-        self.accelerator.free_memory()
+        if self.accelerator.num_processes > 1:  # let the old wrapper go; collecting garbage takes a quarter second
+            self.accelerator.free_memory()
         bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.wrapped = self.accelerator.prepare_model(bare)
 
@@ -332,23 +351,25 @@ class _Trainer:
         return tally.means()
 
     @torch.no_grad()
-    def _validate(self) -> tuple[float, float]:
+    def _validate(self, epoch: int) -> tuple[float, float]:
         self.model.eval()
         tally = _Tally(self.accelerator)
         for images, labels in self.val_batches:
             tally.add(self.wrapped(_layout(images)), labels)
+        tally.check(epoch)  # the last step of an epoch can break the weights after the last training loss
         return tally.means()
 
     def remember_if_best(self, run: Run) -> None:
         if run.best is run.history[-1]:
-            self.best_state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+            self._remember()
+
+    def _remember(self) -> None:
+        self.best_state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
 
     def restore_best(self) -> None:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if self.best_state is not None:
-            self.model.load_state_dict(self.best_state)
+        self.model.load_state_dict(self.best_state)
         self.model.eval()
-        self.accelerator.free_memory()
 
 
 class _Tally:
@@ -357,7 +378,7 @@ class _Tally:
     The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU.
     """
 
-    def __init__(self, accelerator: Accelerator):
+    def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator, self.seen = accelerator, 0
         self.loss = torch.zeros((), device=accelerator.device)
         self.right = torch.zeros((), dtype=torch.long, device=accelerator.device)
@@ -391,9 +412,13 @@ def _group_schedule(start: int, per_epoch: int, epochs: int, plan: Plan):  # noq
 def _accelerator(device: str | None) -> Accelerator:
     if device not in (None, "cpu", "cuda", "mps"):
         raise CourseError(f"device={device!r} is unknown: give 'cuda', 'mps' or 'cpu', or None for the best there is.")
-    cuda = device != "cpu" and torch.cuda.is_available()
+    cuda = device in (None, "cuda") and torch.cuda.is_available()
     if device == "cuda" and not cuda:
-        raise CourseError("device='cuda' was asked for and torch sees no GPU; `course doctor` says more. Use device=None.")
+        raise CourseError(
+            "device='cuda' was asked for and torch sees no GPU; `course doctor` says more. Use device=None."
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise CourseError("device='mps' was asked for and this is not a Mac whose GPU torch can use. Use device=None.")
     precision = "no"
     if cuda:
         precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"

@@ -1,0 +1,243 @@
+"""fine_tuning.py: six strategies as data, their plans, groups and schedules."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import pytest
+import torch
+from helpers import mini, moved, on_meta
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import nn
+
+from course_utils.errors import CourseError
+from course_utils.fine_tuning import (
+    DISCRIMINATIVE,
+    FEATURE_EXTRACTION,
+    FROM_SCRATCH,
+    FULL,
+    LAST_BLOCK,
+    PROGRESSIVE,
+    STRATEGIES,
+    Strategy,
+    parameter_groups,
+    rate_factor,
+)
+from course_utils.pretrained_models import load_pretrained, stages
+
+FAMILY_MEMBERS = ("resnet18_mini", "resnet50", "vgg11_bn", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small")
+EPOCHS = 12
+
+fast = hypothesis_settings(deadline=None, max_examples=100, derandomize=True)
+
+
+@functools.cache
+def bare(name):
+    """A model to look at: no memory, three classes. Shared, so a test must not change it."""
+    return on_meta(name, num_classes=3)
+
+
+def make(**changed):
+    return Strategy(**({"name": "mine", "starts": (0,), "rates": (1e-3,)} | changed))
+
+
+# --- what a strategy may be --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"starts": ()}, {"starts": (None,)}, {"starts": (None, 0)}, {"starts": (0, -1)}, {"starts": (1, None)},
+        {"starts": (2, 1)}, {"rates": ()}, {"rates": (0.0,)}, {"rates": (1e-3, -1e-3)}, {"rates": (math.nan,)},
+        {"rates": (math.inf,)}, {"warmup": -0.1}, {"warmup": 1.0}, {"weight_decay": -0.1}, {"weight_decay": math.nan},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_name_and_value(wrong):
+    ((field, value),) = wrong.items()
+    with pytest.raises(CourseError) as caught:
+        make(**wrong)
+    assert f"mine: {field}={value}" in str(caught.value)
+
+
+def test_what_can_be_is_taken():
+    assert make(starts=(3, 0), warmup=0, weight_decay=0).starts == (3, 0)
+
+
+def test_a_strategy_is_a_value():
+    assert make() == make() and hash(make()) == hash(make())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().name = "other"
+
+
+# --- plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILY_MEMBERS)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+def test_a_plan_has_a_row_for_each_stage(strategy, name):
+    model = bare(name)
+    plan = strategy.plan(model)
+    row = stages(model)
+    assert [entry.stage for entry in plan.rows] == list(row)
+    assert sum(entry.parameters for entry in plan.rows) == sum(p.numel() for p in model.parameters())
+    for depth, entry in enumerate(reversed(plan.rows)):
+        assert entry.rate == (strategy.rates[depth] if depth < len(strategy.rates) else strategy.rates[-1])
+        assert entry.start == (strategy.starts[depth] if depth < len(strategy.starts) else strategy.starts[-1])
+
+    lines = str(plan).splitlines()
+    assert len(lines) == 2 + len(row)
+    for line, entry in zip(lines[2:], plan.rows, strict=True):
+        never = entry.start is None
+        expected = ["-", "never"] if never else [f"{entry.rate:g}", f"{entry.start + 1}"]
+        assert line.split() == [entry.stage, f"{entry.parameters:,}", *expected]
+
+
+@pytest.mark.parametrize("name", FAMILY_MEMBERS)
+def test_what_the_six_let_learn(name):
+    model = bare(name)
+    names = list(stages(model))
+
+    def learning(strategy, epoch):
+        return strategy.plan(model).learning_at(epoch)
+
+    for epoch in (0, EPOCHS):
+        assert learning(FEATURE_EXTRACTION, epoch) == names[-1:]
+        assert learning(LAST_BLOCK, epoch) == names[-2:]
+        for everything in (DISCRIMINATIVE, FULL, FROM_SCRATCH):
+            assert learning(everything, epoch) == names
+    for epoch in range(5):
+        assert learning(PROGRESSIVE, epoch) == names[-1 - epoch :]
+    assert learning(PROGRESSIVE, 5) == names
+
+
+@pytest.mark.parametrize("strategy", [PROGRESSIVE, make(starts=(1, 0, 4, None))], ids=["progressive", "mine"])
+def test_a_stage_that_learns_goes_on_learning(strategy):
+    plan = strategy.plan(bare("resnet18_mini"))
+    for epoch in range(EPOCHS):
+        assert set(plan.learning_at(epoch)) <= set(plan.learning_at(epoch + 1))
+        assert plan.trainable_at(epoch) == sum(r.parameters for r in plan.rows if r.stage in plan.learning_at(epoch))
+
+
+def test_discriminative_rates_fall_towards_the_pixels():
+    rates = [row.rate for row in DISCRIMINATIVE.plan(bare("resnet18_mini")).rows]
+    assert rates == sorted(rates) and len(set(rates)) == len(rates)
+
+
+def test_only_from_scratch_starts_without_knowledge():
+    assert [s for s in STRATEGIES if not s.pretrained] == [FROM_SCRATCH]
+    assert len({s.name for s in STRATEGIES}) == len(STRATEGIES) == 6
+
+
+# --- the model that a strategy begins with -----------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_head_and_leaves_the_generator():
+    before = torch.get_rng_state()
+    models = [s.starting_model("resnet18_mini", 3, seed) for s, seed in ((FULL, 1), (FEATURE_EXTRACTION, 1), (FULL, 2))]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not moved(models[0].state_dict(), models[1].state_dict())
+    assert moved(models[0].state_dict(), models[2].state_dict()) == {"fc.weight", "fc.bias"}
+
+
+def test_a_transfer_begins_with_pretrained_weights_and_from_scratch_does_not():
+    pretrained = load_pretrained("resnet18_mini")
+    transfer, scratch = (s.starting_model("resnet18_mini", 3) for s in (FULL, FROM_SCRATCH))
+    assert torch.equal(transfer.conv1.weight, pretrained.conv1.weight)
+    assert not torch.equal(scratch.conv1.weight, pretrained.conv1.weight)
+    assert scratch.bn1.num_batches_tracked == 0
+
+
+# --- parameter groups --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILY_MEMBERS)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+def test_groups_hold_each_learning_parameter_once_from_the_first_step(strategy, name):
+    model = bare(name)
+    plan = strategy.plan(model)
+    groups = parameter_groups(model, plan)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    row = stages(model)
+    ever = {id(p) for entry in plan.rows if entry.start is not None for p in row[entry.stage].parameters()}
+    assert set(grouped) == ever
+    by_stage = {entry.stage: entry for entry in plan.rows}
+    for group in groups:
+        entry = by_stage[group["name"].split()[0]]
+        assert (group["lr"], group["start"]) == (entry.rate, entry.start)
+        assert {id(p) for p in group["params"]} <= {id(p) for p in row[entry.stage].parameters()}
+    assert len({group["name"] for group in groups}) == len(groups)
+
+
+@pytest.mark.parametrize("name", FAMILY_MEMBERS)
+def test_norms_and_biases_are_not_decayed(name):
+    model = bare(name)
+    decay = {id(p): g["weight_decay"] for g in parameter_groups(model, FULL.plan(model)) for p in g["params"]}
+    for module in model.modules():
+        for kind, parameter in module.named_parameters(recurse=False):
+            decayed = kind == "weight" and isinstance(module, nn.Conv2d | nn.Linear)
+            assert decay[id(parameter)] == (FULL.weight_decay if decayed else 0.0)
+
+
+def test_no_decay_where_there_is_no_gradient_to_speak_of():
+    """One step of AdamW with zero gradients: only what is decayed moves."""
+    model = mini()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(parameter_groups(model, make(weight_decay=0.5, rates=(0.1,)).plan(model)))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        expected = before[name] * (0.95 if parameter.ndim > 1 else 1.0)
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+# --- the schedule ------------------------------------------------------------------------------------------------
+
+steps_of_a_run = st.integers(1, 500)
+
+
+@fast
+@given(steps_of_a_run, st.integers(0, 600), st.integers(0, 600), st.integers(0, 600))
+def test_a_rate_is_a_share_and_zero_before_its_start(steps, step, first, warmup):
+    factor = rate_factor(step, first, steps, warmup)
+    assert 0 <= factor <= 1
+    if step < first:
+        assert factor == 0
+    elif step < steps - 1:
+        assert factor > 0
+
+
+@fast
+@given(st.integers(20, 500), st.data())
+def test_it_climbs_then_falls_to_almost_nothing(steps, data):
+    first = data.draw(st.integers(0, steps // 2))
+    warmup = data.draw(st.integers(1, steps // 4))
+    factors = [rate_factor(step, first, steps, warmup) for step in range(steps)]
+    climbing, falling = factors[first : first + warmup], factors[first + warmup :]
+    # The climb is linear under an envelope that falls, the same for every stage.
+    envelope = [rate_factor(step, 0, steps, 0) for step in range(steps)]
+    assert envelope == sorted(envelope, reverse=True) and envelope[0] == 1
+    for i, factor in enumerate(climbing):
+        assert factor == pytest.approx(envelope[first + i] * (i + 1) / warmup)
+    assert falling == envelope[first + warmup :]
+    assert climbing[0] <= 1 / warmup
+    # half a cosine: one step before its end it stands at sin²(π / 2 steps)
+    assert factors[-1] <= math.sin(math.pi / (2 * steps)) ** 2 + 1e-12
+
+
+def test_after_the_last_step_the_rate_is_zero():
+    assert rate_factor(100, 0, 100, 10) == pytest.approx(0, abs=1e-12)
+    assert rate_factor(1000, 0, 100, 10) == pytest.approx(0, abs=1e-12)
+
+
+def test_known_values():
+    assert rate_factor(0, 0, 100, 10) == pytest.approx(0.1)
+    assert rate_factor(50, 0, 100, 10) == pytest.approx(0.5)
+    assert rate_factor(50, 50, 100, 10) == pytest.approx(0.05)
+    assert rate_factor(0, 0, 100, 0) == 1

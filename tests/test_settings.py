@@ -1,0 +1,126 @@
+"""settings.py: every variable, every bad value, and nothing private in what is printed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_utils.errors import CourseError
+from course_utils.settings import Settings, best_device, check_dataset, load_settings
+
+
+def test_defaults_are_the_embedded_course(monkeypatch):
+    settings = load_settings({})
+    assert (settings.weights, settings.dataset, settings.mirror, settings.seed) == ("mini", "pets", None, 0)
+    assert settings.model == "resnet18_mini"
+    assert settings.is_default
+    assert "transfer-learning-course" in str(settings.cache)
+    assert settings.device == best_device()
+
+
+def test_the_process_environment_is_read_when_none_is_given(monkeypatch):
+    monkeypatch.setenv("COURSE_SEED", "17")
+    assert load_settings().seed == 17
+
+
+def test_empty_variables_count_as_unset():
+    names = ("COURSE_WEIGHTS", "COURSE_DATASET", "COURSE_CACHE", "COURSE_DATA_MIRROR", "COURSE_SEED")
+    assert load_settings(dict.fromkeys(names, "")) == load_settings({})
+
+
+def test_every_variable_arrives(tmp_path):
+    settings = load_settings(
+        {
+            "COURSE_WEIGHTS": "imagenet",
+            "COURSE_DATASET": "hymenoptera",
+            "COURSE_CACHE": str(tmp_path / "cache"),
+            "COURSE_DATA_MIRROR": str(tmp_path / "mirror"),
+            "COURSE_SEED": "5",
+        }
+    )
+    assert settings.weights == "imagenet" and settings.model == "resnet18"
+    assert settings.dataset == "hymenoptera"
+    assert settings.cache == tmp_path / "cache"
+    assert settings.mirror == tmp_path / "mirror"
+    assert settings.seed == 5
+
+
+def test_home_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    settings = load_settings({"COURSE_CACHE": "~/c", "COURSE_DATA_MIRROR": "~/m", "COURSE_DATASET": "~/photos"})
+    assert settings.cache == tmp_path / "c"
+    assert settings.mirror == tmp_path / "m"
+    assert settings.dataset == str((tmp_path / "photos").resolve())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("COURSE_WEIGHTS", "huge", "mini, imagenet"),
+        ("COURSE_WEIGHTS", "Mini", "mini, imagenet"),
+        ("COURSE_DATASET", "no/such/folder", "pets, hymenoptera"),
+        ("COURSE_SEED", "-1", "whole number"),
+        ("COURSE_SEED", "1.5", "whole number"),
+        ("COURSE_SEED", "one", "whole number"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(variable, value, told):
+    with pytest.raises(CourseError) as caught:
+        load_settings({variable: value})
+    assert f"{variable}={value!r}" in str(caught.value)
+    assert told in str(caught.value)
+
+
+def test_a_file_is_no_data_set(tmp_path):
+    (tmp_path / "cats.zip").write_bytes(b"")
+    with pytest.raises(CourseError, match="nor a folder"):
+        check_dataset(str(tmp_path / "cats.zip"))
+
+
+def test_a_relative_folder_becomes_absolute(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert check_dataset("photos") == str((tmp_path / "photos").resolve())
+
+
+def test_the_text_shows_the_folder_by_name_only(tmp_path):
+    folder = tmp_path / "my cats"
+    folder.mkdir()
+    text = str(load_settings({"COURSE_DATASET": str(folder)}))
+    assert "my cats" in text
+    assert str(tmp_path) not in text and tmp_path.name not in text
+
+
+def test_the_text_names_weights_model_data_and_seed():
+    text = str(load_settings({"COURSE_SEED": "3"}))
+    for part in ("mini", "resnet18_mini", "pets", "3"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "changed", [{"weights": "imagenet"}, {"dataset": "hymenoptera"}, {"seed": 1}], ids=lambda d: next(iter(d))
+)
+def test_any_other_choice_is_not_the_default(changed):
+    default = Settings("mini", "pets", "cpu", Path("cache"), None)
+    assert default.is_default
+    assert not dataclasses.replace(default, **changed).is_default
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_settings({}).seed = 1
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_best_device(monkeypatch, cuda, mps, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert best_device() == device

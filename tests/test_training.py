@@ -1,0 +1,522 @@
+"""training.py: one fit for every strategy, to the last bit reproducible, and honest about what it counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from helpers import ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, moved_stages, no_hooks
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from course_utils import training
+from course_utils.errors import CourseError
+from course_utils.evaluation import evaluate
+from course_utils.fine_tuning import (
+    DISCRIMINATIVE,
+    FEATURE_EXTRACTION,
+    FULL,
+    LAST_BLOCK,
+    PROGRESSIVE,
+    STRATEGIES,
+    Strategy,
+    rate_factor,
+)
+from course_utils.pretrained_models import last_layer, stages
+from course_utils.training import EpochRecord, Run, SeededOrder, TrainingDiverged, fit
+
+# The ready strategies' rates may be tuned; what depends on a rate uses this one.
+HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
+TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
+
+
+def quick(model, train=TRAIN, val=VAL, strategy=FULL, **options):
+    return fit(model, train, val, strategy, **({"epochs": 2, "batch_size": 4, "device": "cpu"} | options))
+
+
+def numbers(run):
+    return [(r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy) for r in run.history]
+
+
+class Noisy(ColourPatches):
+    """Augmentation that draws from all three generators."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image + 0.1 * torch.randn_like(image) + 0.1 * random.random() + 0.1 * np.random.rand(), label
+
+
+class Counted(ColourPatches):
+    """Calls `act` with the number of accesses so far."""
+
+    def __init__(self, size, seed, act):
+        super().__init__(size, seed)
+        self.accesses, self.act = 0, act
+
+    def __getitem__(self, index):
+        self.accesses += 1
+        return self.act(self.accesses, super().__getitem__(index))
+
+
+class Watcher(ColourPatches):
+    """Keeps a copy of the model whenever picture 0 is read: as validation data, once before and after each epoch."""
+
+    def __init__(self, model, size=7):
+        super().__init__(size, seed=2)
+        self.model, self.copies = model, []
+
+    def __getitem__(self, index):
+        if index == 0:
+            self.copies.append(copy_of(self.model))
+        return super().__getitem__(index)
+
+
+# --- reproducible ------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    results = []
+    for seed, disturbance in ((5, 0), (5, 1), (6, 0)):
+        random.seed(disturbance), np.random.seed(disturbance), torch.manual_seed(disturbance)
+        model = mini()
+        run = quick(model, Noisy(10, seed=1), Noisy(7, seed=2), seed=seed)
+        results.append((copy_of(model), numbers(run)))
+    assert not moved(results[0][0], results[1][0]) and results[0][1] == results[1][1]
+    assert "conv1.weight" in moved(results[0][0], results[2][0]) and results[0][1] != results[2][1]
+
+
+def test_the_callers_generators_stay_where_they_were():
+    model = mini()
+    with generators_untouched():
+        quick(model, Noisy(10, seed=1), Noisy(7, seed=2), epochs=1)
+    with generators_untouched(), pytest.raises(CourseError):
+        quick(model, Noisy(10, seed=1), Noisy(0), epochs=1)
+
+
+def test_dropout_is_seeded_too():
+    weights = []
+    for disturbance in (0, 1):
+        torch.manual_seed(disturbance)
+        model = cheap_model("mobilenet_v2", num_classes=3)  # dropout in front of the last layer
+        quick(model, strategy=FEATURE_EXTRACTION, epochs=1, seed=4)
+        weights.append(copy_of(model))
+    assert not moved(*weights)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch, size=50):
+        sampler = SeededOrder(size, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert len(SeededOrder(50, 0)) == 50
+    seen = set()
+    for seed in range(4):
+        for epoch in range(4):
+            torch.manual_seed(epoch), np.random.seed(epoch)
+            assert sorted(order(seed, epoch)) == list(range(50))
+            assert order(seed, epoch) == order(seed, epoch)
+            seen.add(tuple(order(seed, epoch)))
+    assert len(seen) == 16
+    assert order(0, 0, size=0) == []
+
+
+def test_each_epoch_shows_every_picture_once_in_its_own_order():
+    seen = []
+
+    class Recorded(ColourPatches):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    quick(mini(), Recorded(10, seed=1), strategy=FEATURE_EXTRACTION, epochs=3, seed=8)
+    seen = seen[1:]  # fit looks at the first picture before it begins
+    for epoch in range(3):
+        sampler = SeededOrder(10, 8)
+        sampler.set_epoch(epoch)
+        assert seen[10 * epoch : 10 * epoch + 10] == list(sampler)
+    assert len(seen) == 30
+
+
+# --- learning ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+def test_every_strategy_learns(strategy):
+    model = strategy.starting_model("resnet18_mini", 3)
+    run = quick(model, ColourPatches(18, seed=1), ColourPatches(9, seed=2), strategy, epochs=4, batch_size=6)
+    assert run.history[-1].train_loss < 0.7 * run.history[0].train_loss
+    assert run.best.train_accuracy > 0.6
+    assert run.stopped == "finished" and [r.epoch for r in run.history] == [0, 1, 2, 3]
+    assert run.strategy is strategy and run.seconds == sum(r.seconds for r in run.history) > 0
+
+
+@pytest.mark.parametrize(
+    "strategy", [FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE], ids=lambda s: s.name
+)
+def test_only_learning_stages_move_and_only_from_their_epoch_on(strategy):
+    model = mini()
+    watcher = Watcher(model)
+    run = quick(model, val=watcher, strategy=strategy, epochs=4)
+    assert len(watcher.copies) == 5
+    for record, before, after in zip(run.history, watcher.copies, watcher.copies[1:], strict=False):
+        assert list(record.learning) == run.plan.learning_at(record.epoch)
+        assert moved_stages(model, before, after) == set(record.learning)
+    # ... and nothing that never learned has moved at the end
+    frozen = set(stages(model)) - set(run.history[-1].learning)
+    assert not moved_stages(model, watcher.copies[0], copy_of(model)) & frozen
+
+
+def test_a_stage_that_wakes_up_later_follows_its_schedule(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "rate_factor", lambda *args: seen.append(args) or rate_factor(*args))
+    strategy = Strategy("late", starts=(0, 1, None), rates=(1e-2,), warmup=0.25)
+    quick(mini(), strategy=strategy, epochs=4)
+    steps_per_epoch = 3
+    assert {args[1:] for args in seen} == {(0, 12, 3), (steps_per_epoch, 12, 3)}
+    assert {args[0] for args in seen} == set(range(13))
+
+
+def test_head_only_training_is_plain_adamw():
+    """The loop against a loop of five lines: same order, same schedule, same bits of arithmetic."""
+    model, other = mini(), mini()
+    strategy = Strategy("head", starts=(0, None), rates=(1e-2,), weight_decay=0.0)
+    quick(model, val=TRAIN, strategy=strategy, epochs=1, seed=3)
+    other.eval().requires_grad_(False)
+    head = last_layer(other).requires_grad_(True)
+    optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
+    for step, batch in enumerate(torch.tensor(list(SeededOrder(12, 3))).split(4)):
+        optimizer.param_groups[0]["lr"] = 1e-2 * rate_factor(step, 0, 3, 0)
+        loss = F.cross_entropy(other(TRAIN.images[batch]), torch.tensor(TRAIN.labels)[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(last_layer(model).weight, head.weight, rtol=1e-4, atol=1e-6)
+
+
+# --- counting, choosing, stopping --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 7])
+def test_accuracy_and_loss_are_counted_over_samples(size):
+    val = ColourPatches(size, seed=2)
+    model = mini()
+    run = quick(model, ColourPatches(9, seed=1), val, epochs=1)  # 9 and 5 and 7 end with a short batch of 4
+    report = evaluate(model, val)
+    assert run.history[0].val_accuracy == report.right / size
+    loss = F.cross_entropy(torch.tensor(report.probabilities).log(), torch.tensor(report.labels)).item()
+    assert run.history[0].val_loss == pytest.approx(loss, rel=1e-4)
+    assert run.history[0].train_accuracy * 9 == pytest.approx(round(run.history[0].train_accuracy * 9), abs=1e-9)
+
+
+class RightOnce(Watcher):
+    """Gives the right labels in one epoch only: whatever has learned is best there."""
+
+    def __init__(self, model, epoch):
+        super().__init__(model)
+        self.right = ColourPatches(7, seed=2)
+        self.epoch = epoch
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        this_epoch = len(self.copies) - 2  # one copy before the first epoch
+        return image, label if this_epoch == self.epoch else (label + 1) % 3
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_the_best_weights_come_back(best):
+    model = FULL.starting_model("resnet18_mini", 3)
+    watcher = RightOnce(model, best)
+    run = quick(model, ColourPatches(24, seed=1), watcher, epochs=3)
+    assert run.best is run.history[best]
+    assert run.best.val_accuracy == max(r.val_accuracy for r in run.history)
+    assert not moved(watcher.copies[best + 1], copy_of(model))
+    assert (len(moved(watcher.copies[-1], copy_of(model))) > 0) == (best < 2)
+    report = evaluate(model, watcher.right)
+    assert report.accuracy == run.best.val_accuracy
+    loss = F.cross_entropy(torch.tensor(report.probabilities).log(), torch.tensor(report.labels)).item()
+    assert run.best.val_loss == pytest.approx(loss, rel=1e-4)
+    assert not model.training
+
+
+def test_equal_accuracy_is_decided_by_loss_and_equal_loss_by_time():
+    plan = FULL.plan(mini())
+    numbers = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.8), (0.6, 0.1)]
+    history = [EpochRecord(i, ("head",), 1.0, 0.5, loss, right, 1.0) for i, (right, loss) in enumerate(numbers)]
+    assert Run(FULL, plan, 0, history).best is history[2]
+
+
+class Opposite(ColourPatches):
+    """The right picture with the wrong label: whoever learns the training set gets worse here."""
+
+    def __init__(self, size, seed):
+        super().__init__(size, seed)
+        self.labels = tuple((label + 1) % 3 for label in self.labels)
+
+
+def test_early_stopping():
+    val = Opposite(9, seed=2)
+    run = quick(mini(), val=val, strategy=HEAD, epochs=30, patience=2)
+    assert run.stopped == "early"
+    assert len(run.history) - 1 - run.best.epoch == 2 and len(run.history) < 30
+    assert len(quick(mini(), val=val, strategy=HEAD, epochs=8).history) == 8
+
+
+def test_label_smoothing_makes_a_model_less_sure():
+    sure, smooth = mini(), mini()
+    quick(sure, val=TRAIN, strategy=HEAD, epochs=8)
+    quick(smooth, val=TRAIN, strategy=HEAD, epochs=8, label_smoothing=0.5)
+    assert (
+        evaluate(smooth, TRAIN).probabilities.max(1).mean() < evaluate(sure, TRAIN).probabilities.max(1).mean() - 0.02
+    )
+
+
+def test_the_recorded_loss_is_comparable_whatever_the_training_loss_was():
+    """One step, so the training loss is that of the weights before it: the same for both."""
+    plain = quick(mini(), epochs=1, batch_size=12)
+    other = quick(mini(), epochs=1, batch_size=12, label_smoothing=0.5, class_weights=[5, 1, 1])
+    assert plain.history[0].train_loss == other.history[0].train_loss
+    assert plain.history[0].val_loss != other.history[0].val_loss
+
+
+def test_class_weights_pull_towards_their_class():
+    shares = []
+    for weights in ([20, 1, 1], [1, 1, 20]):
+        model = mini()
+        quick(model, val=TRAIN, strategy=HEAD, class_weights=weights)
+        shares.append(evaluate(model, VAL).probabilities.mean(0))
+    assert shares[0][0] > shares[1][0] + 0.05 and shares[1][2] > shares[0][2] + 0.05
+
+
+# --- interruptions and accidents ---------------------------------------------------------------------------------
+
+
+def interrupt_at(n):
+    def act(accesses, sample):
+        if accesses == n:
+            raise KeyboardInterrupt
+        return sample
+
+    return act
+
+
+def test_stop_returns_the_run_so_far_with_the_best_weights():
+    model = mini()
+    watcher = Watcher(model)
+    train = Counted(12, 1, interrupt_at(1 + 2 * 12 + 9))  # one look before, two epochs, and into the third
+    run = quick(model, train, watcher, epochs=5)
+    assert run.stopped == "interrupted" and len(run.history) == 2
+    assert not moved(watcher.copies[run.best.epoch + 1], copy_of(model))
+    assert evaluate(model, ColourPatches(7, seed=2)).accuracy == run.best.val_accuracy
+    # Unbroken, the first two epochs are the same, and the next fit works.
+    assert numbers(quick(mini(), ColourPatches(12, 1), epochs=5))[:2] == numbers(run)
+
+
+def test_stop_in_the_first_epoch_leaves_the_model_as_it_came():
+    model = mini()
+    before = copy_of(model)
+    run = quick(model, Counted(12, 1, interrupt_at(10)))
+    assert run.stopped == "interrupted" and run.history == [] and run.best is None and run.seconds == 0
+    assert not moved(before, copy_of(model)) and not model.training
+    assert str(run).splitlines()[0].startswith("epoch")
+
+
+def test_stop_while_validating():
+    run = quick(mini(), val=Counted(7, 2, interrupt_at(1 + 7 + 3)), epochs=5)
+    assert run.stopped == "interrupted" and len(run.history) == 1
+
+
+def spoil_at(n):
+    def act(accesses, sample):
+        image, label = sample
+        return (torch.full_like(image, math.nan) if accesses == n else image), label
+
+    return act
+
+
+@pytest.mark.parametrize("strategy", [FULL, FEATURE_EXTRACTION], ids=lambda s: s.name)
+@pytest.mark.parametrize(("n", "finished"), [(5, 0), (13, 0), (1 + 12 + 6, 1)])
+def test_a_picture_that_is_not_a_number_stops_with_advice(strategy, n, finished):
+    model = mini()
+    before = copy_of(model)
+    with pytest.raises(TrainingDiverged) as caught:
+        quick(model, Counted(12, 1, spoil_at(n)), strategy=strategy, epochs=3)
+    for part in (f"nan in epoch {finished + 1}", f"rate: {max(strategy.rates):g}.", "tenth", "finite"):
+        assert part in str(caught.value)
+    assert isinstance(caught.value, CourseError)
+    assert len(caught.value.run.history) == finished
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    if not finished:
+        assert not moved(before, copy_of(model))
+    quick(model, epochs=1)  # what is left can be trained
+
+
+def test_a_validation_picture_that_is_not_a_number():
+    model = mini()
+    with pytest.raises(TrainingDiverged, match="nan in epoch 2") as caught:
+        quick(model, val=Counted(7, 2, spoil_at(1 + 7 + 3)), epochs=3)
+    assert len(caught.value.run.history) == 1
+
+
+def test_a_rate_far_too_high():
+    model = mini()
+    with pytest.raises(TrainingDiverged, match=r"1e\+30"):
+        # One step per epoch: the training loss is still fine when the weights are ruined.
+        quick(model, strategy=Strategy("boom", starts=(0,), rates=(1e30,), warmup=0), batch_size=12, epochs=3)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+# --- what cannot work --------------------------------------------------------------------------------------------
+
+
+class Pictures(ColourPatches):
+    def __getitem__(self, index):
+        return Image.new("RGB", (32, 32)), self.labels[index]
+
+
+def labelled(*labels):
+    dataset = ColourPatches(len(labels))
+    dataset.labels = labels
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"patience": 0}, "patience=0"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ({"class_weights": [1, 2]}, "class_weights has 2 entries, the head has 3"),
+        ({"train": ColourPatches(0)}, "train split is empty"),
+        ({"val": ColourPatches(0)}, "val split is empty"),
+        ({"train": labelled(0, 1, 3)}, "train split has labels up to 3"),
+        ({"val": labelled(0, 7)}, "num_classes=8"),
+        ({"train": labelled(0, -1)}, "label -1"),
+        ({"train": TensorDataset(torch.zeros(2, 3, 32, 32), torch.tensor([5, 5]))}, "labels up to 5"),
+        ({"train": Pictures(3)}, "train split gives a Image instead of a tensor"),
+        ({"val": Pictures(3)}, "with_transform"),
+        ({"device": "tpu"}, "'tpu'"),
+        ({"device": "mps"}, "'mps'"),
+        ({"device": "cuda"}, "no GPU"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_cannot_work_is_said_before_anything_is_spent(options, told, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    model = mini()
+    before = copy_of(model)
+    with pytest.raises(CourseError) as caught:
+        quick(model, **options)
+    assert told in str(caught.value)
+    assert not moved(before, copy_of(model))
+
+
+def test_a_head_and_data_of_another_size_name_both():
+    with pytest.raises(CourseError, match=r"labels up to 2, the model's head has 2 outputs.*num_classes=3"):
+        quick(mini(num_classes=2))
+
+
+# --- what is left behind -----------------------------------------------------------------------------------------
+
+
+def half_precision(_device):
+    """What fit uses on a GPU, on the CPU: accelerate then wraps the model's forward."""
+    return Accelerator(cpu=True, mixed_precision="bf16", dataloader_config=DataLoaderConfiguration(split_batches=True))
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("strategy", [FEATURE_EXTRACTION, PROGRESSIVE], ids=lambda s: s.name)
+def test_nothing_is_left_on_the_model(monkeypatch, mixed, strategy):
+    if mixed:
+        training._forget_other_device("cpu", "bf16")
+        monkeypatch.setattr(training, "_accelerator", half_precision)
+    model = mini()
+    kind = type(model)
+    quick(model, strategy=strategy, epochs=3)
+    assert type(model) is kind and no_hooks(model)
+    assert "_original_forward" not in vars(model)
+    assert not hasattr(model.forward, "__wrapped__") and model.forward.__func__ is kind.forward
+    twin = mini()
+    twin.load_state_dict(copy_of(model))
+    twin.eval().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        logits = model(VAL.images)
+        assert logits.dtype == torch.float32 and torch.equal(logits, twin(VAL.images))
+    monkeypatch.undo()
+    quick(model, epochs=1)  # and the next fit, in the other precision, is not refused
+
+
+def test_a_run_prints_its_epochs_and_marks_the_best():
+    run = quick(mini(), epochs=3)
+    lines = str(run).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["1", "2", "3"]
+    assert [line.endswith("best") for line in lines] == [record is run.best for record in run.history]
+    assert Run(FULL, run.plan, 0).best is None
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Both runs of ``helpers.fit_in_two_processes``. A fresh interpreter forks them: one with threads must not."""
+    folder = tmp_path_factory.mktemp("two")
+    root = Path(training.__file__).parents[1]
+    paths = [str(Path(helpers.__file__).parent), str(root), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }  # fmt: skip
+    code = "import sys, helpers; helpers.fit_in_two_processes(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="accelerate's debug_launcher forks")
+@pytest.mark.parametrize(("name", "strategy", "size", "epochs"), helpers.TWO_PROCESS_RUNS, ids=lambda value: None)
+def test_two_processes_train_one_model(two_processes, name, strategy, size, epochs):
+    states = [load_file(two_processes / f"{name}{rank}.safetensors") for rank in (0, 1)]
+    stories = [json.loads((two_processes / f"{name}{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert not moved(*states)
+    assert stories[0] == stories[1]
+    history, val = stories[0]["history"], ColourPatches(helpers.TWO_PROCESS_VAL, seed=2)
+    assert len(history) == epochs
+
+    # Each sample is counted once, although the last batch is filled up for the second process.
+    model = mini()
+    start = copy_of(model)
+    model.load_state_dict(states[0])
+    best, report = history[stories[0]["best"]], evaluate(model, val)
+    assert best["val_accuracy"] == report.accuracy
+    loss = F.cross_entropy(torch.tensor(report.probabilities).log(), torch.tensor(report.labels)).item()
+    assert best["val_loss"] == pytest.approx(loss, rel=1e-4)
+    for record in history:
+        assert record["train_accuracy"] * size == pytest.approx(round(record["train_accuracy"] * size), abs=1e-9)
+
+    learned = set(history[stories[0]["best"]]["learning"])
+    assert moved_stages(model, start, states[0]) == learned
+
+    if name == "frozen":  # no BatchNorm in training mode: two half batches are one whole batch
+        alone = mini()
+        run = fit(alone, ColourPatches(size, seed=1), val, strategy, epochs=epochs, batch_size=4, seed=3, device="cpu")
+        assert run.best.epoch == stories[0]["best"]
+        torch.testing.assert_close(alone.fc.weight.detach(), states[0]["fc.weight"], rtol=1e-3, atol=1e-5)
+        assert [r.train_accuracy for r in run.history] == [r["train_accuracy"] for r in history]
