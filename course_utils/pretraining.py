@@ -38,7 +38,9 @@ from torch.nn import functional as F
 from course_utils import mini_models
 from course_utils.downloads import unpack_zip
 from course_utils.errors import CourseError
+from course_utils.evaluation import interval_text
 from course_utils.files import sha256_of, written_whole
+from course_utils.tables import markdown_table
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -343,7 +345,8 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = mi
     Returns
     -------
     dict
-        The card: it becomes the ``meta`` of the torchvision weights entry.
+        The card: it becomes the ``meta`` of the torchvision weights entry. ``seconds`` is the wall-clock time of the
+        training epochs, with whatever else the machine did meanwhile.
     """
     from safetensors.torch import load_file, save_file
 
@@ -387,6 +390,52 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = mi
 def _stored(tensor: Tensor) -> Tensor:
     # clone: memory_format=channels_last leaves strides that safetensors does not store.
     return (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+
+
+def results_page(folder: Path = mini_models.WEIGHTS_FOLDER) -> str:
+    """A Markdown page about all embedded weights, from their cards."""
+    cards = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    rows = [
+        [
+            Path(card["file"]).stem,
+            card["num_params"],
+            f"{card['top1']} % / {card['top5']} %",
+            interval_text(round(card["top1"] * card["validation_pictures"] / 100), card["validation_pictures"]),
+            f"`{card['command']}`",
+            card["seed"],
+            card["seconds"],
+            f"`{card['sha256']}`",
+        ]
+        for card in cards
+    ]
+    headings = [
+        "weights",
+        "parameters",
+        "top-1 / top-5",
+        "top-1, 95 % interval",
+        "command",
+        "seed",
+        "seconds",
+        "SHA-256",
+    ]
+    about = [
+        f"{Path(card['file']).stem}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} training pictures."
+        for card in cards
+    ]
+    return "\n".join(
+        [
+            "# Pre-training of the embedded weights",
+            "",
+            "Measured on the 10,000 validation pictures of Tiny ImageNet, which the training did not see, on the stored "
+            "file. Seconds are wall-clock time on a machine that did other work beside it. This page is written by "
+            "`course pretrain`.",
+            "",
+            markdown_table(headings, rows),
+            "",
+            *about,
+            "",
+        ]
+    )
 
 
 # --- finding the data --------------------------------------------------------------------------------------------
@@ -498,6 +547,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--per-class", type=int, default=500, help="training pictures per class (default: all, 500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=mini_models.WEIGHTS_FOLDER, help="folder for the finished files")
+    parser.add_argument("--results", type=Path, help="write a page about all embedded weights to this .md file")
     options = parser.parse_args(arguments)
     settings = load_settings()
     recipe = Recipe(seed=options.seed)
@@ -506,6 +556,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = pretrain(options.name, folder, work, recipe, options.per_class, say=lambda line: print(line, flush=True))
     command = f"course pretrain {options.name} --per-class {options.per_class} --seed {options.seed}"
     card = export(options.name, result, folder, command, options.out)
+    if options.results:
+        with written_whole(options.results) as beside:
+            beside.write_text(results_page(options.out), encoding="utf-8")
     print(
         f"{options.name}: top-1 {card['top1']} %, top-5 {card['top5']} % of {card['validation_pictures']} validation "
         f"pictures; {card['file']} has SHA-256 {card['sha256']}"
