@@ -419,14 +419,14 @@ def results_page(folder: Path = mini_models.WEIGHTS_FOLDER) -> str:
         "SHA-256",
     ]
     about = [
-        f"{Path(card['file']).stem}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} training pictures."
+        f"{Path(card['file']).stem}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} pictures."
         for card in cards
     ]
     return "\n".join(
         [
             "# Pre-training of the embedded weights",
             "",
-            "Measured on the 10,000 validation pictures of Tiny ImageNet, which the training did not see, on the stored "
+            "Measured on the 10,000 validation pictures of Tiny ImageNet, which training did not see, on the stored "
             "file. Seconds are wall-clock time on a machine that did other work beside it. This page is written by "
             "`course pretrain`.",
             "",

@@ -159,7 +159,7 @@ def test_every_strategy_learns(strategy):
     model = strategy.starting_model("resnet18_mini", 3)
     run = quick(model, ColourPatches(18, seed=1), ColourPatches(9, seed=2), strategy, epochs=4, batch_size=6)
     assert run.history[-1].train_loss < 0.7 * run.history[0].train_loss
-    assert run.best.train_accuracy > 0.6
+    assert run.history[-1].train_accuracy > 0.6
     assert run.stopped == "finished" and [r.epoch for r in run.history] == [0, 1, 2, 3]
     assert run.strategy is strategy and run.seconds == sum(r.seconds for r in run.history) > 0
 
