@@ -154,3 +154,13 @@ def test_shifts_keep_size_and_change_the_picture():
 def test_an_unknown_shift_names_the_known_ones():
     with pytest.raises(CourseError, match="night, sketch"):
         shifted(load_settings({}), None, "fog")
+
+
+def test_the_readme_shows_what_the_stored_notebooks_report():
+    from course_utils.notebooks import find_notebooks, read_notebook, result_of
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in find_notebooks(ROOT):
+        lines = result_of(read_notebook(path)).splitlines()
+        assert lines
+        assert all(line in readme for line in lines), path.stem

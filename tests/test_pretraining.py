@@ -184,6 +184,8 @@ def test_windows_lie_in_the_picture_and_keep_enough_of_it(smallest):
     assert 0.4 < (half_w < 0).float().mean() < 0.6  # mirrored
     if smallest < 1:
         assert area.min() < smallest + 0.05 and area.max() > 0.9
+        shape = half_w.abs() / half_h  # width to height, exp(±0.2) unless a side is cut
+        assert 0.8 < shape.min() < 0.85 and 1.18 < shape.max() < 1.23
 
 
 def test_a_view_of_everything_is_the_picture_resized():
