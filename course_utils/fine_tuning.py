@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from course_utils.errors import CourseError
-from course_utils.pretrained_models import load_pretrained, stages
+from course_utils.pretrained_models import load_pretrained, replace_head, stages
 from course_utils.tables import text_table
 
 
@@ -89,13 +89,15 @@ class Strategy:
         name, num_classes, weights
             As :func:`~course_utils.pretrained_models.load_pretrained` takes them.
         seed
-            Two strategies with the same seed begin with the same head (and from scratch, the same everything).
+            All strategies with the same seed begin with the same head.
         """
         import torch
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return load_pretrained(name, num_classes, weights=weights if self.pretrained else None)
+            model = load_pretrained(name, weights=weights if self.pretrained else None)
+            torch.manual_seed(seed)  # again, so that the head does not depend on whether the body was drawn before it
+            return replace_head(model, num_classes)
 
 
 def _entry(values: tuple, depth: int) -> object:

@@ -24,6 +24,8 @@ from torchvision.models._api import Weights, WeightsEnum, register_model
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.transforms._presets import ImageClassification
 
+from course_utils.errors import CourseError
+
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 RESNET18_MINI_WIDTHS = (16, 32, 64, 144)
@@ -95,15 +97,21 @@ class MiniWeightsEnum(WeightsEnum):
 
         Raises
         ------
-        ValueError
-            If the file is not the one whose accuracy ``meta`` states (another SHA-256).
+        CourseError
+            If the file is missing, or is not the one whose accuracy ``meta`` states (another SHA-256).
         """
         from safetensors.torch import load
 
-        data = self.path.read_bytes()
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise CourseError(
+                f"The embedded weights {self.path.name} cannot be read ({error.strerror}). Restore them (git checkout "
+                f"course_utils/weights), or make them with `course pretrain {self.path.stem}`."
+            ) from error
         found = hashlib.sha256(data).hexdigest()
         if check_hash and found != self.meta["sha256"]:
-            raise ValueError(
+            raise CourseError(
                 f"{self.path.name} has SHA-256 {found}, its entry says {self.meta['sha256']}: the file is damaged or "
                 f"was replaced. Restore it (git checkout course_utils/weights), or make both anew with "
                 f"`course pretrain {self.path.stem}`."
@@ -151,7 +159,7 @@ def _build(builder: Any, weights: MiniWeightsEnum | None, kwargs: dict[str, Any]
         return builder(**kwargs)
     classes = len(weights.meta["categories"])
     if kwargs.setdefault("num_classes", classes) != classes:
-        raise ValueError(
+        raise CourseError(
             f"{weights} has a head for {classes} classes, num_classes={kwargs['num_classes']} was asked for. "
             "Load it as it is, then replace the head: course_utils.pretrained_models.load_pretrained does both."
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import os
@@ -163,7 +164,8 @@ def random_views(images: Tensor, size: int, smallest_crop: float, generator: tor
     size
         Side of the result in pixels.
     smallest_crop
-        The window's area is uniform in ``[smallest_crop, 1]`` of the picture's.
+        Area and shape of the window are drawn from ``[smallest_crop, 1]`` and ``exp([-0.2, 0.2])``; a side that would
+        be longer than the picture is cut to its size, so the area can be up to a fifth smaller.
     generator
         Draws windows and mirrors; the same state gives the same views.
     """
@@ -266,6 +268,8 @@ def pretrain(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
     pictures, validation = read_training(folder, per_class), read_validation(folder)
+    if len(pictures) < recipe.batch_size:
+        raise CourseError(f"{len(pictures)} training pictures do not fill a batch of {recipe.batch_size}: give more.")
     model = mini_models.BUILDERS[name](num_classes=200).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         parameter_groups(model, recipe.weight_decay), lr=0.0, momentum=recipe.momentum, nesterov=True
@@ -309,7 +313,7 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reci
         return fresh
     saved = torch.load(path, weights_only=True)
     if saved["state"]["made_by"] != wanted:
-        raise ValueError(
+        raise CourseError(
             f"{path} belongs to another recipe: {saved['state']['made_by']}, asked for was {wanted}. "
             "Delete the file to start anew, or name another work folder."
         )
@@ -320,7 +324,10 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reci
 
 def _checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
     with written_whole(path) as beside:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, beside)
+        # Through memory: torch.save reports a full disk as something else than the OSError that it is.
+        content = io.BytesIO()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, content)
+        beside.write_bytes(content.getvalue())
 
 
 # --- the finished file -------------------------------------------------------------------------------------------
@@ -348,11 +355,11 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = mi
         The card: it becomes the ``meta`` of the torchvision weights entry. ``seconds`` is the wall-clock time of the
         training epochs, with whatever else the machine did meanwhile.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     state = {key: _stored(tensor) for key, tensor in result.model.state_dict().items()}
     with written_whole(out / f"{name}.safetensors") as beside:
-        save_file(state, beside)
+        beside.write_bytes(save(state))
     # What counts is what a reader gets, so the accuracy is measured on the file as it was written.
     fresh = mini_models.BUILDERS[name](num_classes=200)
     fresh.load_state_dict(

@@ -28,6 +28,7 @@ from course_utils.feature_extraction import set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
 from course_utils.pretrained_models import last_layer
 from course_utils.progress import progress
+from course_utils.settings import best_device
 from course_utils.tables import text_table
 
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
@@ -310,7 +311,8 @@ class _Trainer:
     def epoch(self, epoch: int) -> EpochRecord:
         start = time.perf_counter()
         self._set_learning(self.plan.learning_at(epoch))
-        self.order.set_epoch(epoch)
+        # Through accelerate's loader: it counts epochs itself and would overrule a call on the sampler.
+        self.train_batches.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
         val_loss, val_accuracy = self._validate(epoch)
         return EpochRecord(
@@ -437,7 +439,7 @@ def _forget_other_device(device: str | None, precision: str) -> None:
     state = AcceleratorState._shared_state
     if not state or PartialState().num_processes > 1:
         return
-    other_device = device is not None and PartialState().device.type != device
+    other_device = PartialState().device.type != (device or best_device())
     if other_device or AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state(reset_partial_state=True)
 
