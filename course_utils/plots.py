@@ -93,7 +93,8 @@ def show(figure: Figure, alt: str) -> None:
 
     if not alt.strip():
         raise CourseError("Every figure needs a description: show(figure, alt='what it shows').")
-    display(Image(png_bytes(figure), format="png", alt=alt))
+    # The width is that of the figure, even where the file has fewer pixels: a projector needs the size.
+    display(Image(png_bytes(figure), format="png", alt=alt, width=round(90 * figure.get_figwidth())))
     display(Markdown(f"*{alt}*"))
 
 
@@ -117,7 +118,7 @@ def picture_grid(
         One per title, or None for black.
     """
     rows = -(-len(pictures) // columns)
-    figure, axes = new_figure(rows, columns, width=1.75 * columns, height=2.0 * rows)
+    figure, axes = new_figure(rows, columns, width=2.0 * columns, height=2.25 * rows)
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(pictures):
@@ -179,6 +180,7 @@ def learning_curves(runs: Mapping[str, Run]) -> Figure:
     for axis, label in ((axes[0, 0], "validation loss (nats)"), (axes[0, 1], "validation accuracy (%)")):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set_yscale("log")  # a first epoch from scratch would squeeze all others into a line
     axes[0, 1].legend()
     return figure
 
@@ -189,23 +191,27 @@ def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
     Parameters
     ----------
     plans
-        Name → plan, one panel each.
+        Name → plan, one panel each, three in a row.
     epochs
-        How many columns.
+        How many columns a panel has.
     """
-    figure, axes = new_figure(1, len(plans), width=3.1 * len(plans), height=3.4)
+    columns = min(3, len(plans))
+    rows = -(-len(plans) // columns)
+    figure, axes = new_figure(rows, columns, width=3.3 * columns, height=2.8 * rows)
     rates = [np.log10(row.rate) for plan in plans.values() for row in plan.rows if row.start is not None]
-    for i, (axis, (name, plan)) in enumerate(zip(axes.flat, plans.items(), strict=True)):
+    for axis in axes.flat[len(plans) :]:
+        axis.axis("off")
+    for i, (axis, (name, plan)) in enumerate(zip(axes.flat, plans.items(), strict=False)):
         image = axis.imshow(
             _plan_grid(plan, epochs), vmin=min(rates) - 0.1, vmax=max(rates) + 0.1, cmap="viridis", aspect="auto"
         )
-        axis.set(title=name, xlabel="epoch")
-        axis.set_yticks(range(len(plan.rows)), [row.stage for row in reversed(plan.rows)] if i == 0 else [])
-        axis.set_xticks(range(epochs), range(1, epochs + 1), fontsize=10)
+        axis.set(title=name, xlabel="epoch" if i >= len(plans) - columns else "")
+        axis.set_yticks(range(len(plan.rows)), [row.stage for row in reversed(plan.rows)] if i % columns == 0 else [])
+        axis.set_xticks(range(epochs), range(1, epochs + 1))
         axis.set_facecolor("#dddddd")
         axis.grid(False)
     ticks = np.unique(np.round(rates).astype(int))
-    bar = figure.colorbar(image, ax=list(axes.flat), ticks=ticks, label="learning rate\n(grey: frozen)")
+    bar = figure.colorbar(image, ax=list(axes.flat), ticks=ticks, label="learning rate (grey: frozen)")
     bar.ax.set_yticklabels([f"$10^{{{tick}}}$" for tick in ticks])
     return figure
 
