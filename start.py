@@ -130,7 +130,7 @@ def set_up():
     if not works(venv_python()):
         check_disk()
         make_venv()
-    say("Setting up .venv: about 6 GB are downloaded and installed, 3 to 8 minutes, once. Log: .venv/setup.log")
+    say("Setting up .venv: about 6 GB are downloaded and installed, 2 to 8 minutes, once. Log: .venv/setup.log")
     command = [venv_python(), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     command += ["-c", os.path.join(ROOT, "constraints.txt"), "-e", ROOT + "[test]"]
     install(command)
