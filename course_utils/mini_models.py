@@ -120,13 +120,16 @@ class MiniWeightsEnum(WeightsEnum):
         return {name: t.float() if t.is_floating_point() else t for name, t in load(data).items()}
 
 
+BUILDERS = {"resnet18_mini": partial(NarrowResNet, RESNET18_MINI_WIDTHS)}
+PREPROCESSING = partial(ImageClassification, crop_size=MINI_IMAGE_SIZE, resize_size=MINI_IMAGE_SIZE)
+
+
 def _entry(model: str) -> Weights:
     card = WEIGHTS_FOLDER / f"{model}.json"
     meta = {"file": f"{model}.safetensors", "categories": [], "sha256": ""}
     if card.exists():  # not there yet while a new model is being pre-trained for the first time
         meta = json.loads(card.read_text(encoding="utf-8"))
-    transforms = partial(ImageClassification, crop_size=MINI_IMAGE_SIZE, resize_size=MINI_IMAGE_SIZE)
-    return Weights(url=(WEIGHTS_FOLDER / meta["file"]).as_uri(), transforms=transforms, meta=meta)
+    return Weights(url=(WEIGHTS_FOLDER / meta["file"]).as_uri(), transforms=PREPROCESSING, meta=meta)
 
 
 class ResNet18_Mini_Weights(MiniWeightsEnum):
@@ -151,7 +154,7 @@ def resnet18_mini(
     **kwargs
         ``num_classes``, for instance.
     """
-    return _build(partial(NarrowResNet, RESNET18_MINI_WIDTHS), ResNet18_Mini_Weights.verify(weights), kwargs)
+    return _build(BUILDERS["resnet18_mini"], ResNet18_Mini_Weights.verify(weights), kwargs)
 
 
 def _build(builder: Any, weights: MiniWeightsEnum | None, kwargs: dict[str, Any]) -> nn.Module:
@@ -168,9 +171,6 @@ def _build(builder: Any, weights: MiniWeightsEnum | None, kwargs: dict[str, Any]
     return model
 
 
-BUILDERS = {"resnet18_mini": partial(NarrowResNet, RESNET18_MINI_WIDTHS)}
-
-
 def preprocessing() -> ImageClassification:
     """The transform of every mini entry: shorter side to 128, centre crop of 128, ImageNet mean and sd."""
-    return ImageClassification(crop_size=MINI_IMAGE_SIZE, resize_size=MINI_IMAGE_SIZE)
+    return PREPROCESSING()

@@ -292,10 +292,10 @@ class _Trainer:
         if accelerator.device.type != "mps":  # slower there
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
-        self.order = SeededOrder(len(train), seed)
+        order = SeededOrder(len(train), seed)
         loader = {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": cuda}
         self.train_batches, self.val_batches = accelerator.prepare(
-            DataLoader(train, sampler=self.order, **loader), DataLoader(val, **loader)
+            DataLoader(train, sampler=order, **loader), DataLoader(val, **loader)
         )
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
