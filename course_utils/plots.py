@@ -6,25 +6,30 @@ Every function returns a matplotlib figure; :func:`show` puts it into the notebo
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
     from course_utils.fine_tuning import Plan
-    from course_utils.training import Run
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: eight colours that stay apart for every kind of colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
 LARGEST_PNG = 60_000
 THUMBNAIL = 160  # pixels
 
@@ -40,16 +45,25 @@ STYLE = {
     "axes.prop_cycle": mpl.cycler(color=COLORS),
 }
 
+# Matplotlib reads a text's size when the text is made, so the style has to hold in the whole of a drawing function:
+# ``@styled`` above it does that.
+styled = mpl.rc_context(STYLE)
 
+
+def look(i: int) -> dict[str, str]:
+    """Colour, marker and line of the i-th group: told apart by each of them alone up to 7, by all together up to 28."""
+    return {"color": COLORS[i % 7], "marker": MARKERS[i % 7], "linestyle": LINES[i // 7 % 4]}
+
+
+@styled
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 4.0) -> tuple[Figure, np.ndarray]:
     """A figure with the course's style and an array ``(rows, columns)`` of axes; sizes in inches.
 
     It does not go through pyplot, so nothing stays open and no backend is needed.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def png_bytes(figure: Figure, limit: int = LARGEST_PNG) -> bytes:
@@ -73,7 +87,7 @@ def png_bytes(figure: Figure, limit: int = LARGEST_PNG) -> bytes:
     raise CourseError(f"The figure takes more than {limit:,} bytes at every resolution. Show fewer pictures in it.")
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
     """Put a figure into the notebook with its description.
 
     Parameters
@@ -83,6 +97,8 @@ def show(figure: Figure, alt: str) -> None:
     alt
         What somebody who cannot see it needs to know. It becomes the alternative text in the file's metadata, which
         GitHub and screen readers use, and a visible line below, because JupyterLab and nbconvert ignore the metadata.
+    limit
+        Bytes of the stored PNG; more than the default only where many pictures have to be legible.
 
     Raises
     ------
@@ -94,13 +110,14 @@ def show(figure: Figure, alt: str) -> None:
     if not alt.strip():
         raise CourseError("Every figure needs a description: show(figure, alt='what it shows').")
     # The width is that of the figure, even where the file has fewer pixels: a projector needs the size.
-    display(Image(png_bytes(figure), format="png", alt=alt, width=round(90 * figure.get_figwidth())))
+    display(Image(png_bytes(figure, limit), format="png", alt=alt, width=round(90 * figure.get_figwidth())))
     display(Markdown(f"*{alt}*"))
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
+@styled
 def picture_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 6, colors: Sequence[str] | None = None
 ) -> Figure:
@@ -127,6 +144,15 @@ def picture_grid(
     return figure
 
 
+@styled
+def message(text: str) -> Figure:
+    """A figure that says something in words, for where there is nothing to draw."""
+    figure, axes = new_figure(1, 1, width=8, height=1.2)
+    axes[0, 0].axis("off")
+    axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", wrap=True, fontsize=14)
+    return figure
+
+
 def _as_array(picture: object) -> np.ndarray:
     from PIL import Image, ImageOps
 
@@ -137,6 +163,7 @@ def _as_array(picture: object) -> np.ndarray:
     return np.asarray(picture)
 
 
+@styled
 def filters(weights: Mapping[str, torch.Tensor], columns: int = 8) -> Figure:
     """First-layer filters of several networks, one panel each.
 
@@ -167,7 +194,20 @@ def _mosaic(bank: np.ndarray, columns: int) -> np.ndarray:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def learning_curves(runs: Mapping[str, Run]) -> Figure:
+class Recorded(Protocol):
+    """What :func:`learning_curves` needs of a run.
+
+    Parameters
+    ----------
+    history
+        One record per epoch, with ``epoch`` (from 0), ``val_loss`` (nats) and ``val_accuracy`` (in [0, 1]).
+    """
+
+    history: Sequence[Any]
+
+
+@styled
+def learning_curves(runs: Mapping[str, Recorded]) -> Figure:
     """Validation loss and accuracy by epoch, one line per run, told apart by colour and marker."""
     figure, axes = new_figure(1, 2, width=11, height=4)
     for i, (name, run) in enumerate(runs.items()):
@@ -176,7 +216,7 @@ def learning_curves(runs: Mapping[str, Run]) -> Figure:
             (axes[0, 0], [record.val_loss for record in run.history]),
             (axes[0, 1], [100 * record.val_accuracy for record in run.history]),
         ):
-            axis.plot(epochs, values, marker=MARKERS[i % 7], color=COLORS[i % 7], label=name)
+            axis.plot(epochs, values, **look(i), label=name)
     for axis, label in ((axes[0, 0], "validation loss (nats)"), (axes[0, 1], "validation accuracy (%)")):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -185,6 +225,7 @@ def learning_curves(runs: Mapping[str, Run]) -> Figure:
     return figure
 
 
+@styled
 def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
     """Stage × epoch: which stage learns when, and how fast.
 
@@ -225,6 +266,7 @@ def _plan_grid(plan: Plan, epochs: int) -> np.ndarray:
     return grid
 
 
+@styled
 def dots_with_mean(
     groups: Mapping[str, Sequence[float]], xlabel: str, marks: Mapping[str, float] | None = None
 ) -> Figure:
@@ -254,6 +296,7 @@ def dots_with_mean(
     return figure
 
 
+@styled
 def curves_with_spread(
     xs: Sequence[float], groups: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str, log_x: bool = True
 ) -> Figure:
@@ -274,7 +317,7 @@ def curves_with_spread(
     axis = axes[0, 0]
     for i, (name, values) in enumerate(groups.items()):
         axis.fill_between(xs, [min(v) for v in values], [max(v) for v in values], color=COLORS[i % 7], alpha=0.2)
-        axis.plot(xs, [np.mean(v) for v in values], marker=MARKERS[i % 7], color=COLORS[i % 7], label=name)
+        axis.plot(xs, [np.mean(v) for v in values], **look(i), label=name)
     if log_x:
         axis.set_xscale("log")
         axis.set_xticks(xs, [f"{x:g}" for x in xs])
@@ -284,21 +327,61 @@ def curves_with_spread(
     return figure
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts of true (rows) against predicted (columns) classes; the number stands in each cell."""
-    side = 1.1 * len(classes) + 2
+@styled
+def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = False) -> Figure:
+    """True (rows) against predicted (columns) classes.
+
+    Parameters
+    ----------
+    matrix
+        Counts ``(C, C)``.
+    classes
+        Their names.
+    normalise
+        Show the share of each row instead of counts; the row of a class without samples is grey.
+
+    Returns
+    -------
+    Figure
+        The number stands in each cell as long as the cells are large enough, up to about 25 classes; a colour bar
+        stands beside the matrix when they are not.
+    """
+    matrix = np.asarray(matrix)
+    shown, highest = (_shares_of_rows(matrix), 1) if normalise else (matrix, max(matrix.max(), 1))
+    side = min(1.1 * len(classes) + 2, 12)
+    cell = 72 * (side - 2) / len(classes)  # in points, as fonts are
     figure, axes = new_figure(1, 1, width=side + 1, height=side)
     axis = axes[0, 0]
-    axis.imshow(matrix, cmap="Blues", vmin=0)
-    for (i, j), count in np.ndenumerate(matrix):
-        axis.text(j, i, f"{count}", ha="center", va="center", color="white" if count > matrix.max() / 2 else "black")
-    axis.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-    axis.set_yticks(range(len(classes)), classes)
-    axis.set(xlabel="predicted", ylabel="true")
+    image = axis.imshow(shown, cmap="Blues", vmin=0, vmax=highest)
+    if cell >= 28:
+        _write_in_cells(axis, shown, highest, "{:.0%}" if normalise else "{:.0f}", min(13, cell / 3))
+    else:
+        label = "share of the true class" if normalise else "samples"
+        figure.colorbar(image, ax=axis, label=label, shrink=0.7)
+    every = math.ceil(12 / cell)  # with hundreds of classes only some of the names fit
+    ticks, names, font = range(0, len(classes), every), classes[::every], min(13, max(9, cell / 3))
+    angle, upright = (30, "top") if cell >= 50 else (90, "center")
+    axis.set_xticks(ticks, names, rotation=angle, ha="right", va=upright, rotation_mode="anchor", fontsize=font)
+    axis.set_yticks(ticks, names, fontsize=font)
+    axis.set(xlabel="predicted", ylabel="true", facecolor="#dddddd")
     axis.grid(False)
     return figure
 
 
+def _shares_of_rows(matrix: np.ndarray) -> np.ndarray:
+    """Each row divided by its sum; NaN in rows without a sample."""
+    totals = matrix.sum(1, keepdims=True)
+    return matrix / np.where(totals == 0, np.nan, totals)
+
+
+def _write_in_cells(axis: Axes, values: np.ndarray, highest: float, form: str, font: float) -> None:
+    for (i, j), value in np.ndenumerate(values):
+        text = "–" if np.isnan(value) else form.format(value).replace("%", " %")
+        color = "white" if value > highest / 2 else "black"
+        axis.text(j, i, text, ha="center", va="center", color=color, fontsize=font)
+
+
+@styled
 def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
     """Learning rate by step, one line per group of parameters, on a logarithmic scale."""
     figure, axes = new_figure(1, 1, width=8, height=3.6)
@@ -309,3 +392,227 @@ def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
     axis.set(xlabel="step", ylabel="learning rate", yscale="log")
     axis.legend()
     return figure
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
+@styled
+def lines(
+    curves: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    log_y: bool = False,
+    xs: Sequence[float] | None = None,
+) -> Figure:
+    """One line per curve, told apart by colour, marker and line, such as a loss by epoch or a gradient by depth.
+
+    Parameters
+    ----------
+    curves
+        Name → values. They need not be equally long. What is no number, and on a logarithmic scale what is not above
+        zero, leaves a gap.
+    xlabel, ylabel
+        With units.
+    log_y
+        Whether the values are spaced by their logarithm.
+    xs
+        Positions of the values, as many as the longest curve has; 1, 2, 3, … if none are given.
+
+    Raises
+    ------
+    CourseError
+        If there is no curve, or a curve has more values than there are positions.
+    """
+    _require_some(curves, "lines")
+    longest = max(curves, key=lambda name: len(curves[name]))
+    positions = range(1, len(curves[longest]) + 1) if xs is None else xs
+    if len(curves[longest]) > len(positions):
+        raise CourseError(
+            f"lines: {longest!r} has {len(curves[longest])} values for {len(positions)} positions; xs needs as many as "
+            "the longest curve has."
+        )
+    figure, axes = new_figure(1, 1, width=8, height=4.2)
+    axis = axes[0, 0]
+    for i, (name, values) in enumerate(curves.items()):
+        heights = _visible(values, log_y)
+        axis.plot(positions[: len(heights)], heights, **look(i), label=name, markevery=max(1, len(heights) // 12))
+    axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log_y else "linear")
+    if xs is None:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend()
+    return figure
+
+
+def _visible(values: Sequence[float], log: bool) -> np.ndarray:
+    """Values as floats, NaN (a gap) where the axis has no place for them."""
+    heights = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(heights) & ((heights > 0) | (not log)), heights, np.nan)
+
+
+@styled
+def bars(
+    values: Mapping[str, float],
+    xlabel: str,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    form: str = ".1f",
+) -> Figure:
+    """Horizontal bars, the first on top, each with its number at the end.
+
+    Parameters
+    ----------
+    values
+        Name → length of the bar.
+    xlabel
+        What the lengths are, with units.
+    intervals
+        Name → (low, high) around the value, drawn as a thin line; names may be left out.
+    form
+        How the number is written, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, ….
+
+    Raises
+    ------
+    CourseError
+        If there is no bar, a value is not finite, or an interval belongs to no bar or does not hold its value.
+    """
+    _require_some(values, "bars")
+    _require_finite(values, "bars")
+    intervals = _checked_intervals(values, intervals or {}, "bars")
+    figure, axes = new_figure(1, 1, width=8, height=0.5 * len(values) + 1.2)
+    axis = axes[0, 0]
+    axis.barh(range(len(values)), list(values.values()), height=0.65, color=COLORS[0])
+    for i, (name, value) in enumerate(values.items()):
+        low, high = intervals.get(name, (value, value))
+        if name in intervals:
+            axis.plot([low, high], [i, i], color="black", linewidth=2, marker="|", markersize=10)
+        axis.annotate(
+            format(value, form), (max(high, 0), i), (7, 0), textcoords="offset points", ha="left", va="center"
+        )
+    axis.set_yticks(range(len(values)), values)
+    axis.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
+    axis.grid(False, axis="y")
+    return figure
+
+
+@styled
+def scatter(
+    points: Mapping[str, tuple[float, float]],
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Figure:
+    """Named points, such as size against accuracy; each name stands beside its marker, where there is room.
+
+    Parameters
+    ----------
+    points
+        Name → (x, y).
+    xlabel, ylabel
+        With units.
+    log_x
+        Whether x is spaced by its logarithm.
+    intervals
+        Name → (low, high) around y, drawn as a thin line; names may be left out.
+
+    Raises
+    ------
+    CourseError
+        If there is no point, a coordinate is not finite, x is not above zero on a logarithmic scale, or an interval
+        belongs to no point or does not hold its y.
+    """
+    _require_some(points, "scatter")
+    for coordinate in (0, 1):
+        _require_finite({name: point[coordinate] for name, point in points.items()}, "scatter")
+    if log_x and min(x for x, _ in points.values()) <= 0:
+        name, (x, _) = min(points.items(), key=lambda item: item[1][0])
+        raise CourseError(f"scatter: {name!r} has x = {x}, which has no place on a logarithmic axis: use log_x=False.")
+    intervals = _checked_intervals({name: y for name, (_, y) in points.items()}, intervals or {}, "scatter")
+    figure, axes = new_figure(1, 1, width=8, height=4.6)
+    axis = axes[0, 0]
+    for i, (name, (x, y)) in enumerate(points.items()):
+        if name in intervals:
+            axis.plot([x, x], intervals[name], color=COLORS[i % 7], linewidth=2, alpha=0.6)
+        axis.plot([x], [y], color=COLORS[i % 7], marker=MARKERS[i % 7], markersize=11)
+    axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log_x else "linear")
+    axis.margins(0.15)
+    if log_x:
+        _plain_ticks(axis)
+    _write_beside(figure, axis, points)
+    return figure
+
+
+def _plain_ticks(axis: Axes) -> None:
+    """Ticks at 1, 2, 5, 10, … written as ordinary numbers; only the powers of ten where there are many of these."""
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 300 else (1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axis.minorticks_off()
+
+
+def _short(x: float) -> str:
+    """A number without an exponent: 0.5, 2,000, 5 M (million), 20 G (10⁹)."""
+    for size, letter in ((1e9, " G"), (1e6, " M")):
+        if x >= size:
+            return f"{x / size:,.4g}{letter}"
+    return f"{x:,.0f}" if x >= 100 else f"{x:g}"
+
+
+# Where a name may stand: offset in points and alignment, the best place first.
+_PLACES = (
+    ((10, 0), "left", "center"),
+    ((-10, 0), "right", "center"),
+    ((0, 10), "center", "bottom"),
+    ((0, -10), "center", "top"),
+    ((8, 8), "left", "bottom"),
+    ((8, -8), "left", "top"),
+    ((-8, 8), "right", "bottom"),
+    ((-8, -8), "right", "top"),
+)
+
+
+def _write_beside(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write each name in the first place where it covers no marker and no other name; in the first of all if none."""
+    figure.draw_without_rendering()  # the layout has to be known before two boxes can be compared
+    taken = [line.get_window_extent().padded(5) for line in axis.lines]
+    for name, point in points.items():
+        text = axis.annotate(name, point, _PLACES[0][0], textcoords="offset points", ha="left", va="center")
+        taken.append(_settle(text, axis.get_window_extent(), taken))
+
+
+def _settle(text: Annotation, frame: Bbox, taken: Sequence[Bbox]) -> Bbox:
+    for place in (*_PLACES, _PLACES[0]):
+        offset, horizontal, vertical = place
+        text.set(position=offset, ha=horizontal, va=vertical)
+        box = text.get_window_extent()
+        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        if inside and not box.count_overlaps(taken):
+            break
+    return box
+
+
+def _require_some(values: Mapping, what: str) -> None:
+    if not values:
+        raise CourseError(f"{what}: nothing was given to draw; give at least one name with its numbers.")
+
+
+def _require_finite(values: Mapping[str, float], what: str) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise CourseError(f"{what}: {name!r} is {value}, which cannot be drawn. Leave it out, and say why.")
+
+
+def _checked_intervals(
+    values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], what: str
+) -> Mapping[str, tuple[float, float]]:
+    for name, (low, high) in intervals.items():
+        if name not in values:
+            raise CourseError(
+                f"{what}: there is an interval for {name!r}, but no value. There are {', '.join(values)}."
+            )
+        if not low <= values[name] <= high:
+            raise CourseError(
+                f"{what}: the interval of {name!r} runs from {low} to {high} and does not hold its value "
+                f"{values[name]}. Are both in the same unit?"
+            )
+    return intervals
