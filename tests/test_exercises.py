@@ -1,11 +1,16 @@
 """Every checker: the solution passes, the usual mistakes do not, and no answer is given away."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import mini
+from PIL import Image
+from sklearn.metrics import f1_score
 from torch import nn
+from torch.utils.data import Dataset
 
 from course_utils import exercises
 from course_utils.feature_extraction import freeze, train_mode
@@ -16,6 +21,10 @@ UNANSWERED = [
     (exercises.check_head_size, (2048, 37)),
     (exercises.check_two_step_strategy, ()),
     (exercises.check_repaired_step, ()),
+    (exercises.check_stack, ((3, 3), 8)),
+    (exercises.check_residual, ()),
+    (exercises.check_dataset_class, ()),
+    (exercises.check_macro_f1, ()),
 ]
 
 
@@ -101,3 +110,130 @@ def test_repaired_step():
 def test_a_step_that_moves_batchnorm_or_nothing_is_not_repaired():
     assert "running_mean" in exercises.check_repaired_step(step_with(lambda network: None)).why
     assert "head" in exercises.check_repaired_step(lambda network, images, targets: None).why
+
+
+# --- day 21 ------------------------------------------------------------------------------------------------------
+
+
+def test_stack():
+    assert exercises.check_stack((7, 3 * 9 * 64**2), (3, 3, 3), 64).right
+    for answer in ((9, 3 * 9 * 64**2), (7, 3 * 9 * 64), (7, 9 * 64**2), (..., ...), (7, ...)):
+        verdict = exercises.check_stack(answer, (3, 3, 3), 64)
+        assert not verdict.right
+        assert f"{3 * 9 * 64**2:,}" not in verdict.why
+
+
+def residual(x, transform, shortcut):
+    return torch.relu(transform(x) + (x if shortcut is None else shortcut(x)))
+
+
+def test_residual():
+    assert exercises.check_residual(residual).right
+
+
+@pytest.mark.parametrize(
+    ("block", "hint"),
+    [
+        (lambda x, f, s: None, "returns nothing"),
+        (lambda x, f, s: f(x), "built from x and transform"),
+        (lambda x, f, s: x + f(x), "What comes after"),
+        (lambda x, f, s: torch.relu(x.relu_() + f(x)), "changed in place"),
+        (lambda x, f, s: torch.relu(x + f(x)), "changes the shape"),
+        (lambda x, f, s: torch.relu(x + f(x)) if s is None else s(x) + f(x), "takes shortcut"),
+    ],
+)
+def test_residual_says_what_is_wrong(block, hint):
+    verdict = exercises.check_residual(block)
+    assert not verdict.right and hint in verdict.why
+
+
+class Pictures(Dataset):
+    mode = "RGB"
+
+    def __init__(self, folder, rows, transform=None):
+        self.folder, self.rows, self.transform = Path(folder), rows, transform
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        name, label = self.rows[index]
+        image = Image.open(self.folder / name)
+        image = image.convert(self.mode) if self.mode else image
+        return (self.transform(image) if self.transform else image), label
+
+
+def test_dataset_class():
+    assert exercises.check_dataset_class(Pictures).right
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"__len__": lambda self: 7}, "has 7 samples"),
+        ({"__getitem__": Dataset.__getitem__}, "__getitem__"),
+        ({"__getitem__": lambda self, i: Pictures.__getitem__(self, i)[0]}, "a pair"),
+        ({"__getitem__": lambda self, i: (Pictures.__getitem__(self, i)[0], 0)}, "follow the rows"),
+        ({"__getitem__": lambda self, i: (Image.open(self.rows[i][0]), 0)}, "inside `folder`"),
+        ({"__getitem__": lambda self, i: (self.transform, self.rows[i][1])}, "the picture itself"),
+        ({"mode": None}, "grey"),
+        (
+            {"__init__": lambda self, folder, rows, transform: Pictures.__init__(self, folder, rows, None)},
+            "transform was not applied",
+        ),
+    ],
+)
+def test_dataset_class_says_what_is_wrong(changes, hint):
+    verdict = exercises.check_dataset_class(type("Wrong", (Pictures,), changes))
+    assert not verdict.right and hint in verdict.why
+
+
+def test_label_keeping():
+    good = {
+        "ants or bees, mirrored": "keeps",
+        "digits 0 to 9, turned upside down": "breaks",
+        "red or green traffic light, hue changed": "breaks",
+        "crops seen from an aeroplane, turned upside down": "keeps",
+        "heart on the left or on the right, mirrored": "breaks",
+    }
+    assert exercises.check_label_keeping(good).right
+    for task, answer in good.items():
+        other = {"keeps": "breaks", "breaks": "keeps"}[answer]
+        for wrong in (other, ..., "perhaps"):
+            verdict = exercises.check_label_keeping({**good, task: wrong})
+            assert not verdict.right and task in verdict.why
+
+
+def macro_f1(matrix):
+    return float(np.mean(2 * np.diag(matrix) / (matrix.sum(0) + matrix.sum(1))))
+
+
+def test_macro_f1_agrees_with_scikit_learn_and_is_accepted():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
+    matrix = np.bincount(3 * true + predicted, minlength=9).reshape(3, 3)
+    assert macro_f1(matrix) == pytest.approx(f1_score(true, predicted, average="macro"))
+    assert exercises.check_macro_f1(macro_f1).right
+
+
+def by_precision_and_recall(matrix):
+    right = np.diag(matrix)
+    with np.errstate(invalid="ignore"):
+        precision, recall = right / matrix.sum(0), right / matrix.sum(1)
+        return np.mean(2 * precision * recall / (precision + recall))
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda m: None, "returns nothing"),
+        (lambda m: np.trace(m) / m.sum(), "the accuracy"),
+        (lambda m: np.mean(np.diag(m) / m.sum(1)), "mean recall"),
+        (lambda m: np.mean(np.diag(m) / m.sum(0)), "is not it"),
+        (by_precision_and_recall, "0/0"),
+        (lambda m: macro_f1(m[:2, :2]) if m[:, -1].sum() == 0 else macro_f1(m), "counts in the mean"),
+    ],
+)
+def test_macro_f1_says_what_is_wrong(function, hint):
+    verdict = exercises.check_macro_f1(function)
+    assert not verdict.right and hint in verdict.why
