@@ -1,8 +1,9 @@
 """Pictures on disk → three disjoint sets of (picture, label).
 
-:func:`open_dataset` is the only call that a notebook needs: ``open_dataset("pets")``, ``open_dataset("hymenoptera")``
-or ``open_dataset("path/to/my photos")`` give the same :class:`Splits`. :class:`PhotoDataset` is the custom
-``torch.utils.data.Dataset`` underneath; its three methods are all that PyTorch asks of one.
+:func:`open_dataset` is the only call that a notebook needs: ``open_dataset("pets")``, ``open_dataset("hymenoptera")``,
+``open_dataset("path/to/my photos")`` or ``open_dataset("path/to/labels.csv")`` give the same :class:`Splits`.
+:class:`PhotoDataset` is the custom ``torch.utils.data.Dataset`` underneath; its three methods are all that PyTorch asks
+of one.
 
 How a folder of photos is read:
 
@@ -13,6 +14,8 @@ How a folder of photos is read:
 * every file is decoded once, when the folder is opened. What is no picture, is damaged, or lies in two classes goes
   to ``Splits.quarantine`` with the reason. What an operating system left behind (``.DS_Store``, ``Thumbs.db``) is
   passed over in silence; links to folders are followed for a class folder itself, not further down.
+
+A list of files and labels (:mod:`course_utils.csv_labels`) goes the same way once its files are found.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from course_utils.csv_labels import MASK_FOLDER, SPLIT_NAMES, read_labels
 from course_utils.downloads import fetch, is_hidden, read_manifest
 from course_utils.errors import CourseError
 from course_utils.progress import progress
@@ -44,8 +48,6 @@ from course_utils.tables import text_table
 from course_utils.transforms import PictureError, decode_picture, load_picture
 
 SPLITS = ("train", "val", "test")
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-MASK_FOLDER = "masks"
 PETS_OPTIONS = ("counts", "size", "light", "style")
 
 SMALLEST_CLASS = 5
@@ -200,9 +202,9 @@ class Splits:
     Parameters
     ----------
     name
-        ``"pets"``, ``"hymenoptera"``, or the folder's own name.
+        ``"pets"``, ``"hymenoptera"``, or the own name of the folder or list.
     classes
-        Class names, sorted; a label is an index into them.
+        Class names, sorted (whole numbers by size: 2 before 10); a label is an index into them.
     train, val, test
         For learning, for choosing, and for the one final measurement.
     quarantine
@@ -251,14 +253,15 @@ def open_dataset(
     test_fraction: float = 0.2,
     **pets_options: Any,
 ) -> Splits:
-    """Open a data set by name, or a folder of your own photos.
+    """Open a data set by name, or a folder or list of your own photos.
 
     Parameters
     ----------
     name_or_folder
-        ``"pets"`` (drawn on first use), ``"hymenoptera"`` (ants and bees, 397 photographs, downloaded once), or a
-        folder with one sub-folder per class; see the top of this module. (A folder that is called like one of the
-        names can be given as ``"./pets"`` or as a ``Path``.)
+        ``"pets"`` (drawn on first use), ``"hymenoptera"`` (ants and bees, 397 photographs, downloaded once), a
+        folder with one sub-folder per class (see the top of this module), or a ``.csv`` file with the columns
+        ``file`` and ``label`` (see :func:`open_csv`, where other columns can be chosen). A folder that is called
+        like one of the names can be given as ``"./pets"`` or as a ``Path``.
     seed
         Of the drawings for pets, of the splits otherwise.
     cache
@@ -276,8 +279,9 @@ def open_dataset(
     Raises
     ------
     CourseError
-        If there is no such data set or folder; if a folder has fewer than two classes, a class without a usable
-        picture or with too few to split; if data cannot be fetched or written.
+        If there is no such data set, folder or list; if a folder has fewer than two classes, a class without a
+        usable picture, with too few to split, or with none to learn from; if a list does not fit its files (see
+        :func:`course_utils.csv_labels.read_labels`); if data cannot be fetched or written.
     """
     _check_options(name_or_folder, val_fraction, test_fraction, pets_options)
     if name_or_folder == "pets":
@@ -286,8 +290,51 @@ def open_dataset(
         mirror = load_settings().mirror if mirror is None else Path(mirror)
         return _open_hymenoptera(_cache(cache), mirror, seed, val_fraction)
     folder = Path(name_or_folder).expanduser()
+    if folder.suffix.lower() == ".csv" and not folder.is_dir():
+        return open_csv(folder, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
     source = f"your own pictures, from the folder {folder.resolve().name!r}"
     return _open_folder(folder, folder.resolve().name, source, seed, val_fraction, test_fraction)
+
+
+def open_csv(
+    csv_file: str | Path,
+    folder: str | Path | None = None,
+    *,
+    file_column: str = "file",
+    label_column: str = "label",
+    split_column: str | None = "split",
+    seed: int = 0,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+) -> Splits:
+    """Open a list of files and labels of your own.
+
+    Parameters
+    ----------
+    csv_file, folder, file_column, label_column, split_column
+        As in :func:`course_utils.csv_labels.read_labels`: by default the headings are ``file``, ``label`` and, if
+        the list says which rows are for what, ``split``; names start from the folder of the list.
+    seed, val_fraction, test_fraction
+        As in :func:`open_dataset`, where the list does not split: what it has no rows of is taken out of train.
+
+    Returns
+    -------
+    Splits
+        The same as for a folder with these files in class folders. Broken pictures and copies are in quarantine.
+
+    Raises
+    ------
+    CourseError
+        If the list does not fit its files, or as for a folder in :func:`open_dataset`.
+    """
+    _check_fractions(val_fraction, test_fraction)
+    csv_file = Path(csv_file).expanduser()
+    root = csv_file.parent if folder is None else Path(folder).expanduser()
+    rows = read_labels(csv_file, root, file_column, label_column, split_column)
+    photos = [_Photo(row.path, row.name, row.label, row.split or "train", mask=_mask(root, row.name)) for row in rows]
+    listing = _Listing(csv_file, photos, _in_order({photo.label for photo in photos}), [])
+    source = f"your own pictures, from the list {csv_file.name!r}"
+    return _split_listing(listing, csv_file.name, source, seed, val_fraction, test_fraction)
 
 
 def in_memory(dataset: PhotoDataset) -> MemoryDataset:
@@ -406,15 +453,19 @@ def _split_sizes(n: int, val_fraction: float, test_fraction: float) -> tuple[int
 def _check_options(
     name_or_folder: str | Path, val_fraction: float, test_fraction: float, pets_options: dict[str, Any]
 ) -> None:
-    for fraction in (val_fraction, test_fraction):
-        if not 0 < fraction <= LARGEST_FRACTION:
-            raise CourseError(f"A fraction of {fraction} was given: it must be above 0, at most {LARGEST_FRACTION}.")
+    _check_fractions(val_fraction, test_fraction)
     unknown = pets_options.keys() - set(PETS_OPTIONS if name_or_folder == "pets" else ())
     if unknown:
         raise CourseError(
             f"open_dataset({str(name_or_folder)!r}) has no option {', '.join(sorted(unknown))}; "
             f"for pets there are {', '.join(PETS_OPTIONS)}, for other data none of these."
         )
+
+
+def _check_fractions(*fractions: float) -> None:
+    for fraction in fractions:
+        if not 0 < fraction <= LARGEST_FRACTION:
+            raise CourseError(f"A fraction of {fraction} was given: it must be above 0, at most {LARGEST_FRACTION}.")
 
 
 class _Photo(NamedTuple):
@@ -426,6 +477,15 @@ class _Photo(NamedTuple):
     split: str
     digest: str = ""  # SHA-256 of the contents
     mask: Path | None = None
+
+
+class _Listing(NamedTuple):
+    """What a folder or a list of the reader's own holds, before any file was opened."""
+
+    place: Path
+    photos: list[_Photo]
+    classes: list[str]
+    quarantine: list[Quarantined]
 
 
 def _open_pets(cache: Path, seed: int, options: dict[str, Any]) -> Splits:
@@ -457,18 +517,26 @@ def _open_hymenoptera(cache: Path, mirror: Path | None, seed: int, val_fraction:
 
 def _open_folder(folder: Path, name: str, source: str, seed: int, val_fraction: float, test_fraction: float) -> Splits:
     try:
-        photos, classes, quarantine = _list_photos(folder)
+        listing = _list_photos(folder)
     except OSError as error:
         raise CourseError(
             f"The folder {error.filename or folder} cannot be read: {error.strerror or error}."
         ) from error
-    photos, unreadable = _check_photos(photos)
+    return _split_listing(listing, name, source, seed, val_fraction, test_fraction)
+
+
+def _split_listing(
+    listing: _Listing, name: str, source: str, seed: int, val_fraction: float, test_fraction: float
+) -> Splits:
+    """Keep what is usable, and deal it out to the splits that are not there yet."""
+    photos, unreadable = _check_photos(listing.photos)
     photos, copies = _drop_copies(photos)
-    quarantine = sorted({*quarantine, *unreadable, *copies})
-    _require_every_class(photos, classes, quarantine, folder)
-    photos = _complete_splits(photos, classes, seed, val_fraction, test_fraction)
-    _require_every_split(photos, classes, folder)
-    return _make_splits(name, photos, classes, quarantine, source)
+    quarantine = sorted({*listing.quarantine, *unreadable, *copies})
+    _require_every_class(photos, listing, quarantine)
+    _require_every_class_in_train(photos, listing, quarantine)
+    photos = _complete_splits(photos, listing.classes, seed, val_fraction, test_fraction)
+    _require_every_split(photos, listing)
+    return _make_splits(name, photos, listing.classes, quarantine, source)
 
 
 def _make_splits(
@@ -486,24 +554,24 @@ def _make_splits(
     return Splits(name, tuple(classes), **datasets, quarantine=tuple(quarantine), source=source)
 
 
-def _list_photos(folder: Path) -> tuple[list[_Photo], list[str], list[Quarantined]]:
+def _list_photos(folder: Path) -> _Listing:
     """Find every file in a class folder, with the class names and what lies outside of the class folders."""
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise CourseError(
-            f"{str(folder)!r} {what}. Give one of {', '.join(DATASETS)}, or a folder that has one sub-folder of "
-            "pictures per class."
+            f"{str(folder)!r} {what}. Give one of {', '.join(DATASETS)}, a folder that has one sub-folder of pictures "
+            "per class, or a .csv file with the columns file and label."
         )
     top, quarantine = _subfolders(folder, folder)
-    split_folders = [path for path in top if path.name.lower() in SPLIT_FOLDERS]
+    split_folders = [path for path in top if path.name.lower() in SPLIT_NAMES]
     if not any(path.name.lower() == "train" and _subfolders(path, folder)[0] for path in split_folders):
         photos, classes = _photos_by_class(top, folder, "train")
         _require_two_classes(classes, folder)
-        return photos, classes, quarantine + _loose_pictures(folder, folder)
+        return _Listing(folder, photos, classes, quarantine + _loose_pictures(folder, folder))
     photos, names = [], set()
     for path in split_folders:
         class_folders, links = _subfolders(path, folder)
-        found, classes = _photos_by_class(class_folders, folder, SPLIT_FOLDERS[path.name.lower()])
+        found, classes = _photos_by_class(class_folders, folder, SPLIT_NAMES[path.name.lower()])
         photos += found
         names |= set(classes)
         quarantine += links + _loose_pictures(path, folder)
@@ -511,8 +579,9 @@ def _list_photos(folder: Path) -> tuple[list[_Photo], list[str], list[Quarantine
     quarantine += [
         Quarantined(path.name, "a folder beside train: only train, val and test are read") for path in unused
     ]
-    _require_two_classes(sorted(names), folder)
-    return photos, sorted(names), quarantine + _loose_pictures(folder, folder)
+    classes = _in_order(names)
+    _require_two_classes(classes, folder)
+    return _Listing(folder, photos, classes, quarantine + _loose_pictures(folder, folder))
 
 
 def _subfolders(folder: Path, root: Path) -> tuple[list[Path], list[Quarantined]]:
@@ -530,9 +599,22 @@ def _photos_by_class(class_folders: list[Path], root: Path, split: str) -> tuple
         label = unicodedata.normalize("NFC", folder.name)
         for path in _files_below(folder):
             name = _name(path, root)
-            mask = (root / MASK_FOLDER / name).with_suffix(".png")
-            photos.append(_Photo(path, name, label, split, mask=mask if mask.is_file() else None))
-    return photos, sorted(unicodedata.normalize("NFC", folder.name) for folder in class_folders)
+            photos.append(_Photo(path, name, label, split, mask=_mask(root, name)))
+    return photos, _in_order(unicodedata.normalize("NFC", folder.name) for folder in class_folders)
+
+
+def _in_order(labels: Iterable[str]) -> list[str]:
+    """Sorted, and whole numbers by size, so that the classes 0 to 10 have the indices 0 to 10."""
+    labels = list(labels)
+    if all(label.isdecimal() for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
+    return sorted(labels)
+
+
+def _mask(root: Path, name: str) -> Path | None:
+    """Where the mask of a picture lies, if there is one."""
+    path = (root / MASK_FOLDER / name).with_suffix(".png")
+    return path if path.is_file() else None
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -652,25 +734,42 @@ def _require_two_classes(classes: list[str], folder: Path) -> None:
     raise CourseError(f"{str(folder)!r} holds {found}. {hint}")
 
 
-def _require_every_class(photos: list[_Photo], classes: list[str], quarantine: list[Quarantined], folder: Path) -> None:
+def _require_every_class(photos: list[_Photo], listing: _Listing, quarantine: list[Quarantined]) -> None:
     used = {photo.label for photo in photos}
-    for label in classes:
+    for label in listing.classes:
         if label not in used:
-            reasons = [f"{item.path}: {item.reason}" for item in quarantine if label in item.path.split("/")]
-            why = f" ({'; '.join(reasons[:3])})" if reasons else ""
             raise CourseError(
-                f"The class {label!r} in {str(folder)!r} has no usable picture{why}. Put pictures into it, or take the "
-                "empty folder away."
+                f"The class {label!r} in {str(listing.place)!r} has no usable picture"
+                f"{_why_unused(label, listing, quarantine)}. Add good pictures of it, or take the class out."
             )
 
 
-def _require_every_split(photos: list[_Photo], classes: list[str], folder: Path) -> None:
+def _require_every_class_in_train(photos: list[_Photo], listing: _Listing, quarantine: list[Quarantined]) -> None:
     used = {(photo.split, photo.label) for photo in photos}
-    missing = [f"{split}/{label}" for split in SPLITS for label in classes if (split, label) not in used]
+    for label in listing.classes:
+        if ("train", label) not in used:
+            elsewhere = " and ".join(split for split in SPLITS if (split, label) in used)
+            raise CourseError(
+                f"The class {label!r} in {str(listing.place)!r} has usable pictures in {elsewhere}, but none in train"
+                f"{_why_unused(label, listing, quarantine)}: a network cannot learn a class that it is never shown. "
+                f"Put pictures of it into train, or take it out of {elsewhere}."
+            )
+
+
+def _why_unused(label: str, listing: _Listing, quarantine: list[Quarantined]) -> str:
+    """What happened to the pictures of a class, as a remark in brackets."""
+    names = {photo.name for photo in listing.photos if photo.label == label}
+    reasons = [f"{item.path}: {item.reason}" for item in quarantine if item.path in names]
+    return f" ({'; '.join(reasons[:3])})" if reasons else ""
+
+
+def _require_every_split(photos: list[_Photo], listing: _Listing) -> None:
+    used = {(photo.split, photo.label) for photo in photos}
+    missing = [f"{split}/{label}" for split in SPLITS for label in listing.classes if (split, label) not in used]
     if missing:
         raise CourseError(
-            f"No usable picture in {', '.join(missing[:5])} of {str(folder)!r}: every class needs one in each of "
-            "train, val and test. Fill it, or take val or test away altogether: train is split then."
+            f"No usable picture in {', '.join(missing[:5])} of {str(listing.place)!r}: every class needs one in each "
+            "of train, val and test. Add some, or leave val or test out altogether: train is split then."
         )
 
 

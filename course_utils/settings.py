@@ -4,7 +4,8 @@ Five environment variables change everything that the course does:
 
 =====================  ==========================================================================================
 ``COURSE_WEIGHTS``     ``mini`` (default, embedded in the package) or ``imagenet`` (torchvision's, downloaded once)
-``COURSE_DATASET``     ``pets`` (default, drawn on first use), ``hymenoptera``, or a folder of your own photos
+``COURSE_DATASET``     ``pets`` (default, drawn on first use), ``hymenoptera``, or your own photos: a folder with one
+                       sub-folder per class, or a ``.csv`` file with the columns ``file`` and ``label``
 ``COURSE_CACHE``       where data sets are kept (default: the user's cache folder)
 ``COURSE_DATA_MIRROR`` a folder that is looked in before anything is downloaded
 ``COURSE_SEED``        seed of everything random (default: 0)
@@ -23,9 +24,21 @@ from course_utils.errors import CourseError
 WEIGHTS = ("mini", "imagenet")
 DATASETS = ("pets", "hymenoptera")
 
+# The first is the one of day 20, whose cells train it often; day 21 compares one of each family.
+BASIC_MODEL = {"mini": "resnet18_mini", "imagenet": "resnet18"}
 MODELS = {
-    "mini": {"resnet": "resnet18_mini"},
-    "imagenet": {"resnet": "resnet18"},
+    "mini": {
+        "vgg": "vgg11_mini",
+        "resnet": "resnet18_mini",
+        "efficientnet": "efficientnet_b0_mini",
+        "mobilenet": "mobilenet_v3_small_mini",
+    },
+    "imagenet": {
+        "vgg": "vgg16",
+        "resnet": "resnet50",
+        "efficientnet": "efficientnet_b0",
+        "mobilenet": "mobilenet_v3_small",
+    },
 }
 
 
@@ -38,7 +51,7 @@ class Settings:
     weights
         ``"mini"`` or ``"imagenet"``.
     dataset
-        ``"pets"``, ``"hymenoptera"``, or a folder as text.
+        ``"pets"``, ``"hymenoptera"``, or the path of a folder or ``.csv`` file as text.
     device
         ``"cuda"``, ``"mps"`` or ``"cpu"``.
     cache
@@ -58,8 +71,13 @@ class Settings:
 
     @property
     def model(self) -> str:
-        """Name of the ResNet that the notebooks work with."""
-        return MODELS[self.weights]["resnet"]
+        """Name of the ResNet that a lesson works with when one network is enough."""
+        return BASIC_MODEL[self.weights]
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Family (``"vgg"``, ``"resnet"``, ``"efficientnet"``, ``"mobilenet"``) → name of the network of that family."""
+        return dict(MODELS[self.weights])
 
     @property
     def is_default(self) -> bool:
@@ -87,8 +105,10 @@ class Settings:
         print(f"{'Holds' if holds else 'Does not hold on this data'}: {text}.")
 
     def __str__(self) -> str:
-        # The folder's name alone: a stored output must not show where somebody keeps their photos.
-        data = self.dataset if self.dataset in DATASETS else f"the folder {Path(self.dataset).name!r}"
+        # The last name alone: a stored output must not show where somebody keeps their photos.
+        path = Path(self.dataset)
+        kind = "list" if path.suffix.lower() == ".csv" and not path.is_dir() else "folder"
+        data = self.dataset if self.dataset in DATASETS else f"the {kind} {path.name!r}"
         return f"weights: {self.weights} ({self.model})   data: {data}   device: {self.device}   seed: {self.seed}"
 
 
@@ -98,7 +118,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     Raises
     ------
     CourseError
-        If ``COURSE_WEIGHTS`` is not a known choice, or ``COURSE_DATASET`` is neither a known name nor a folder.
+        If ``COURSE_WEIGHTS`` is not a known choice, or ``COURSE_DATASET`` is neither a known name nor a folder or
+        list that exists.
     """
     import pooch
 
@@ -118,16 +139,25 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     )
 
 
-def check_dataset(name_or_folder: str) -> str:
-    """Return the name, or the folder as an absolute path; raise :class:`CourseError` when it is neither."""
-    if name_or_folder in DATASETS:
-        return name_or_folder
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        return str(folder.resolve())
+def check_dataset(name_or_path: str) -> str:
+    """Return the name, or the folder or list as an absolute path; raise :class:`CourseError` when it is none of them.
+
+    Parameters
+    ----------
+    name_or_path
+        One of ``DATASETS``, a folder with one sub-folder per class, or a ``.csv`` file of files and labels. That
+        they hold usable pictures is found out when they are opened.
+    """
+    if name_or_path in DATASETS:
+        return name_or_path
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return str(path.absolute())  # unresolved: the names in a list start from where the list is seen
     raise CourseError(
-        f"COURSE_DATASET={name_or_folder!r} is neither one of {', '.join(DATASETS)} nor a folder that exists. "
-        "A folder of photos has one sub-folder per class."
+        f"COURSE_DATASET={name_or_path!r} is neither one of {', '.join(DATASETS)} nor a folder or .csv file that "
+        "exists. A folder of photos has one sub-folder per class; a .csv file has the columns file and label."
     )
 
 

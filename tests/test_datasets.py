@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import sys
 from collections import Counter
@@ -342,6 +343,14 @@ def test_a_class_may_be_called_train(tmp_path):
     assert open_dataset(write_folder(tmp_path, {"train": 6, "bus": 6})).classes == ("bus", "train")
 
 
+def test_numbers_as_classes_are_in_the_order_of_numbers(tmp_path):
+    assert open_dataset(write_folder(tmp_path / "all", {"10": 5, "2": 5, "1": 5})).classes == ("1", "2", "10")
+    assert open_dataset(write_folder(tmp_path / "mixed", {"10": 5, "2": 5, "x": 5})).classes == ("10", "2", "x")
+    for start, split in ((0, "train"), (100, "val"), (200, "test")):
+        write_folder(tmp_path / "split" / split, {"010": 5, "9": 5}, start)
+    assert open_dataset(tmp_path / "split").classes == ("9", "010")
+
+
 def test_pictures_in_deeper_folders_belong_to_the_class(photos):
     write_picture(photos / "cats" / "2024" / "march" / "x.png", 5000)
     splits = open_dataset(photos)
@@ -442,7 +451,7 @@ def test_accents_in_class_names_have_one_form(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(CourseError, match=r"does not exist.*pets, hymenoptera"):
+    with pytest.raises(CourseError, match=r"does not exist.*pets, hymenoptera, a folder .* or a \.csv file"):
         open_dataset(tmp_path / "nowhere")
     with pytest.raises(CourseError, match="is a file"):
         open_dataset(write_picture(tmp_path / "a.png", 1))
@@ -461,8 +470,11 @@ def test_fewer_than_two_classes(tmp_path):
 
 def test_an_empty_class(photos):
     (photos / "birds").mkdir()
-    with pytest.raises(CourseError, match=r"'birds'.*no usable picture"):
+    with pytest.raises(CourseError) as caught:
         open_dataset(photos)
+    assert str(caught.value) == (
+        f"The class 'birds' in {str(photos)!r} has no usable picture. Add good pictures of it, or take the class out."
+    )
     (photos / "birds" / "a.jpg").write_bytes(b"")
     with pytest.raises(CourseError, match=r"birds/a\.jpg: empty file"):
         open_dataset(photos)
@@ -477,7 +489,39 @@ def test_ready_made_split_without_one_class(tmp_path):
     for start, split in ((0, "train"), (100, "val"), (200, "test")):
         write_folder(tmp_path / split, {"a": 6, "b": 6}, start)
     shutil.rmtree(tmp_path / "val" / "b")
-    with pytest.raises(CourseError, match="No usable picture in val/b"):
+    with pytest.raises(CourseError) as caught:
+        open_dataset(tmp_path)
+    assert str(caught.value) == (
+        f"No usable picture in val/b of {str(tmp_path)!r}: every class needs one in each of train, val and test. "
+        "Add some, or leave val or test out altogether: train is split then."
+    )
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "named"), [(("test",), "test"), (("val",), "val"), (("val", "test"), "val and test")]
+)
+def test_a_class_that_train_does_not_have(tmp_path, elsewhere, named):
+    for start, split in ((0, "train"), (100, "val"), (200, "test")):
+        write_folder(tmp_path / split, {"a": 6, "b": 6}, start)
+    for start, split in enumerate(elsewhere, 3):
+        write_folder(tmp_path / split, {"birds": 2}, 100 * start)
+    with pytest.raises(CourseError) as caught:
+        open_dataset(tmp_path)
+    assert str(caught.value) == (
+        f"The class 'birds' in {str(tmp_path)!r} has usable pictures in {named}, but none in train: a network cannot "
+        f"learn a class that it is never shown. Put pictures of it into train, or take it out of {named}."
+    )
+
+
+def test_a_class_that_train_has_no_good_picture_of(tmp_path):
+    for start, split in ((0, "train"), (100, "test")):
+        write_folder(tmp_path / split, {"a": 6, "b": 6}, start)
+    write_folder(tmp_path / "test", {"birds": 2}, 200)
+    (tmp_path / "train" / "birds").mkdir()
+    (tmp_path / "train" / "birds" / "x.jpg").write_bytes(b"")
+    shutil.copy(tmp_path / "test" / "birds" / "000.png", tmp_path / "train" / "birds" / "y.png")
+    reasons = "train/birds/x.jpg: empty file (0 bytes); train/birds/y.png: same picture as test/birds/000.png"
+    with pytest.raises(CourseError, match=re.escape(f"in test, but none in train ({reasons}): a network")):
         open_dataset(tmp_path)
 
 

@@ -48,6 +48,21 @@ def test_every_variable_arrives(tmp_path):
     assert settings.seed == 5
 
 
+def test_each_setting_has_a_network_of_every_family():
+    from course_utils.pretrained_models import available_models
+
+    mini, imagenet = (load_settings({"COURSE_WEIGHTS": weights}).models for weights in ("mini", "imagenet"))
+    assert list(mini) == list(imagenet) == ["vgg", "resnet", "efficientnet", "mobilenet"]
+    assert list(imagenet.values()) == ["vgg16", "resnet50", "efficientnet_b0", "mobilenet_v3_small"]
+    assert {*mini.values(), *imagenet.values()} <= set(available_models())
+
+
+def test_the_families_of_one_settings_object_are_its_own():
+    settings = load_settings({})
+    settings.models["vgg"] = "changed"
+    assert settings.models["vgg"] == "vgg11_mini"
+
+
 def test_home_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
