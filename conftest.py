@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Cut the kernels of the default run off the network: it must not need one. See tests/test_offline.py."""
+    """Cut the kernels of the default run off the network: it must not need one. See tests/test_offline.py.
+
+    What they train leaves its record in a folder that goes away, not in the cache of whoever runs the tests.
+    """
+    if "COURSE_RUNS" not in os.environ:
+        runs = tempfile.TemporaryDirectory(prefix="course-runs-")
+        os.environ["COURSE_RUNS"] = runs.name
+        config.add_cleanup(runs.cleanup)
     if not config.getoption("no_compare"):
         offline = str(Path(__file__).parent / "tests" / "offline")
         others = [

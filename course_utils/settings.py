@@ -10,6 +10,9 @@ Five environment variables change everything that the course does:
 ``COURSE_DATA_MIRROR`` a folder that is looked in before anything is downloaded
 ``COURSE_SEED``        seed of everything random (default: 0)
 =====================  ==========================================================================================
+
+What is kept of every training run is :mod:`course_utils.run_log`'s business: ``COURSE_RUNS`` is the folder for it, and
+``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class Settings:
 
     @property
     def models(self) -> dict[str, str]:
-        """Family (``"vgg"``, ``"resnet"``, ``"efficientnet"``, ``"mobilenet"``) → name of the network of that family."""
+        """Family (``"vgg"``, ``"resnet"``, ``"efficientnet"``, ``"mobilenet"``) → name of its network."""
         return dict(MODELS[self.weights])
 
     @property

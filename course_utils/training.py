@@ -2,8 +2,9 @@
 
 ``fit`` is the loop that everybody writes, with the details that are easily forgotten: frozen stages stay in eval
 mode, accuracy is counted over samples, the best weights on the validation split come back, a Stop keeps what was
-learned, and the same seed gives the same weights to the last bit. Moving to a GPU, mixed precision and several
-processes are accelerate's work (https://huggingface.co/docs/accelerate).
+learned, the same seed gives the same weights to the last bit, and what was done is on disk afterwards
+(:mod:`course_utils.run_log`). Moving to a GPU, mixed precision and several processes are accelerate's work
+(https://huggingface.co/docs/accelerate).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,35 +23,18 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from course_utils.errors import CourseError
 from course_utils.feature_extraction import set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
 from course_utils.pretrained_models import last_layer
 from course_utils.progress import progress
+from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
+from course_utils.sampling import BalancedOrder, SeededOrder
 from course_utils.settings import best_device
-from course_utils.tables import text_table
 
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch gave.
-
-    Losses are cross-entropies in nats, means over samples, without label smoothing and class weights, so that they
-    can be compared between runs; accuracies are shares of samples in [0, 1]. The training ones are counted while the
-    weights change and with augmentation, so they may lie below the validation ones.
-    """
-
-    epoch: int
-    learning: tuple[str, ...]
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
 
 
 @dataclass
@@ -63,7 +48,10 @@ class Run:
     history
         One record per finished epoch.
     stopped
-        ``"finished"``, ``"early"`` (no better for `patience` epochs) or ``"interrupted"`` (Stop, Ctrl-C).
+        ``"finished"``, ``"early"`` (no better for `patience` epochs), ``"interrupted"`` (Stop, Ctrl-C),
+        ``"diverged"`` (the loss was no number any more) or ``"failed"`` (another error).
+    folder
+        Where the log is, see :mod:`course_utils.run_log`; None without one.
     """
 
     strategy: Strategy
@@ -71,11 +59,12 @@ class Run:
     seed: int
     history: list[EpochRecord] = field(default_factory=list)
     stopped: str = "finished"
+    folder: Path | None = None
 
     @property
     def best(self) -> EpochRecord | None:
         """The epoch whose weights the model has now: highest validation accuracy, then lowest loss."""
-        return min(self.history, key=_worse, default=None)
+        return best_epoch(self.history)
 
     @property
     def seconds(self) -> float:
@@ -83,23 +72,7 @@ class Run:
         return sum(record.seconds for record in self.history)
 
     def __str__(self) -> str:
-        rows = [
-            [
-                r.epoch + 1,
-                f"{r.train_loss:.3f}",
-                f"{r.train_accuracy:.1%}",
-                f"{r.val_loss:.3f}",
-                f"{r.val_accuracy:.1%}",
-                ", ".join(r.learning) if len(r.learning) < 3 else f"{len(r.learning)} stages",
-                "best" if r is self.best else "",
-            ]
-            for r in self.history
-        ]
-        return text_table(["epoch", "train loss", "train acc", "val loss", "val acc", "learning", ""], rows)
-
-
-def _worse(record: EpochRecord) -> tuple[float, float]:
-    return -record.val_accuracy, record.val_loss
+        return history_table(self.history)
 
 
 class TrainingDiverged(CourseError):
@@ -122,8 +95,10 @@ def fit(
     patience: int | None = None,
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
+    oversample: bool = False,
     num_workers: int = 0,
     device: str | None = None,
+    log: str = "full",
 ) -> Run:
     """Train a model by a strategy, in place.
 
@@ -147,11 +122,19 @@ def fit(
         In [0, 1): how much of the target is spread over all classes (Szegedy et al. 2016).
     class_weights
         One weight per class for the loss, for unbalanced data; None weighs all alike.
+    oversample
+        For unbalanced data too: an epoch draws as many pictures as there are, with replacement, every class equally
+        often on average (:class:`~course_utils.sampling.BalancedOrder`). The data set needs ``labels``. Together with
+        class weights the rare classes count twice.
     num_workers
         Processes that load pictures. 0 is right for small sets and for data that is in memory.
     device
         ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision (bfloat16, or
         float16 where that is missing), channels_last, pinned memory and copies that do not block.
+    log
+        What is kept of the run in a folder of its own (:mod:`course_utils.run_log`): ``"full"``; ``"light"``, without
+        weights, report and figures, for comparisons of many runs; ``"off"``, nothing. The weights that come out are
+        the same, and a folder that cannot be written is a warning, no error.
 
     Returns
     -------
@@ -168,24 +151,51 @@ def fit(
     """
     plan = strategy.plan(model)
     run = Run(strategy, plan, seed)
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "patience": patience,
+        "label_smoothing": label_smoothing,
+        "class_weights": None if class_weights is None else [float(weight) for weight in class_weights],
+        "oversample": oversample,
+        "num_workers": num_workers,
+        "device": device,
+        "log": log,
+    }
     with _seeded(seed):
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
-        trainer = _Trainer(model, train, val, plan, epochs, batch_size, seed, num_workers, device)
+        _check_log(log)
+        order = _order(train, seed, oversample)
+        trainer = _Trainer(model, train, order, val, plan, epochs, batch_size, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
+        level = log if trainer.accelerator.is_main_process else "off"
+        run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device)
+        run.folder, trainer.keeps_answers = run_log.folder, run_log.full
         try:
-            for epoch in progress(range(epochs), strategy.name):
-                run.history.append(trainer.epoch(epoch))
-                trainer.remember_if_best(run)
-                if patience and epoch - run.best.epoch >= patience:
-                    run.stopped = "early"
-                    break
+            _train_epochs(run, trainer, run_log, epochs, patience)
         except KeyboardInterrupt:
             run.stopped = "interrupted"
         except _NotANumber as error:
-            raise TrainingDiverged(_advice(error, plan), run) from None
+            run.stopped, run_log.error = "diverged", _advice(error, plan)
+            raise TrainingDiverged(run_log.error, run) from None
+        except BaseException as error:
+            run.stopped, run_log.error = "failed", f"{type(error).__name__}: {error}"
+            raise
         finally:
             trainer.restore_best()
+            run_log.end(run, trainer.best_state, trainer.best_answers)
     return run
+
+
+def _train_epochs(run: Run, trainer: _Trainer, run_log: RunLog, epochs: int, patience: int | None) -> None:
+    for epoch in progress(range(epochs), run.strategy.name):
+        run.history.append(trainer.epoch(epoch))
+        trainer.remember_if_best(run)
+        run_log.epoch(run, trainer.best_state)
+        if patience and epoch - run.best.epoch >= patience:
+            run.stopped = "early"
+            return
 
 
 class _NotANumber(ArithmeticError):
@@ -241,31 +251,27 @@ def _check(
         raise CourseError(f"class_weights has {len(class_weights)} entries, the head has {classes} outputs.")
 
 
+def _check_log(log: str) -> None:
+    if log not in LEVELS:
+        raise CourseError(f"log={log!r} is unknown: give one of {', '.join(LEVELS)}.")
+
+
+def _order(train: Dataset, seed: int, oversample: bool) -> SeededOrder:
+    if not oversample:
+        return SeededOrder(len(train), seed)
+    labels = getattr(train, "labels", None)
+    if labels is None or len(labels) != len(train):
+        found = "has none" if labels is None else f"has {len(labels)} for {len(train)} pictures"
+        raise CourseError(
+            f"oversample=True draws by class, so it needs the label of every picture in advance: train.labels. This "
+            f"{type(train).__name__} {found}. Use a data set of course_utils.datasets, or give yours that attribute."
+        )
+    return BalancedOrder([int(label) for label in labels], seed)
+
+
 def _loss(class_weights: Sequence[float] | None, label_smoothing: float, device: torch.device) -> nn.Module:
     weight = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32, device=device)
     return nn.CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing)
-
-
-class SeededOrder(Sampler[int]):
-    """Indices in an order that is a function of (seed, epoch) alone.
-
-    Shuffling by the global random generator would depend on all that was drawn before. This order is the same
-    whether a run comes to an epoch in one go or is resumed there.
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        return iter(order.tolist())
 
 
 class _Trainer:
@@ -273,16 +279,20 @@ class _Trainer:
 
     loss: nn.Module
     best_state: dict[str, Tensor]
+    keeps_answers = False
+    # Of the last and of the best validation: probabilities (N, C) and labels (N,), on the CPU.
+    answers: tuple[Tensor, Tensor] | None = None
+    best_answers: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
         model: nn.Module,
         train: Dataset,
+        order: SeededOrder,
         val: Dataset,
         plan: Plan,
         epochs: int,
         batch_size: int,
-        seed: int,
         num_workers: int,
         device: str | None,
     ) -> None:
@@ -292,7 +302,6 @@ class _Trainer:
         if accelerator.device.type != "mps":  # slower there
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
-        order = SeededOrder(len(train), seed)
         loader = {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": cuda}
         self.train_batches, self.val_batches = accelerator.prepare(
             DataLoader(train, sampler=order, **loader), DataLoader(val, **loader)
@@ -355,15 +364,17 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self, epoch: int) -> tuple[float, float]:
         self.model.eval()
-        tally = _Tally(self.accelerator)
+        tally = _Tally(self.accelerator, keeps_answers=self.keeps_answers)
         for images, labels in self.val_batches:
             tally.add(self.wrapped(_layout(images)), labels)
         tally.check(epoch)  # the last step of an epoch can break the weights after the last training loss
+        self.answers = tally.answers()
         return tally.means()
 
     def remember_if_best(self, run: Run) -> None:
         if run.best is run.history[-1]:
             self._remember()
+            self.best_answers = self.answers
 
     def _remember(self) -> None:
         self.best_state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
@@ -380,8 +391,9 @@ class _Tally:
     The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, keeps_answers: bool = False) -> None:
         self.accelerator, self.seen = accelerator, 0
+        self.kept: list[tuple[Tensor, Tensor]] | None = [] if keeps_answers else None
         self.loss = torch.zeros((), device=accelerator.device)
         self.right = torch.zeros((), dtype=torch.long, device=accelerator.device)
 
@@ -391,6 +403,8 @@ class _Tally:
         self.loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         self.right += (logits.argmax(1) == labels).sum()
         self.seen += len(labels)
+        if self.kept is not None:
+            self.kept.append((logits.float().softmax(1).cpu(), labels.cpu()))
 
     def check(self, epoch: int) -> None:
         value = self.loss.item()  # a sum that was once infinite or NaN stays so
@@ -399,6 +413,13 @@ class _Tally:
 
     def means(self) -> tuple[float, float]:
         return self.loss.item() / self.seen, self.right.item() / self.seen
+
+    def answers(self) -> tuple[Tensor, Tensor] | None:
+        """Probabilities ``(N, C)`` and labels ``(N,)`` of all samples, if they were kept."""
+        if not self.kept:
+            return None
+        probabilities, labels = zip(*self.kept, strict=True)
+        return torch.cat(probabilities), torch.cat(labels)
 
 
 def _layout(images: Tensor) -> Tensor:

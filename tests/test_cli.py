@@ -15,6 +15,7 @@ from course_utils.errors import CourseError
 pytest_plugins = ("pytester",)
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"run", "lab", "test", "doctor", "student", "render", "check", "pretrain", "compare"}
+COMMANDS |= {"families", "runs"}
 
 
 def write(root, name, *sources, tags=()):
@@ -50,7 +51,7 @@ def test_commands_are_the_documented_ones(capsys):
     assert all(f"\n    {name} " in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS - {"pretrain", "compare"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS - cli.ELSEWHERE.keys()))
 def test_every_command_has_help(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
@@ -67,7 +68,7 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["rnu"], "course: unknown command 'rnu': did you mean run? The commands are run, lab, test, "),
+        (["rnu"], "course: unknown command 'rnu': did you mean run or runs? The commands are run, lab, test, "),
         (["zzzz"], "course: unknown command 'zzzz': The commands are run, "),
         ([], "course: the following arguments are required: COMMAND"),
         (["run", "--dta", "x"], "course: unrecognized arguments: --dta"),

@@ -17,6 +17,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from helpers import ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, moved_stages, no_hooks
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -36,7 +38,8 @@ from course_utils.fine_tuning import (
     rate_factor,
 )
 from course_utils.pretrained_models import last_layer, stages
-from course_utils.training import EpochRecord, Run, SeededOrder, TrainingDiverged, fit
+from course_utils.runs import list_runs
+from course_utils.training import BalancedOrder, EpochRecord, Run, SeededOrder, TrainingDiverged, fit
 
 # The ready strategies' rates may be tuned; what depends on a rate uses this one.
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
@@ -44,7 +47,8 @@ TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
 
 
 def quick(model, train=TRAIN, val=VAL, strategy=FULL, **options):
-    return fit(model, train, val, strategy, **({"epochs": 2, "batch_size": 4, "device": "cpu"} | options))
+    # What the log does is the matter of test_runs.py; without it these tests take half the time.
+    return fit(model, train, val, strategy, **({"epochs": 2, "batch_size": 4, "device": "cpu", "log": "off"} | options))
 
 
 def numbers(run):
@@ -149,6 +153,88 @@ def test_each_epoch_shows_every_picture_once_in_its_own_order():
         sampler.set_epoch(epoch)
         assert seen[10 * epoch : 10 * epoch + 10] == list(sampler)
     assert len(seen) == 30
+
+
+# --- every class equally often -----------------------------------------------------------------------------------
+
+
+def balanced(labels, seed=0, epoch=0):
+    sampler = BalancedOrder(labels, seed)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == len(labels)
+    return list(sampler)
+
+
+def test_a_balanced_order_draws_every_class_equally_often():
+    labels = np.repeat([0, 2, 5], [5000, 900, 100])  # 1, 3 and 4 have no pictures
+    drawn = balanced(labels)
+    counts = np.bincount(labels[drawn])
+    assert len(drawn) == 6000 and counts.sum() == 6000
+    # binomial with n = 6000 and p = 1/3 has a standard deviation of 36.5
+    assert np.abs(counts[[0, 2, 5]] - 2000).max() < 5 * 36.5 and counts[[1, 3, 4]].sum() == 0
+
+
+def test_a_balanced_order_draws_every_picture_of_a_class_equally_often():
+    labels = np.array([0] * 4 + [1] * 12)
+    seen = np.bincount(np.concatenate([balanced(labels, epoch=epoch) for epoch in range(500)]), minlength=16)
+    assert np.abs(seen[:4] - 1000).max() < 5 * 31 and np.abs(seen[4:] - 333).max() < 5 * 18
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 1000), st.integers(0, 20))
+def test_a_balanced_order_is_a_function_of_seed_and_epoch(labels, seed, epoch):
+    with generators_untouched():
+        first = balanced(labels, seed, epoch)
+    torch.manual_seed(1), np.random.seed(1)
+    assert balanced(labels, seed, epoch) == first
+    assert all(type(index) is int and 0 <= index < len(labels) for index in first)
+
+
+def test_another_seed_or_epoch_draws_others():
+    orders = {tuple(balanced([0, 1] * 20, seed, epoch)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_fit_oversamples_when_asked_to():
+    class Recorded(ColourPatches):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.seen = []
+
+        def __getitem__(self, index):
+            self.seen.append(index)
+            return super().__getitem__(index)
+
+    train = Recorded(10, 1)
+    quick(mini(), train, strategy=FEATURE_EXTRACTION, epochs=3, seed=8, oversample=True)
+    for epoch in range(3):
+        assert train.seen[1 + 10 * epoch : 11 + 10 * epoch] == balanced(train.labels, 8, epoch)
+    assert len(train.seen) == 31
+
+
+def test_oversampling_helps_a_rare_class():
+    """11 red, 11 green and 2 blue pictures: a few steps teach blue only to whom it is shown often."""
+    train = ColourPatches(33, seed=1)
+    kept = [i for i, label in enumerate(train.labels) if label < 2 or i < 6]
+    train.images, train.labels = train.images[kept], tuple(train.labels[i] for i in kept)
+    assert train.labels.count(2) == 2
+    blue = []
+    for oversample in (False, True):
+        model = mini()
+        quick(model, train, TRAIN, HEAD, epochs=3, oversample=oversample)
+        blue.append(evaluate(model, VAL).probabilities[:, 2].mean())
+    assert blue[1] > 1.3 * blue[0]
+
+
+def test_oversampling_needs_labels():
+    bare = TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(CourseError, match=r"train\.labels\. This TensorDataset has none"):
+        quick(mini(), bare, oversample=True)
+    bare.labels = [0, 1, 2]
+    with pytest.raises(CourseError, match="has 3 for 4 pictures"):
+        quick(mini(), bare, oversample=True)
+    with pytest.raises(CourseError, match="no class can be drawn"):
+        BalancedOrder([], 0)
 
 
 # --- learning ----------------------------------------------------------------------------------------------------
@@ -357,7 +443,7 @@ def test_a_picture_that_is_not_a_number_stops_with_advice(strategy, n, finished)
     for part in (f"nan in epoch {finished + 1}", f"rate: {max(strategy.rates):g}.", "tenth", "finite"):
         assert part in str(caught.value)
     assert isinstance(caught.value, CourseError)
-    assert len(caught.value.run.history) == finished
+    assert len(caught.value.run.history) == finished and caught.value.run.stopped == "diverged"
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     if not finished:
         assert not moved(before, copy_of(model))
@@ -410,6 +496,7 @@ def labelled(*labels):
         ({"train": TensorDataset(torch.zeros(2, 3, 32, 32), torch.tensor([5, 5]))}, "labels up to 5"),
         ({"train": Pictures(3)}, "train split gives a Image instead of a tensor"),
         ({"val": Pictures(3)}, "with_transform"),
+        ({"log": "yes"}, "log='yes' is unknown: give one of full, light, off."),
         ({"device": "tpu"}, "'tpu'"),
         ({"device": "mps"}, "'mps'"),
         ({"device": "cuda"}, "no GPU"),
@@ -481,6 +568,7 @@ def two_processes(tmp_path_factory):
     paths = [str(Path(helpers.__file__).parent), str(root), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "COURSE_RUNS": str(folder / "runs"),
     }  # fmt: skip
     code = "import sys, helpers; helpers.fit_in_two_processes(sys.argv[1])"
     done = subprocess.run(
@@ -488,6 +576,18 @@ def two_processes(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="accelerate's debug_launcher forks")
+def test_of_two_processes_one_writes_the_log(two_processes):
+    records = list_runs(two_processes / "runs")
+    assert [record.facts["strategy"]["name"] for record in records] == ["progressive", "feature extraction"]
+    for record, (name, _, _, epochs) in zip(records, helpers.TWO_PROCESS_RUNS[::-1], strict=True):
+        assert record.status == "finished" and len(record.history) == epochs
+        assert not moved(load_file(two_processes / f"{name}0.safetensors"), copy_of(record.model()))
+        # The last batch was filled up for the second process; the report counts each sample once.
+        assert record.reports["val"]["n"] == helpers.TWO_PROCESS_VAL
+        assert record.reports["val"]["accuracy"] == record.best.val_accuracy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="accelerate's debug_launcher forks")
