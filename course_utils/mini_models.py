@@ -2,9 +2,10 @@
 
 A ResNet-18 has 11.7 million parameters and its weights are a 45 MB download. At about a quarter of the width it
 has 0.86 million, fits into the package as a 2 MB file, and still learned to tell 200 classes of photographs apart.
-Every class here is torchvision's own, so ``conv1 … layer4, avgpool, fc`` are where the big model has them, and each
-builder is registered with torchvision: ``torchvision.models.get_model("resnet18_mini", weights="DEFAULT")`` works
-after ``import course_utils.mini_models``.
+The same was done to VGG-11, EfficientNet-B0 and MobileNetV3. Every class here is torchvision's own, so ``conv1 …
+layer4, avgpool, fc`` and ``features, classifier`` are where the big models have them, and each builder is registered
+with torchvision: ``torchvision.models.get_model("resnet18_mini", weights="DEFAULT")`` works after
+``import course_utils.mini_models``.
 
 The weights were made by :mod:`course_utils.pretraining`; what they reached is in the JSON file beside each of them
 and in ``weights.meta``.
@@ -21,15 +22,60 @@ from typing import Any
 import torch
 from torch import nn
 from torchvision.models._api import Weights, WeightsEnum, register_model
+from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.vgg import VGG, make_layers
 from torchvision.transforms._presets import ImageClassification
 
 from course_utils.errors import CourseError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
+# Side of the pictures that a network was measured on, and wants. It is about a sixth above the last size of its
+# pre-training, because random crops make things look larger than they do at test time (see course_utils.pretraining).
+IMAGE_SIZES = {
+    "resnet18_mini": 128,
+    "vgg11_mini": 112,
+    "efficientnet_b0_mini": 112,
+    "mobilenet_v3_small_mini": 112,
+}
 RESNET18_MINI_WIDTHS = (16, 32, 64, 144)
-MINI_IMAGE_SIZE = 128
+
+# VGG-11's eight convolutions at a quarter of their width; "M" is a max-pooling that halves the map.
+VGG11_MINI_PLAN = (16, "M", 32, "M", 64, 64, "M", 128, 128, "M", 128, 128, "M")
+VGG11_MINI_HIDDEN = 256  # the full network has two hidden layers of 4096
+VGG11_MINI_MAP = 4  # side of the map that enters them: 7 in the full network, which sees 224 pixels
+
+# EfficientNet-B0's seven stages. Columns: expansion, kernel, stride, channels in, channels out, blocks. The full
+# network halves the map once more, in stage 6; without that 112 pixels end as a 7 x 7 map, as 224 do in the full one.
+EFFICIENTNET_B0_MINI_STAGES = (
+    (1, 3, 1, 16, 16, 1),
+    (4, 3, 2, 16, 16, 1),
+    (4, 5, 2, 16, 32, 2),
+    (4, 3, 2, 32, 64, 2),
+    (4, 5, 1, 64, 64, 2),
+    (6, 5, 1, 64, 96, 2),
+    (6, 3, 1, 96, 160, 1),
+)
+EFFICIENTNET_B0_MINI_TOP = 640
+
+# MobileNetV3-Small's eleven blocks. Columns: channels in, kernel, expanded channels, channels out,
+# squeeze-and-excitation, activation (RE: ReLU, HS: hard swish), stride. Here too the last halving is left out.
+MOBILENET_V3_SMALL_MINI_BLOCKS = (
+    (16, 3, 16, 16, True, "RE", 2),
+    (16, 3, 64, 32, False, "RE", 2),
+    (32, 3, 96, 32, False, "RE", 1),
+    (32, 5, 96, 48, True, "HS", 2),
+    (48, 5, 192, 48, True, "HS", 1),
+    (48, 5, 192, 48, True, "HS", 1),
+    (48, 5, 144, 48, True, "HS", 1),
+    (48, 5, 144, 48, True, "HS", 1),
+    (48, 5, 288, 96, True, "HS", 1),
+    (96, 5, 480, 96, True, "HS", 1),
+    (96, 5, 480, 96, True, "HS", 1),
+)
+MOBILENET_V3_SMALL_MINI_HIDDEN = 320
 
 
 class NarrowResNet(ResNet):
@@ -69,6 +115,85 @@ class NarrowResNet(ResNet):
         self.layer4 = self._make_layer(BasicBlock, widths[3], layers[3], stride=2)
         self.fc = nn.Linear(widths[3], num_classes)
         initialise_convolutions(self)
+
+
+class NarrowVGG(VGG):
+    """A torchvision VGG with BatchNorm, narrow convolutions and small hidden layers.
+
+    Parameters
+    ----------
+    plan
+        Channels of the 3 × 3 convolutions in order, ``"M"`` for each max-pooling.
+    hidden
+        Width of the two hidden layers.
+    map_size
+        Side to which the last map is pooled before it is laid out as one row of numbers.
+    num_classes
+        Outputs of the last layer.
+    dropout
+        Share of hidden values that training sets to 0.
+
+    Notes
+    -----
+    The course uses BatchNorm here although the VGG of 2014 had none (it is older): without it eight layers learn only
+    at a small rate, in many more epochs than two cores have time for. ``vgg16``, the big model of the course, has
+    none, so both kinds are met.
+
+    Simonyan, K. & Zisserman, A. (2014). Very Deep Convolutional Networks for Large-Scale Image Recognition.
+    https://arxiv.org/abs/1409.1556
+    """
+
+    def __init__(
+        self,
+        plan: tuple[int | str, ...] = VGG11_MINI_PLAN,
+        hidden: int = VGG11_MINI_HIDDEN,
+        map_size: int = VGG11_MINI_MAP,
+        num_classes: int = 1000,
+        dropout: float = 0.2,
+    ) -> None:
+        with torch.device("meta"):  # the parent's hidden layers have 120 million parameters
+            super().__init__(nn.Sequential(), init_weights=False)
+        self.features = make_layers(list(plan), batch_norm=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(map_size)
+        channels = next(width for width in reversed(plan) if width != "M")
+        self.classifier = nn.Sequential(
+            nn.Linear(channels * map_size**2, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
+        )
+        initialise_convolutions(self)
+
+
+def narrow_efficientnet(num_classes: int = 1000, dropout: float = 0.1) -> EfficientNet:
+    """An EfficientNet of torchvision with the stages of ``EFFICIENTNET_B0_MINI_STAGES``.
+
+    Tan, M. & Le, Q. (2019). EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks.
+    https://arxiv.org/abs/1905.11946
+    """
+    return EfficientNet(
+        [MBConvConfig(*row) for row in EFFICIENTNET_B0_MINI_STAGES],
+        dropout=dropout,
+        stochastic_depth_prob=0.05,
+        num_classes=num_classes,
+        last_channel=EFFICIENTNET_B0_MINI_TOP,
+    )
+
+
+def narrow_mobilenet(num_classes: int = 1000, dropout: float = 0.1) -> MobileNetV3:
+    """A MobileNetV3 of torchvision with the blocks of ``MOBILENET_V3_SMALL_MINI_BLOCKS``.
+
+    Howard, A. et al. (2019). Searching for MobileNetV3. https://arxiv.org/abs/1905.02244
+    """
+    return MobileNetV3(
+        [InvertedResidualConfig(*row, dilation=1, width_mult=1.0) for row in MOBILENET_V3_SMALL_MINI_BLOCKS],
+        last_channel=MOBILENET_V3_SMALL_MINI_HIDDEN,
+        num_classes=num_classes,
+        dropout=dropout,
+    )
 
 
 def initialise_convolutions(model: nn.Module) -> None:
@@ -120,8 +245,15 @@ class MiniWeightsEnum(WeightsEnum):
         return {name: t.float() if t.is_floating_point() else t for name, t in load(data).items()}
 
 
-BUILDERS = {"resnet18_mini": partial(NarrowResNet, RESNET18_MINI_WIDTHS)}
-PREPROCESSING = partial(ImageClassification, crop_size=MINI_IMAGE_SIZE, resize_size=MINI_IMAGE_SIZE)
+BUILDERS = {
+    "resnet18_mini": partial(NarrowResNet, RESNET18_MINI_WIDTHS),
+    "vgg11_mini": NarrowVGG,
+    "efficientnet_b0_mini": narrow_efficientnet,
+    "mobilenet_v3_small_mini": narrow_mobilenet,
+}
+PREPROCESSING = {
+    name: partial(ImageClassification, crop_size=size, resize_size=size) for name, size in IMAGE_SIZES.items()
+}
 
 
 def _entry(model: str) -> Weights:
@@ -129,7 +261,7 @@ def _entry(model: str) -> Weights:
     meta = {"file": f"{model}.safetensors", "categories": [], "sha256": ""}
     if card.exists():  # not there yet while a new model is being pre-trained for the first time
         meta = json.loads(card.read_text(encoding="utf-8"))
-    return Weights(url=(WEIGHTS_FOLDER / meta["file"]).as_uri(), transforms=PREPROCESSING, meta=meta)
+    return Weights(url=(WEIGHTS_FOLDER / meta["file"]).as_uri(), transforms=PREPROCESSING[model], meta=meta)
 
 
 class ResNet18_Mini_Weights(MiniWeightsEnum):
@@ -154,10 +286,54 @@ def resnet18_mini(
     **kwargs
         ``num_classes``, for instance.
     """
-    return _build(BUILDERS["resnet18_mini"], ResNet18_Mini_Weights.verify(weights), kwargs)
+    return _build("resnet18_mini", ResNet18_Mini_Weights.verify(weights), kwargs)
 
 
-def _build(builder: Any, weights: MiniWeightsEnum | None, kwargs: dict[str, Any]) -> nn.Module:
+class VGG11_Mini_Weights(MiniWeightsEnum):
+    """Weights of :func:`vgg11_mini`: Tiny ImageNet, 200 classes; accuracy and origin are in ``meta``."""
+
+    TINY_IMAGENET = _entry("vgg11_mini")
+    DEFAULT = TINY_IMAGENET
+
+
+@register_model()
+def vgg11_mini(*, weights: VGG11_Mini_Weights | None = None, progress: bool = True, **kwargs: Any) -> NarrowVGG:
+    """VGG-11 with BatchNorm at a quarter of its width, 1.2 million parameters; arguments as :func:`resnet18_mini`."""
+    return _build("vgg11_mini", VGG11_Mini_Weights.verify(weights), kwargs)
+
+
+class EfficientNet_B0_Mini_Weights(MiniWeightsEnum):
+    """Weights of :func:`efficientnet_b0_mini`: Tiny ImageNet, 200 classes; accuracy and origin are in ``meta``."""
+
+    TINY_IMAGENET = _entry("efficientnet_b0_mini")
+    DEFAULT = TINY_IMAGENET
+
+
+@register_model()
+def efficientnet_b0_mini(
+    *, weights: EfficientNet_B0_Mini_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B0 at small width, 0.84 million parameters; arguments as :func:`resnet18_mini`."""
+    return _build("efficientnet_b0_mini", EfficientNet_B0_Mini_Weights.verify(weights), kwargs)
+
+
+class MobileNet_V3_Small_Mini_Weights(MiniWeightsEnum):
+    """Weights of :func:`mobilenet_v3_small_mini`: Tiny ImageNet, 200 classes; accuracy and origin are in ``meta``."""
+
+    TINY_IMAGENET = _entry("mobilenet_v3_small_mini")
+    DEFAULT = TINY_IMAGENET
+
+
+@register_model()
+def mobilenet_v3_small_mini(
+    *, weights: MobileNet_V3_Small_Mini_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> MobileNetV3:
+    """MobileNetV3-Small at small width, 1.01 million parameters; arguments as :func:`resnet18_mini`."""
+    return _build("mobilenet_v3_small_mini", MobileNet_V3_Small_Mini_Weights.verify(weights), kwargs)
+
+
+def _build(name: str, weights: MiniWeightsEnum | None, kwargs: dict[str, Any]) -> nn.Module:
+    builder = BUILDERS[name]
     if weights is None:
         return builder(**kwargs)
     classes = len(weights.meta["categories"])
@@ -171,6 +347,6 @@ def _build(builder: Any, weights: MiniWeightsEnum | None, kwargs: dict[str, Any]
     return model
 
 
-def preprocessing() -> ImageClassification:
-    """The transform of every mini entry: shorter side to 128, centre crop of 128, ImageNet mean and sd."""
-    return PREPROCESSING()
+def preprocessing(model: str) -> ImageClassification:
+    """The transform of a mini entry: shorter side to its size, centre crop, ImageNet mean and standard deviation."""
+    return PREPROCESSING[model]()

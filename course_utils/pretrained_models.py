@@ -95,7 +95,7 @@ class Family:
     last_layer
         From a model to the path of its last linear layer, ``"fc"`` or ``"classifier.6"``.
     cam_stage
-        The last stage whose output is a map ``(N, C, h, w)``: where Grad-CAM looks.
+        The last stage whose output is a map ``(N, C, h, w)``: where Grad-CAM looks, see :func:`cam_layer`.
     """
 
     name: str
@@ -207,9 +207,39 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     return model
 
 
-def cam_layer(model: nn.Module) -> nn.Module:
-    """The module whose output Grad-CAM explains: the end of the last stage that still is a map."""
-    return stages(model)[family_of(model).cam_stage][-1]
+def map_stages(model: nn.Module) -> list[str]:
+    """Names of the stages whose output is a map ``(N, C, h, w)``, in order; the last is where Grad-CAM looks."""
+    names = list(stages(model))
+    return names[: names.index(family_of(model).cam_stage) + 1]
+
+
+def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
+    """The module whose output Grad-CAM explains: the last map of a stage, before a pooling makes it smaller.
+
+    Parameters
+    ----------
+    model
+        A network of one of the families.
+    stage
+        One of :func:`map_stages`; None for the last of them. For a VGG that is the last convolution's activation in
+        front of the final max-pooling, as in the paper (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391):
+        14 × 14 positions instead of 7 × 7 in a VGG-16, 8 × 8 instead of 4 × 4 in the mini one.
+
+    Raises
+    ------
+    CourseError
+        If the model is of no known family, has no such stage, or the stage has no map.
+    """
+    name = family_of(model).cam_stage if stage is None else stage
+    if name not in map_stages(model):
+        known, allowed = list(stages(model)), ", ".join(map_stages(model))
+        what = (
+            f"The stage {name!r} gives no map (it lies behind the pooling)"
+            if name in known
+            else (f"There is no stage {name!r} in this model")
+        )
+        raise CourseError(f"{what}. Stages with a map, from fine to coarse: {allowed}.")
+    return [module for module in stages(model)[name] if not isinstance(module, nn.MaxPool2d)][-1]
 
 
 def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 128, 128)) -> str:
@@ -231,6 +261,39 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 128, 128)) 
         rows.append([name, " × ".join(map(str, x.shape[1:])), total, learning])
     rows.append(["total", "", sum(row[2] for row in rows), sum(row[3] for row in rows)])
     return text_table(["stage", "output", "parameters", "learning"], rows)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage costs: its parameters, and its multiply-adds for one picture."""
+
+    stage: str
+    parameters: int
+    multiply_adds: int
+
+
+def stage_costs(model: nn.Module, size: int) -> list[StageCost]:
+    """Parameters and multiply-adds of every stage, for one picture of `size` × `size` pixels.
+
+    Multiplications (each with an addition) are counted by ``torch.utils.flop_counter`` while zeros go through
+    convolutions and linear layers; norms and activations are left out, as papers do. Works on the meta device, where
+    nothing is computed. (torch counts a multiply-add as two operations, papers as one.)
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    costs = []
+    for name, stage in stages(model).items():
+        with FlopCounterMode(display=False) as counter:
+            x = _output(stage, x)
+        parameters = sum(p.numel() for p in stage.parameters())
+        costs.append(StageCost(name, parameters, counter.get_total_flops() // 2))
+    return costs
+
+
+def multiply_adds(model: nn.Module, size: int) -> int:
+    """The multiply-adds of a whole network for one picture; see :func:`stage_costs`."""
+    return sum(cost.multiply_adds for cost in stage_costs(model, size))
 
 
 @torch.no_grad()

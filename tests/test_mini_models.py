@@ -1,4 +1,4 @@
-"""mini_models.py: torchvision's ResNet at a fraction of its width."""
+"""mini_models.py: torchvision's networks at a fraction of their width."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torchvision.models.resnet import BasicBlock
 
 from course_utils import mini_models
 from course_utils.mini_models import NarrowResNet, initialise_convolutions
+from course_utils.pretrained_models import cam_layer
+
+MINIS = sorted(mini_models.BUILDERS)
 
 
 def test_it_has_the_modules_of_a_resnet18_but_for_the_pooling():
@@ -34,8 +37,9 @@ def test_it_is_as_small_as_it_says():
     assert 0.85e6 < sum(p.numel() for p in mini(num_classes=200).parameters()) < 0.9e6
 
 
-def test_nothing_is_left_without_memory():
-    model = mini()
+@pytest.mark.parametrize("name", MINIS)
+def test_nothing_is_left_without_memory(name):
+    model = models.get_model(name, weights=None, num_classes=3)
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
 
 
@@ -48,13 +52,15 @@ def test_128_pixels_end_as_a_map_of_8_by_8():
     assert shapes == [(1, 144, 8, 8)]
 
 
-def test_a_seed_gives_a_network():
+@pytest.mark.parametrize("name", MINIS)
+def test_a_seed_gives_a_network(name):
     networks = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        networks.append(models.get_model("resnet18_mini", weights=None, num_classes=3).state_dict())
+        networks.append(models.get_model(name, weights=None, num_classes=3).state_dict())
     assert not moved(networks[0], networks[1])
-    assert {"conv1.weight", "layer4.1.conv2.weight", "fc.weight"} <= moved(networks[0], networks[2])
+    matrices = {key for key, tensor in networks[0].items() if tensor.ndim > 1}
+    assert matrices <= moved(networks[0], networks[2])
 
 
 def test_widths_and_layers_are_taken():
@@ -73,26 +79,86 @@ def test_convolutions_are_drawn_as_he_et_al_do():
     assert (model.bn1.weight == 1).all() and (model.bn1.bias == 0).all()
 
 
-def test_a_model_that_gets_weights_has_their_classes():
+@pytest.mark.parametrize("name", MINIS)
+def test_a_model_that_gets_weights_has_their_classes(name):
     with pytest.raises(ValueError, match="num_classes=3"):
-        models.get_model("resnet18_mini", weights="DEFAULT", num_classes=3)
+        models.get_model(name, weights="DEFAULT", num_classes=3)
 
 
-def test_torchvision_finds_the_entry():
-    assert models.get_model_weights("resnet18_mini") is mini_models.ResNet18_Mini_Weights
+@pytest.mark.parametrize("name", MINIS)
+def test_torchvision_finds_the_entry(name):
+    entries = models.get_model_weights(name)
+    assert issubclass(entries, mini_models.MiniWeightsEnum)
+    assert entries.DEFAULT is entries.TINY_IMAGENET
+    assert entries.DEFAULT.meta["file"] == f"{name}.safetensors"
 
 
-def test_the_weights_file_is_the_one_whose_accuracy_is_stated():
-    entry = mini_models.ResNet18_Mini_Weights.DEFAULT
+@pytest.mark.parametrize("name", MINIS)
+def test_the_weights_file_is_the_one_whose_accuracy_is_stated(name):
+    entry = models.get_model_weights(name).DEFAULT
     with generators_untouched():
         state = entry.get_state_dict()
-    assert state["conv1.weight"].dtype == torch.float32 and len(entry.meta["sha256"]) == 64
-    reference = mini(num_classes=200).state_dict()
-    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in reference.items()}
+    assert all(t.dtype == torch.float32 for t in state.values() if t.is_floating_point())
+    assert len(entry.meta["sha256"]) == 64
+    reference = mini_models.BUILDERS[name](num_classes=200)
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in reference.state_dict().items()}
+    assert entry.meta["num_params"] == sum(p.numel() for p in reference.parameters())
 
 
-def test_preprocessing_is_that_of_the_entry():
+@pytest.mark.parametrize("name", MINIS)
+def test_a_file_is_small_and_says_what_it_reached(name):
+    meta = models.get_model_weights(name).DEFAULT.meta
+    assert (mini_models.WEIGHTS_FOLDER / meta["file"]).stat().st_size < 3_000_000
+    assert meta["validation_pictures"] == 10_000 and meta["top1"] >= 40 and len(meta["categories"]) == 200
+
+
+# --- the families ------------------------------------------------------------------------------------------------
+
+
+def test_a_narrow_vgg_has_the_modules_of_a_vgg11_with_batchnorm():
+    with torch.device("meta"):
+        full = models.vgg11_bn(weights=None)
+    narrow = models.get_model("vgg11_mini", weights=None)
+    assert narrow.state_dict().keys() == full.state_dict().keys()
+    assert isinstance(narrow, models.VGG) and narrow.avgpool.output_size == 4
+    convolutions = [m for m in narrow.features if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 8 and {m.kernel_size for m in convolutions} == {(3, 3)}
+
+
+def test_in_vgg_most_parameters_sit_in_the_hidden_layers_also_when_it_is_narrow():
+    for name in ("vgg11_mini", "vgg16"):
+        with torch.device("meta"):
+            model = models.get_model(name, weights=None)
+        hidden = sum(p.numel() for layer in model.classifier[:-1] for p in layer.parameters())
+        blocks = sum(p.numel() for p in model.features.parameters())
+        assert hidden > blocks
+
+
+@pytest.mark.parametrize(
+    "name, full", [("efficientnet_b0_mini", "efficientnet_b0"), ("mobilenet_v3_small_mini", "mobilenet_v3_small")]
+)
+def test_the_depthwise_networks_have_the_attributes_of_the_full_ones(name, full):
+    with torch.device("meta"):
+        narrow, wide = models.get_model(name, weights=None), models.get_model(full, weights=None)
+    assert type(narrow) is type(wide)
+    assert [key for key, _ in narrow.named_children()] == [key for key, _ in wide.named_children()]
+    assert [type(m) for m in narrow.classifier] == [type(m) for m in wide.classifier]
+    assert len(narrow.features) == len(wide.features), "as many stages or blocks"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", MINIS)
+def test_a_picture_leaves_a_map_for_grad_cam(name):
+    model, size = mini_models.BUILDERS[name](num_classes=3).eval(), mini_models.IMAGE_SIZES[name]
+    shapes = []
+    cam_layer(model).register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape[2:])))
+    assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
+    assert shapes == [(size // 16, size // 16)]
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_preprocessing_is_that_of_the_entry(name):
     picture = (torch.arange(3 * 150 * 200) % 251).to(torch.uint8).view(3, 150, 200)
-    ours = mini_models.preprocessing()(picture)
-    assert ours.shape == (3, 128, 128)
-    assert torch.equal(ours, mini_models.ResNet18_Mini_Weights.DEFAULT.transforms()(picture))
+    ours = mini_models.preprocessing(name)(picture)
+    assert ours.shape == (3, *[mini_models.IMAGE_SIZES[name]] * 2)
+    assert torch.equal(ours, models.get_model_weights(name).DEFAULT.transforms()(picture))

@@ -23,8 +23,11 @@ from course_utils.pretrained_models import (
     last_layer,
     last_layer_name,
     load_pretrained,
+    map_stages,
+    multiply_adds,
     read_checkpoint,
     replace_head,
+    stage_costs,
     stage_of_parameters,
     stages,
     summary,
@@ -36,6 +39,14 @@ from course_utils.pretrained_models import (
 FAMILY_MEMBERS = {
     "resnet18": ("fc", 512, 512, "stem layer1 layer2 layer3 layer4 head"),
     "resnet18_mini": ("fc", 144, 144, "stem layer1 layer2 layer3 layer4 head"),
+    "vgg11_mini": ("classifier.6", 256, 128, "block1 block2 block3 block4 block5 hidden head"),
+    "efficientnet_b0_mini": (
+        "classifier.1",
+        640,
+        640,
+        "stem stage1 stage2 stage3 stage4 stage5 stage6 stage7 top head",
+    ),
+    "mobilenet_v3_small_mini": ("classifier.3", 320, 576, "stem stage1 stage2 stage3 stage4 top hidden head"),
     "resnet50": ("fc", 2048, 2048, "stem layer1 layer2 layer3 layer4 head"),
     "vgg11_bn": ("classifier.6", 4096, 512, "block1 block2 block3 block4 block5 hidden head"),
     "efficientnet_b0": ("classifier.1", 1280, 1280, "stem stage1 stage2 stage3 stage4 stage5 stage6 stage7 top head"),
@@ -50,8 +61,24 @@ def test_every_name_of_the_families_is_available():
         for name in models.list_models(module=models)
         if name.startswith(("resnet", "resnext", "wide_resnet", "vgg", "efficientnet", "mobilenet"))
     }
-    assert set(available_models()) == expected | {"resnet18_mini"}
+    assert set(available_models()) == expected | set(mini_models.BUILDERS)
     assert len(available_models()) >= 33
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small"])
+def test_multiply_adds_are_those_that_torchvision_states(name):
+    model = on_meta(name)
+    stated = models.get_model_weights(name).DEFAULT.meta["_ops"]
+    assert multiply_adds(model, 224) / 1e9 == pytest.approx(stated, abs=6e-4)
+    assert model.training, "the mode is put back"
+
+
+def test_costs_of_the_stages_of_a_vgg():
+    costs = {cost.stage: cost for cost in stage_costs(on_meta("vgg16"), 224)}
+    assert costs["block1"].multiply_adds == 224 * 224 * 9 * (3 * 64 + 64 * 64)
+    assert costs["hidden"].parameters == costs["hidden"].multiply_adds + 2 * 4096, "all but the biases multiply"
+    assert costs["head"].parameters == 4097 * 1000
+    assert sum(cost.parameters for cost in costs.values()) == 138_357_544
 
 
 # --- stages ------------------------------------------------------------------------------------------------------
@@ -74,8 +101,10 @@ def test_stages_are_the_model(name):
         composed = stage(composed)
         outputs[stage_name] = composed
     assert torch.equal(composed, logits)
-    # The map that Grad-CAM explains is the last output that still is a map.
-    assert torch.equal(seen[0], [output for output in outputs.values() if output.ndim == 4][-1])
+    # The map that Grad-CAM explains is the last output that still is a map, before VGG's last pooling.
+    last_map = [output for output in outputs.values() if output.ndim == 4][-1]
+    assert torch.equal(nn.functional.max_pool2d(seen[0], 2) if name.startswith("vgg") else seen[0], last_map)
+    assert map_stages(model) == [stage_name for stage_name, output in outputs.items() if output.ndim == 4]
 
     # The model's own tensors, each of them once.
     for kind in ("parameters", "buffers"):
@@ -86,6 +115,29 @@ def test_stages_are_the_model(name):
     assert owner.keys() == model.state_dict().keys()
     assert set(owner.values()) == set(stages(model))
     assert {owner[key] for key in owner if key.startswith(last_layer_name(model))} == {"head"}
+
+
+def test_the_layer_of_a_cam_lies_in_front_of_a_pooling():
+    vgg, resnet = on_meta("vgg11_mini"), on_meta("resnet18")
+    assert cam_layer(vgg) is vgg.features[-2] and isinstance(vgg.features[-1], nn.MaxPool2d)
+    assert cam_layer(vgg, "block1") is vgg.features[2]
+    assert cam_layer(resnet, "stem") is resnet.relu
+    assert cam_layer(resnet, "layer2") is resnet.layer2
+
+
+def test_a_stage_without_a_map_is_refused_with_those_that_have_one():
+    vgg = on_meta("vgg11_mini")
+    for stage in ("hidden", "head"):
+        with pytest.raises(CourseError) as caught:
+            cam_layer(vgg, stage)
+        assert str(caught.value) == (
+            f"The stage {stage!r} gives no map (it lies behind the pooling). "
+            "Stages with a map, from fine to coarse: block1, block2, block3, block4, block5."
+        )
+    with pytest.raises(
+        CourseError, match=r"There is no stage 'layer9' in this model\. .*layer1, layer2, layer3, layer4"
+    ):
+        cam_layer(on_meta("resnet18"), "layer9")
 
 
 @torch.inference_mode()

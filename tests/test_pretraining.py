@@ -132,6 +132,21 @@ def test_the_learning_rate_climbs_and_falls(steps, warmup):
         assert rates[-1] == pytest.approx(recipe.peak_lr * math.sin(math.pi / (2 * falling)) ** 2)
 
 
+def test_a_second_cycle_begins_where_the_first_ended_and_climbs_half_as_high():
+    once = Recipe(phases=((14, 64),))
+    twice = Recipe(phases=((14, 64), (6, 96)), cycles=(14, 6))
+    rates = [learning_rate(step, 2000, twice) for step in range(2000)]
+    assert rates[:1400] == [learning_rate(step, 1400, once) for step in range(1400)]
+    assert max(rates[1400:]) == once.peak_lr / 2
+    assert rates[1400] < 0.01 and rates[-1] < 1e-4
+
+
+def test_the_recipe_of_every_mini_model_is_stated_in_full():
+    assert pretraining.RECIPES.keys() == mini_models.BUILDERS.keys()
+    for recipe in pretraining.RECIPES.values():
+        assert not recipe.cycles or sum(recipe.cycles) == recipe.epochs
+
+
 def test_groups_decay_matrices_only():
     model = mini()
     decayed, plain = parameter_groups(model, 5e-4)
@@ -232,7 +247,7 @@ def test_correct_answers_are_counted(tiny):
     val = read_validation(tiny)
     right = Pictures(val.images, torch.tensor([0, 1, 2]), val.names)
     wrong = Pictures(val.images, torch.tensor([0, 2, 0]), val.names)
-    preprocess = mini_models.preprocessing()
+    preprocess = mini_models.preprocessing("resnet18_mini")
     assert count_correct(Strongest(), right, preprocess) == 3
     assert count_correct(Strongest(), wrong, preprocess) == 1
     assert count_correct(Strongest(), wrong, preprocess, k=3) == 3
@@ -327,7 +342,7 @@ def test_the_card_states_what_the_stored_file_can_do(tiny, tmp_path, on_cpu):
     for key, tensor in result.model.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], tensor, rtol=1e-3, atol=1e-4)
     for k, name in ((1, "top1"), (5, "top5")):
-        right = count_correct(model, read_validation(tiny), mini_models.preprocessing(), k)
+        right = count_correct(model, read_validation(tiny), mini_models.preprocessing("resnet18_mini"), k)
         assert card[name] == round(100 * right / 3, 2)
 
 
