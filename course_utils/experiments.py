@@ -43,21 +43,26 @@ class Trial:
     """One strategy with one seed.
 
     ``val_accuracy`` is that of the best epoch, which was chosen by it; ``test_right`` of ``test_total`` pictures were
-    recognised by those weights, which the choice did not see.
+    recognised by those weights, which the choice did not see. Both are None where test was not to be touched.
     """
 
     strategy: str
     seed: int
     epochs: int
     val_accuracy: float
-    test_right: int
-    test_total: int
+    test_right: int | None
+    test_total: int | None
     seconds: float
     trainable: int
 
     @property
     def test_accuracy(self) -> float:
         """Share of the test pictures that were recognised."""
+        if self.test_right is None:
+            raise CourseError(
+                "These runs were compared on validation only. Evaluate the strategy that you choose on the test split, "
+                "once, or give compare_strategies a test set."
+            )
         return self.test_right / self.test_total
 
 
@@ -82,25 +87,30 @@ class Comparison:
         """Test accuracy of every seed, in [0, 1]."""
         return [trial.test_accuracy for trial in self.trials if trial.strategy == strategy]
 
+    def val_accuracies(self, strategy: str) -> list[float]:
+        """Validation accuracy of every seed's best epoch, in [0, 1]."""
+        return [trial.val_accuracy for trial in self.trials if trial.strategy == strategy]
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test set was looked at."""
+        return all(trial.test_right is not None for trial in self.trials)
+
     def rows(self) -> list[list[object]]:
-        """Strategy, trainable parameters, seconds per run, validation and test accuracy as mean ± sd in percent."""
+        """Strategy, trainable parameters, seconds per run, validation and test accuracy as mean ± sd in percent.
+
+        Without the last column where test was not touched.
+        """
         table = []
         for name in self.strategies:
             mine = [trial for trial in self.trials if trial.strategy == name]
             seconds, _ = mean_and_sd([trial.seconds for trial in mine])
-            table.append(
-                [
-                    name,
-                    mine[0].trainable,
-                    f"{seconds:.1f}",
-                    spread_text([trial.val_accuracy for trial in mine]),
-                    spread_text([trial.test_accuracy for trial in mine]),
-                ]
-            )
+            row = [name, mine[0].trainable, f"{seconds:.1f}", spread_text(self.val_accuracies(name))]
+            table.append([*row, spread_text(self.test_accuracies(name))] if self.tested else row)
         return table
 
     def __str__(self) -> str:
-        return text_table(COLUMNS, self.rows())
+        return text_table(COLUMNS if self.tested else COLUMNS[:-1], self.rows())
 
 
 COLUMNS = ["strategy", "trainable", "seconds", "validation % (mean ± sd)", "test % (mean ± sd)"]
@@ -116,7 +126,7 @@ def compare_strategies(
     model: str,
     train: Dataset,
     val: Dataset,
-    test: Dataset,
+    test: Dataset | None,
     strategies: Sequence[Strategy],
     *,
     seeds: Sequence[int] = (0, 1, 2),
@@ -132,7 +142,8 @@ def compare_strategies(
     model
         Name for :func:`~course_utils.pretrained_models.load_pretrained`.
     train, val, test
-        Transformed data sets. `val` chooses the epoch, `test` is looked at once per run and chooses nothing.
+        Transformed data sets. `val` chooses the epoch, `test` is looked at once per run and chooses nothing. With
+        None it stays untouched until a strategy was chosen on `val`.
     strategies
         What is compared. With the same seed all of them begin with the same head and see the same batches.
     seeds, epochs, batch_size, num_classes, device
@@ -142,12 +153,11 @@ def compare_strategies(
     for strategy in strategies:
         for seed in seeds:
             network = strategy.starting_model(model, num_classes, seed=seed)
-            run = fit(network, train, val, strategy, epochs=epochs, batch_size=batch_size, seed=seed, device=device)
-            report = evaluate(network, test)
+            options = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "device": device}
+            run = fit(network, train, val, strategy, log="light", **options)
+            right, total = (evaluate(network, test).right, len(test)) if test is not None else (None, None)
             most = max(run.plan.trainable_at(epoch) for epoch in range(epochs))
-            trials.append(
-                Trial(strategy.name, seed, epochs, run.best.val_accuracy, report.right, len(test), run.seconds, most)
-            )
+            trials.append(Trial(strategy.name, seed, epochs, run.best.val_accuracy, right, total, run.seconds, most))
             runs[strategy.name, seed] = run
             models.setdefault(strategy.name, network)
     return Comparison(tuple(trials), runs, models)
