@@ -1,0 +1,687 @@
+"""gradcam.py: maps that equal their definition, leave no trace, and pass the checks that ask what they are worth."""
+
+from __future__ import annotations
+
+import copy
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from helpers import cheap_model, copy_of, generators_untouched, mini, moved, no_hooks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from course_utils import gradcam, pets
+from course_utils.datasets import PhotoDataset
+from course_utils.errors import CourseError
+from course_utils.feature_extraction import freeze
+from course_utils.fine_tuning import FULL
+from course_utils.gradcam import METHODS, explain
+from course_utils.mini_models import BUILDERS, ResNet18_Mini_Weights
+from course_utils.pretrained_models import cam_layer, map_stages, stages
+from course_utils.transforms import eval_transform
+
+WEIGHTS = ResNet18_Mini_Weights.TINY_IMAGENET
+FAST = ("gradcam", "gradcam++", "hirescam", "eigencam")
+SIDE = 64
+# The grad-cam package hands tensors to NumPy functions, which NumPy 2 finds old-fashioned.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Three pictures of noise with a bright corner each."""
+    pictures = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    for i, picture in enumerate(pictures):
+        picture[i, 8 * i : 8 * i + 24, 30:60] += 2
+    return pictures
+
+
+@pytest.fixture(scope="module", params=sorted(BUILDERS))
+def any_model(request):
+    return cheap_model(request.param, num_classes=5)
+
+
+@pytest.fixture(scope="module")
+def shared_model():
+    return mini(num_classes=4).eval()
+
+
+# The cell of day 22, as it stands there.
+def grad_cam(model, images, classes):
+    caught = []
+    handle = cam_layer(model).register_forward_hook(lambda module, inputs, output: caught.append(output))
+    logits = model.eval()(images.clone().requires_grad_(True))
+    handle.remove()
+
+    (maps,) = caught
+    scores = logits[range(len(images)), classes].sum()
+    (slopes,) = torch.autograd.grad(scores, maps)
+    weights = slopes.mean(dim=(2, 3), keepdim=True)
+    heat = (weights * maps).sum(dim=1, keepdim=True).relu()
+
+    heat = F.interpolate(heat, images.shape[2:], mode="bilinear")
+    heat = heat - heat.amin(dim=(2, 3), keepdim=True)
+    return (heat / heat.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12))[:, 0].detach()
+
+
+# --- the maps ----------------------------------------------------------------------------------------------------
+
+
+def test_fifteen_lines_and_the_library_agree_on_every_family(any_model, images):
+    # With random weights everything may speak against a class; maps of zeros would agree without saying anything.
+    classes = np.argmax([explain(any_model, images, c).signed.max((1, 2)) for c in range(5)], axis=0).tolist()
+    found = explain(any_model, images, classes)
+    assert found.heat.max((1, 2)) == pytest.approx(1, abs=1e-5)
+    assert found.heat.dtype == np.float32 and found.heat.shape == (3, SIDE, SIDE)
+    np.testing.assert_allclose(found.heat, grad_cam(any_model, images, classes), atol=1e-5)
+
+
+def test_maps_of_a_network_that_averages_add_up_to_the_logit(images):
+    model = mini(num_classes=4).eval()
+    with torch.no_grad():
+        expected = (model(images) - model.fc.bias)[:, 2].numpy()
+    for method in ("gradcam", "hirescam"):
+        signed = explain(model, images, 2, method).signed
+        assert signed.shape == (3, 4, 4)
+        np.testing.assert_allclose(signed.sum((1, 2)), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heat_is_the_raw_map_stretched_and_raw_is_the_signed_map_cut_off_and_enlarged(shared_model, images, method):
+    found = explain(shared_model, images, 1, method, stage="layer3")
+    assert found.signed.shape == (3, 8, 8) and found.raw.shape == (3, SIDE, SIDE)
+    assert (found.method, found.stage) == (method, "layer3")
+    assert found.raw.min() >= 0 and found.heat.min() >= 0 and found.heat.max() <= 1
+    low, high = found.raw.min((1, 2), keepdims=True), found.raw.max((1, 2), keepdims=True)
+    np.testing.assert_allclose(found.heat, (found.raw - low) / (high - low), atol=1e-3)
+    assert found.raw.max() <= found.signed.max() + 1e-6
+
+
+def test_the_library_gives_the_same_maps_with_its_own_classes(shared_model, images):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    for method in ("gradcam", "gradcam++", "hirescam", "scorecam"):
+        copied = copy.deepcopy(shared_model)
+        theirs = getattr(pytorch_grad_cam, METHODS[method][0])(copied, [copied.layer2])
+        wanted = theirs(input_tensor=images.clone().requires_grad_(True), targets=[ClassifierOutputTarget(3)] * 3)
+        np.testing.assert_allclose(explain(shared_model, images, 3, method, "layer2").heat, wanted, atol=1e-5)
+
+
+def test_eigencam_is_the_first_principal_component_with_the_strong_places_on_top(shared_model, images):
+    from sklearn.decomposition import PCA
+
+    with torch.no_grad():
+        maps = nn.Sequential(*list(stages(shared_model).values())[:4])(images)
+    for signed, activations in zip(explain(shared_model, images, 0, "eigencam", "layer3").signed, maps, strict=True):
+        positions = activations.flatten(1).T.numpy()
+        component = PCA(1).fit_transform(positions).ravel()
+        assert abs(np.corrcoef(component, signed.ravel())[0, 1]) == pytest.approx(1, abs=1e-4)
+        assert np.corrcoef(np.abs(positions).sum(1), signed.ravel())[0, 1] > 0
+
+
+def test_every_stage_with_a_map_can_be_explained(any_model, images):
+    sizes = []
+    for stage in map_stages(any_model):
+        found = explain(any_model, images[:1], 0, stage=stage)
+        sizes.append(found.signed.shape[1])
+        assert found.stage == stage and found.heat.shape == (1, SIDE, SIDE)
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 4
+    np.testing.assert_array_equal(found.heat, explain(any_model, images[:1], 0).heat)
+
+
+@pytest.mark.parametrize("method", FAST)
+def test_batches_give_what_single_pictures_give(shared_model, images, method):
+    together = explain(shared_model, images, [0, 1, 2], method)
+    for batch_size in (1, 2):
+        parts = explain(shared_model, images, [0, 1, 2], method, batch_size=batch_size)
+        np.testing.assert_allclose(parts.heat, together.heat, atol=1e-4)
+        assert parts.targets.tolist() == [0, 1, 2]
+        np.testing.assert_allclose(parts.probabilities, together.probabilities, atol=1e-5)
+
+
+def test_a_batch_is_one_pass(shared_model, images):
+    calls = []
+    handle = shared_model.register_forward_hook(lambda *_: calls.append(1))
+    explain(shared_model, images)
+    assert len(calls) == 1
+    explain(shared_model, images, batch_size=2)
+    handle.remove()
+    assert len(calls) == 3
+
+
+def test_without_a_target_the_most_probable_class_is_explained(shared_model, images):
+    with torch.no_grad():
+        probabilities = shared_model(images).softmax(1)
+    found = explain(shared_model, images)
+    assert found.targets.tolist() == probabilities.argmax(1).tolist()
+    np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-6)
+    np.testing.assert_array_equal(found.heat, explain(shared_model, images, probabilities.argmax(1)).heat)
+    for kind in (np.int64(2), torch.tensor(2), [2, 2, 2], torch.tensor([2, 2, 2])):
+        assert explain(shared_model, images, kind).targets.tolist() == [2, 2, 2]
+
+
+def test_a_class_against_which_everything_speaks_has_a_map_of_zeros(images):
+    model = mini()
+    nn.init.constant_(model.fc.weight, -1.0)
+    found = explain(model, images, 0)
+    assert found.signed.max() < 0 and found.heat.max() == 0 and found.raw.max() == 0
+    assert gradcam.common_scale(found)[0].max() == 0
+
+
+def test_one_scale_for_several_explanations(shared_model, images):
+    first, second = explain(shared_model, images, 0), explain(shared_model, images, 1)
+    scaled = gradcam.common_scale(first, second)
+    largest = max(first.raw.max(), second.raw.max())
+    assert max(maps.max() for maps in scaled) == 1
+    for maps, found in zip(scaled, (first, second), strict=True):
+        np.testing.assert_allclose(maps * largest, found.raw, rtol=1e-5)
+    with pytest.raises(CourseError, match="maps of eigencam, gradcam: their values have different units"):
+        gradcam.common_scale(first, explain(shared_model, images, 0, "eigencam"))
+
+
+# --- no trace ----------------------------------------------------------------------------------------------------
+
+
+def half_frozen():
+    """A model in the middle of training: partly frozen, with gradients that somebody is accumulating."""
+    model = freeze(mini(), before="layer4")
+    model(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))).sum().backward()
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "make", [half_frozen, lambda: freeze(mini(), None), lambda: mini().train()], ids=["half", "all", "not"]
+)
+def test_a_call_leaves_everything_as_it_was(make, method, images, capfd):
+    model = make()
+    before, modes = copy_of(model), [module.training for module in model.modules()]
+    learning = [p.requires_grad for p in model.parameters()]
+    gradients = [(p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    given_images = images.clone()
+    with generators_untouched():
+        found = explain(model, given_images, 1, method, stage="layer1")
+    assert found.heat.max() > 0
+    assert not moved(before, copy_of(model)) and no_hooks(model)
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == learning
+    for parameter, (gradient, values) in zip(model.parameters(), gradients, strict=True):
+        assert parameter.grad is gradient
+        assert gradient is None or torch.equal(gradient, values)
+    assert torch.equal(given_images, images) and not given_images.requires_grad and given_images.grad is None
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("habit", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_the_habits_of_the_caller_change_nothing(shared_model, images, habit):
+    expected = explain(shared_model, images, 1).heat
+    with habit():
+        inside = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        pictures = images * 1.0  # an inference tensor, in the second case
+        np.testing.assert_array_equal(explain(shared_model, pictures, 1).heat, expected)
+        assert inside == (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+
+
+def test_an_error_in_the_middle_leaves_no_trace_either(images):
+    class Breaks(nn.Module):
+        def forward(self, x):
+            raise IndexError("inside the model")
+
+    model = half_frozen()
+    learning, gradients = [p.requires_grad for p in model.parameters()], [p.grad for p in model.parameters()]
+    model.avgpool = Breaks()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(IndexError, match="inside the model"):  # the package's own context would have swallowed it
+        explain(model, images)
+    assert no_hooks(model) and [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == learning
+    assert all(p.grad is gradient for p, gradient in zip(model.parameters(), gradients, strict=True))
+
+
+def test_a_graph_that_the_caller_has_begun_still_works(images):
+    model, twin = mini().eval(), mini().eval()
+    loss, same = (m(images).square().sum() for m in (model, twin))
+    explain(model, images, 0)
+    loss.backward()
+    same.backward()
+    assert torch.equal(model.conv1.weight.grad, twin.conv1.weight.grad)
+
+
+def test_double_precision_is_kept(images):
+    found = explain(mini().double(), images, 0)
+    np.testing.assert_allclose(found.heat, explain(mini(), images, 0).heat, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_gives_the_same_maps(images, method):
+    expected = explain(mini(), images, 1, method).heat
+    np.testing.assert_allclose(explain(mini().cuda(), images, 1, method).heat, expected, atol=1e-2)
+
+
+# --- what cannot be explained ------------------------------------------------------------------------------------
+
+FOUR = "numbered from 0 to 3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"target": 4}, f"target=4 is out of range: the model has 4 classes, {FOUR}."),
+        ({"target": -1}, f"target=-1 is out of range: the model has 4 classes, {FOUR}."),
+        ({"target": [0, 9, 1]}, f"target=9 is out of range: the model has 4 classes, {FOUR}."),
+        ({"target": [0, 1]}, "2 targets were given for 3 pictures: one for each, or one for all."),
+        ({"target": 1.5}, "target=1.5: give a class as a whole number from 0 to 3, or one for each."),
+        ({"target": "cat"}, "target='cat': give a class as a whole number from 0 to 3, or one for each."),
+        ({"target": True}, "target=True: give a class as a whole number from 0 to 3, or one for each."),
+        (
+            {"method": "grad-cam"},
+            "There is no method 'grad-cam'; choose one of gradcam, gradcam++, hirescam, eigencam, scorecam. "
+            "Did you mean 'gradcam'?",
+        ),
+        (
+            {"stage": "head"},
+            "The stage 'head' gives no map (it lies behind the pooling). Stages with a map, from fine to coarse: "
+            "stem, layer1, layer2, layer3, layer4.",
+        ),
+        ({"batch_size": 0}, "batch_size=0: at least one picture has to go through at a time."),
+    ],
+)
+def test_wrong_arguments(shared_model, images, arguments, told):
+    with pytest.raises(CourseError) as caught:
+        explain(shared_model, images, **arguments)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("pictures", "told"),
+    [
+        (torch.zeros(0, 3, 8, 8), "The batch is empty: there is no picture to explain."),
+        (
+            torch.zeros(3, 8, 8),
+            "Pictures have to be a tensor (N, 3, H, W), this is a tensor of (3, 8, 8). For a single picture write "
+            "image[None].",
+        ),
+        (torch.zeros(1, 1, 8, 8), "Pictures have to be a tensor (N, 3, H, W), this is a tensor of (1, 1, 8, 8)."),
+        (Image.new("RGB", (8, 8)), "Pictures have to be a tensor (N, 3, H, W), this is Image."),
+        (
+            torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+            "The pictures hold whole numbers (torch.uint8); the network wants them prepared by "
+            "course_utils.transforms.eval_transform(weights).",
+        ),
+    ],
+)
+def test_no_pictures(shared_model, pictures, told):
+    with pytest.raises(CourseError) as caught:
+        explain(shared_model, pictures)
+    assert str(caught.value) == told
+
+
+def test_a_map_of_one_position_points_nowhere(shared_model):
+    with pytest.raises(CourseError, match=r"'layer4' sees these pictures of 16 × 16 pixels as a map of one position"):
+        explain(shared_model, torch.zeros(1, 3, 16, 16))
+    assert explain(shared_model, torch.zeros(1, 3, 16, 16), stage="layer2").signed.shape == (1, 4, 4)
+
+
+def test_models_without_stages_are_refused(images):
+    with pytest.raises(CourseError, match="Linear belongs to no known family"):
+        explain(nn.Linear(2, 2), images)
+    with pytest.raises(CourseError, match="bare model"):
+        explain(nn.DataParallel(mini()), images)
+
+
+def test_answers_that_are_not_numbers(images):
+    model = mini()
+    nn.init.constant_(model.fc.weight, float("nan"))
+    with pytest.raises(CourseError, match=r"not a finite number, so nothing can be explained"):
+        explain(model, images)
+    assert no_hooks(model)
+
+
+def test_a_model_made_in_inference_mode(images):
+    with torch.inference_mode():
+        model = copy.deepcopy(mini())
+        with pytest.raises(CourseError, match=r"made inside torch\.inference_mode\(\)"):
+            explain(model, images)
+
+
+# --- looking at them ---------------------------------------------------------------------------------------------
+
+
+def test_an_overlay_pales_cold_places_and_colours_hot_ones():
+    pictures = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    plain = np.uint8((255 * pictures.permute(0, 2, 3, 1).numpy()).round())
+    maps = np.zeros((2, 6, 8), np.float32)
+    maps[1, 2, 3] = 1
+    shown = gradcam.overlay(pictures, maps, opacity=1)
+    assert shown.shape == (2, 6, 8, 3) and shown.dtype == np.uint8
+    coloured = np.ptp(shown, axis=3) > 0
+    assert coloured.sum() == 1 and coloured[1, 2, 3]
+    assert shown[1, 2, 3].tolist() == [252, 255, 164]  # the light end of inferno
+    grey = np.asarray([Image.fromarray(picture).convert("L") for picture in plain])
+    assert np.abs(shown[0].astype(int) - grey[0][..., None]).max() <= 1
+    assert (gradcam.overlay(pictures, np.ones((2, 6, 8)), opacity=0) == plain).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(arrays.arrays(np.float32, (1, 4, 5), elements=st.floats(0, 1, width=32)), st.floats(0, 1))
+def test_on_grey_an_overlay_lies_between_the_picture_and_the_colour(maps, opacity):
+    pictures = torch.full((1, 3, 4, 5), 0.5)
+    shown = gradcam.overlay(pictures, maps, opacity)[0].astype(float)
+    colour = 255 * mpl.colormaps["inferno"](maps[0])[..., :3]
+    expected = 127.5 + opacity * maps[0, ..., None] * (colour - 127.5)
+    assert np.abs(shown - expected).max() <= 0.51
+
+
+def test_overlays_that_do_not_fit():
+    pictures = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(CourseError, match=r"opacity=1\.5"):
+        gradcam.overlay(pictures, np.zeros((1, 4, 4)), 1.5)
+    with pytest.raises(CourseError, match=r"Pictures of \(1, 3, 4, 4\) and maps of \(1, 5, 4\) do not fit"):
+        gradcam.overlay(pictures, np.zeros((1, 5, 4)))
+    with pytest.raises(CourseError, match=r"The pictures run from -2 to -2; .*denormalise"):
+        gradcam.overlay(pictures - 2, np.zeros((1, 4, 4)))
+    with pytest.raises(CourseError, match=r"The maps run from 3 to 3"):
+        gradcam.overlay(pictures, np.full((1, 4, 4), 3.0))
+
+
+def two_sided(width, height):
+    """White left of the middle, black right of it."""
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[:, : width // 2] = 255
+    return Image.fromarray(pixels)
+
+
+def test_masks_are_cropped_as_pictures_are(tmp_path):
+    for name, size in (("a", (160, 200)), ("b", (64, 64)), ("c", (301, 128))):
+        two_sided(*size).save(tmp_path / f"{name}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    dataset = PhotoDataset(paths, [0, 0, 0], ["x"], eval_transform(WEIGHTS), masks=paths)
+    masks = gradcam.masks_of(dataset, WEIGHTS)
+    assert masks.shape == (3, 128, 128) and masks.dtype == bool
+    for mask, (image, _) in zip(masks, dataset, strict=False):
+        bright = image[0].numpy() > image[0].numpy().mean()
+        assert (mask != bright).mean() < 0.01
+
+
+def test_a_crop_in_more_detail_shows_the_same_part():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 14, 3), dtype=np.uint8)).resize((280, 180))
+    small, large = gradcam.as_seen(picture, WEIGHTS), gradcam.as_seen(picture, WEIGHTS, side=384)
+    assert (small.size, large.size) == ((128, 128), (384, 384))
+    reduced = np.asarray(large.resize((128, 128), Image.Resampling.BILINEAR), float)
+    difference = np.abs(np.asarray(small, float) - reduced).mean()
+    assert 4 * difference < np.abs(np.asarray(small, float) - np.roll(reduced, 6, axis=1)).mean()
+
+
+def test_photographs_have_no_masks(tmp_path):
+    two_sided(8, 8).save(tmp_path / "a.png")
+    with pytest.raises(CourseError, match=r"1 of 1 pictures have no mask, .*road\(\)"):
+        gradcam.masks_of(PhotoDataset([tmp_path / "a.png"], [0], ["x"]), WEIGHTS)
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_maps_that_are_known():
+    masks = np.zeros((5, 4, 4), bool)
+    masks[:4, :2] = True  # the upper half; the last picture has no object
+    maps = np.zeros((5, 4, 4))
+    maps[0, 0, 0] = 3  # all of it inside
+    maps[1, 3, 3] = 1  # all of it outside
+    maps[2, 0, 0], maps[2, 3, 3] = 1, 3  # a quarter inside, the highest place outside; the fourth map is empty
+    np.testing.assert_allclose(gradcam.energy_inside(maps, masks), [1, 0, 0.25, 0.5, np.nan])
+    np.testing.assert_allclose(gradcam.pointing_game(maps, masks), [1, 0, 0, 0.5, np.nan])
+    np.testing.assert_allclose(gradcam.pointing_game(maps, masks, tolerance=2), [1, 1, 1, 1, np.nan])
+    np.testing.assert_allclose(gradcam.pointing_game(maps, masks, tolerance=1.5), [1, 0, 0, 0.75, np.nan])
+    np.testing.assert_allclose(gradcam.energy_inside(maps[:3], masks[0]), [1, 0, 0.25])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays.arrays(np.float32, (2, 5, 6), elements=st.floats(0, 1, width=32)),
+    arrays.arrays(bool, (2, 5, 6)),
+    st.floats(0.01, 100),
+)
+def test_laws_of_the_scores(maps, masks, factor):
+    inside, outside = gradcam.energy_inside(maps, masks), gradcam.energy_inside(maps, ~masks)
+    known = ~np.isnan(inside) & ~np.isnan(outside)
+    np.testing.assert_allclose((inside + outside)[known], 1, atol=1e-6)
+    assert (np.isnan(inside) == ~masks.any((1, 2))).all()
+    np.testing.assert_allclose(gradcam.energy_inside(maps * factor, masks), inside, atol=1e-5)
+    hits = gradcam.pointing_game(maps, masks)
+    assert (np.isnan(hits) | ((hits >= 0) & (hits <= 1))).all()
+    assert (np.isnan(hits) | (gradcam.pointing_game(maps, masks, 2) >= hits)).all()
+    uniform = np.ones_like(maps)
+    np.testing.assert_allclose(gradcam.pointing_game(uniform, masks), gradcam.energy_inside(uniform, masks))
+
+
+def test_scores_refuse_what_is_no_map_or_mask():
+    maps, masks = np.ones((2, 4, 4)), np.ones((2, 4, 4), bool)
+    for score in (gradcam.energy_inside, gradcam.pointing_game):
+        with pytest.raises(CourseError, match="Masks hold uint8; they have to be bool"):
+            score(maps, masks.astype(np.uint8))
+        with pytest.raises(CourseError, match=r"Maps of \(2, 4, 4\) and masks of \(2, 4, 5\) do not fit"):
+            score(maps, np.ones((2, 4, 5), bool))
+        with pytest.raises(CourseError, match="below 0 or NaN"):
+            score(-maps, masks)
+        with pytest.raises(CourseError, match="below 0 or NaN"):
+            score(maps * np.nan, masks)
+    with pytest.raises(CourseError, match="tolerance=-1"):
+        gradcam.pointing_game(maps, masks, tolerance=-1)
+
+
+def test_the_blob_is_round_and_in_the_middle():
+    blob = gradcam.centred_blob((3, 9, 9), spread=0.2)
+    assert blob.shape == (3, 9, 9) and blob.dtype == np.float32
+    assert blob[0, 4, 4] == blob.max() == 1
+    assert (blob[0] == blob[0].T).all() and (blob[0] == blob[2, ::-1, ::-1]).all()
+    assert blob[0, 4, 4 + 2] == pytest.approx(np.exp(-0.5 * (2 / 1.8) ** 2))
+    inner = np.zeros((9, 9), bool)
+    inner[3:6, 3:6] = True
+    narrow, wide = (gradcam.energy_inside(gradcam.centred_blob((1, 9, 9), s), inner) for s in (0.1, 0.5))
+    assert narrow > wide > inner.mean()
+    with pytest.raises(CourseError, match=r"spread=0: .*above 0"):
+        gradcam.centred_blob((1, 9, 9), 0)
+
+
+def test_a_mean_with_its_interval():
+    values = np.random.default_rng(1).normal(0.5, 0.2, 200)
+    with generators_untouched():
+        found = gradcam.mean_with_interval(np.append(values, np.nan))
+    half = 1.96 * values.std() / np.sqrt(200)
+    assert found.mean == pytest.approx(values.mean()) and found.n == 200
+    assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.15 * half)
+    assert found == gradcam.mean_with_interval(values) != gradcam.mean_with_interval(values, seed=1)
+    assert str(gradcam.Mean(0.615, 0.5, 0.731, 12)) == "0.61 (0.50 to 0.73, n = 12)"
+    with pytest.raises(CourseError, match="1 of 3 values are known"):
+        gradcam.mean_with_interval(np.array([0.5, np.nan, np.nan]))
+
+
+@pytest.fixture(scope="module")
+def sees_brightness():
+    """Class 0 is the mean of the red channel, far enough from chance that a change of it shows."""
+    model = mini(num_classes=2).eval()
+    model.fc = nn.Linear(144, 2)
+    with torch.no_grad():
+        model.fc.weight.copy_(torch.stack([torch.full((144,), 1.0), torch.zeros(144)]))
+        model.fc.bias.zero_()
+        blank, lit = (model(picture)[0, 0] for picture in (torch.zeros(1, 3, 32, 32), lit_picture()))
+        model.fc.weight.mul_(4 / (lit - blank))
+        model.fc.bias[0] = -2
+    return model
+
+
+def lit_picture(side=32):
+    """Dark, with a bright pattern in the upper left."""
+    picture = torch.zeros(1, 3, side, side)
+    picture[..., 4:14, 4:14] = 3 * torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(1))
+    return picture
+
+
+def test_road_prefers_the_map_that_marks_what_counts(sees_brightness):
+    picture = lit_picture()
+    right = np.zeros((1, 32, 32), np.float32)
+    right[0, 4:14, 4:14] = 1
+    pictures, maps = picture.repeat(3, 1, 1, 1), np.concatenate([right, 1 - right, np.zeros_like(right)])
+    with generators_untouched():
+        scores = gradcam.road(sees_brightness, pictures, maps, 0, percentiles=(50, 85), batch_size=2)
+    assert scores.shape == (3,) and np.isfinite(scores).all()
+    assert scores[0] > 0.15 and scores[1] < -0.15 and abs(scores[2]) < 0.15
+    again = gradcam.road(sees_brightness, pictures, maps, [0, 0, 0], percentiles=(50, 85), batch_size=2)
+    np.testing.assert_array_equal(scores, again)
+    assert no_hooks(sees_brightness) and not sees_brightness.training
+
+
+def test_ranks_are_a_permutation_that_keeps_the_order():
+    maps = np.array([[[0.5, 0, 0], [0, 0.9, 0]]])
+    ranks = gradcam._ranks(maps, seed=0)
+    np.testing.assert_allclose(np.sort(ranks.ravel()), [0, 0.2, 0.4, 0.6, 0.8, 1], rtol=1e-6)
+    assert (ranks[0, 1, 1], ranks[0, 0, 0]) == pytest.approx((1, 0.8))
+    assert (gradcam._ranks(np.zeros((1, 2, 3)), 0) != gradcam._ranks(np.zeros((1, 2, 3)), 1)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"maps": np.zeros((1, 8, 8))}, r"Maps of \(1, 8, 8\) do not fit pictures of \(1, 3, 32, 32\)"),
+        ({"percentiles": ()}, r"percentiles=\(\)"),
+        ({"percentiles": (0, 50)}, r"percentiles=\(0, 50\)"),
+        ({"target": 2}, r"target=2 is out of range"),
+    ],
+)
+def test_road_refuses(sees_brightness, change, told):
+    arguments = {"maps": np.zeros((1, 32, 32)), "target": 0} | change
+    with pytest.raises(CourseError, match=told):
+        gradcam.road(sees_brightness, lit_picture(), **arguments)
+
+
+# --- sanity checks -----------------------------------------------------------------------------------------------
+
+
+def test_similarity_of_maps_that_are_known():
+    ramp = np.linspace(0, 1, 144).reshape(1, 12, 12)
+    for measure in gradcam.MEASURES:
+        assert gradcam.similarity(ramp, ramp, measure) == pytest.approx(1)
+    assert gradcam.similarity(ramp, ramp**3) == pytest.approx(1)
+    assert gradcam.similarity(ramp, 1 - ramp) == pytest.approx(-1)
+    assert gradcam.similarity(ramp, np.zeros_like(ramp)) == 0
+    dark, light = np.full((1, 12, 12), 0.2), np.full((1, 12, 12), 0.6)
+    expected = (2 * 0.2 * 0.6 + 0.01**2) / (0.2**2 + 0.6**2 + 0.01**2)
+    assert gradcam.similarity(dark, light, "ssim") == pytest.approx(expected)
+    assert gradcam.similarity(ramp, 1 - ramp, "ssim") < 0.2
+
+
+def test_rank_correlation_is_that_of_scipy():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    first, second = rng.random((4, 6, 7)), np.maximum(rng.random((4, 6, 7)) - 0.5, 0)
+    expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(gradcam.similarity(first, second), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(arrays.arrays(np.float64, (2, 1, 9, 9), elements=st.floats(0, 1)), st.sampled_from(gradcam.MEASURES))
+def test_similarity_is_symmetric_and_bounded(pair, measure):
+    value = gradcam.similarity(pair[0], pair[1], measure)
+    np.testing.assert_allclose(value, gradcam.similarity(pair[1], pair[0], measure), atol=1e-9)
+    assert -1 - 1e-6 <= value.item() <= 1 + 1e-6
+
+
+def test_similarity_refuses():
+    with pytest.raises(CourseError, match=r"measure='hog' is unknown: choose one of rank, ssim"):
+        gradcam.similarity(np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), "hog")
+    with pytest.raises(CourseError, match=r"cannot be compared"):
+        gradcam.similarity(np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
+
+
+def test_the_randomisation_check_goes_from_the_head_to_the_pixels(images):
+    model = mini(num_classes=4).train()
+    before = copy_of(model)
+    with generators_untouched():
+        steps = gradcam.randomisation_check(model, images, seed=1)
+    assert [step.stage for step in steps] == [None, "head", "layer4", "layer3", "layer2", "layer1", "stem"]
+    assert steps[0].similarity.tolist() == [1, 1, 1]
+    trained = explain(model, images)
+    np.testing.assert_array_equal(steps[0].heat, trained.heat)
+    for step in steps[1:]:
+        np.testing.assert_allclose(step.similarity, gradcam.similarity(trained.heat, step.heat))
+    assert np.mean([step.similarity.mean() for step in steps[2:]]) < 0.7
+    assert not moved(before, copy_of(model)) and model.training
+
+    by_hand = copy.deepcopy(model)
+    for stage in ("head", "layer4"):
+        gradcam.randomise_stage(by_hand, stage, seed=1)
+    np.testing.assert_allclose(steps[2].heat, explain(by_hand, images, trained.targets).heat, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_randomising_a_stage_changes_all_of_it_and_nothing_else(name):
+    model = cheap_model(name, num_classes=3)
+    for stage in stages(model):
+        before = copy_of(model)
+        with generators_untouched():
+            gradcam.randomise_stage(model, stage)
+        owner = {id(t): key for key, t in model.state_dict(keep_vars=True).items()}
+        row = [*stages(model)[stage].parameters(), *stages(model)[stage].buffers()]
+        expected = {owner[id(t)] for t in row if t.is_floating_point()}
+        assert moved(before, copy_of(model)) == expected
+    assert torch.isfinite(model(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))).all()
+    with pytest.raises(CourseError, match="There is no stage 'layer9'"):
+        gradcam.randomise_stage(model, "layer9")
+
+
+def test_randomising_does_not_bring_back_the_head_of_the_first_epoch():
+    model = FULL.starting_model("resnet18_mini", 3, seed=0)
+    start = model.fc.weight.detach().clone()
+    gradcam.randomise_stage(model, "head", seed=0)
+    assert abs(np.corrcoef(start.ravel(), model.fc.weight.detach().ravel())[0, 1]) < 0.2
+
+
+def test_a_map_follows_a_patch(images):
+    model = mini(seed=2, num_classes=2)
+    nn.init.ones_(model.fc.weight)  # every channel speaks for both classes, so the map is where something is seen
+    patch = 2 * torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(5))
+    places = [(0, 0), (0, 72), (72, 0), (72, 72), (36, 36)]
+    found = gradcam.patch_check(model, torch.zeros(3, 96, 96), patch, places, target=1)
+    assert found.images.shape == (5, 3, 96, 96) and found.energy.shape == (5, 5)
+    assert torch.equal(found.images[1, :, :24, 72:], patch) and found.images[1].count_nonzero() == patch.count_nonzero()
+    assert found.masks.sum((1, 2)).tolist() == [24 * 24] * 5 and found.masks[3, 72:, 72:].all()
+    for i, j in ((0, 0), (1, 3), (4, 2)):
+        assert found.energy[i, j] == pytest.approx(gradcam.energy_inside(found.heat[i : i + 1], found.masks[j])[0])
+    assert found.followed == 1
+    assert np.diag(found.energy).mean() > 3 * found.masks[0].mean()
+
+
+def test_a_map_that_stays_does_not_follow(monkeypatch):
+    stuck = gradcam.centred_blob((2, 32, 32))
+    monkeypatch.setattr(gradcam, "explain", lambda *_: type("Stuck", (), {"heat": stuck}))
+    found = gradcam.patch_check(mini(), torch.zeros(3, 32, 32), torch.ones(3, 8, 8), [(0, 0), (24, 24)], 0)
+    assert found.followed == 0
+
+
+def test_patches_that_do_not_fit():
+    picture, patch = torch.zeros(3, 32, 32), torch.ones(3, 8, 8)
+    with pytest.raises(CourseError, match=r"1 place was given: .*two places or more"):
+        gradcam.patch_check(mini(), picture, patch, [(0, 0)], 0)
+    with pytest.raises(CourseError, match=r"8 × 8 pixels at \(25, 0\) reaches over the edge of a picture of 32 × 32"):
+        gradcam.patch_check(mini(), picture, patch, [(0, 0), (25, 0)], 0)
+
+
+def test_the_drawn_pets_can_be_scored(tmp_path):
+    drawing = pets.draw("Tigger", seed=4)
+    drawing.image.save(tmp_path / "a.png")
+    drawing.mask.save(tmp_path / "mask.png")
+    photos = PhotoDataset([tmp_path / "a.png"], [0], ["Tigger"], eval_transform(WEIGHTS), [tmp_path / "mask.png"])
+    masks = gradcam.masks_of(photos, WEIGHTS)
+    assert (masks[0] == (np.asarray(drawing.mask) > 127)).all()
+    blob = gradcam.centred_blob(masks.shape)
+    assert gradcam.energy_inside(blob, masks) > masks.mean(), "whoever draws a pet puts it near the middle"
