@@ -271,3 +271,185 @@ def check_macro_f1(function: Callable[[np.ndarray], float]) -> Verdict:
     if not math.isclose(float(function(never)), macro(never), abs_tol=1e-9):
         return Verdict(False, "a class that is never predicted has an F1 of 0, and counts in the mean.")
     return Verdict(True, "every class counts the same, however rare it is.")
+
+
+# --- day 22 ------------------------------------------------------------------------------------------------------
+
+
+def check_cam(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
+    """Day 22, exercise 1: maps and gradients ``(N, K, h, w)`` to the Grad-CAM ``(N, h, w)``."""
+    if missing := _unanswered(function):
+        return missing
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    maps, gradients = (torch.randn(2, 5, 3, 4, generator=generator) for _ in range(2))
+    maps = maps.relu()
+    before = maps.clone(), gradients.clone()
+    given = function(maps, gradients)
+    if missing := _unanswered(given):
+        return missing
+    if not (torch.equal(maps, before[0]) and torch.equal(gradients, before[1])):
+        return Verdict(False, "an input was changed in place; the network may still need it.")
+    if tuple(given.shape) != (2, 3, 4):
+        return Verdict(
+            False, f"for maps of (2, 5, 3, 4) the result has the shape {tuple(given.shape)}: one value each."
+        )
+    means = gradients.mean((2, 3), keepdim=True)
+    signed = (means * maps).sum(1)
+    if torch.allclose(given, signed, atol=1e-6):
+        return Verdict(False, "the sum is right, and has negative values. What is done with these?")
+    if torch.allclose(given, (gradients * maps).sum(1).relu(), atol=1e-6):
+        return Verdict(
+            False, "this multiplies position by position, which is HiResCAM. What does a channel get as weight?"
+        )
+    if torch.allclose(given, (means * maps).relu().sum(1), atol=1e-6):
+        return Verdict(False, "a channel that speaks against the class has to count too. When is the ReLU applied?")
+    if torch.allclose(given, (gradients.sum((2, 3), keepdim=True) * maps).sum(1).relu(), atol=1e-6):
+        return Verdict(False, "right up to a factor: look at what stands in front of the sum over positions.")
+    if not torch.allclose(given, signed.relu(), atol=1e-6):
+        return Verdict(False, "the values are others. First one weight per channel, then a weighted sum of the maps.")
+    return Verdict(True, "one weight per channel, a weighted sum, and only what speaks for the class.")
+
+
+def check_frozen_gradient(function: Callable[[nn.Module, nn.Module, Tensor, int], Tensor]) -> Verdict:
+    """Day 22, exercise 2: ``function(model, layer, images, target)`` is the gradient at a layer of a frozen network."""
+    if missing := _unanswered(function):
+        return missing
+    import torch
+
+    from course_utils.feature_extraction import freeze
+    from course_utils.pretrained_models import cam_layer, load_pretrained
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = freeze(load_pretrained("resnet18_mini", 2, weights=None), before=None).eval()
+        images = torch.randn(2, 3, 64, 64)
+    layer = cam_layer(model)
+    try:
+        given = function(model, layer, images, 1)
+    except RuntimeError as error:
+        return Verdict(False, f"on a frozen network it raises: {str(error).splitlines()[0]}")
+    if missing := _unanswered(given):
+        return missing
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return Verdict(False, "it works, and the network is not frozen any more. What else can ask for a gradient?")
+    if layer._forward_hooks:
+        return Verdict(
+            False, "the gradient is there, and so is the hook: every later call would go on collecting maps."
+        )
+    if images.requires_grad:
+        return Verdict(False, "the caller's pictures were changed: they ask for gradients now. Use a copy.")
+    # The last layer is linear behind an average, so the gradient is known without a backward pass.
+    positions = given.shape[-1] * given.shape[-2]
+    expected = (model.fc.weight[1] / positions)[None, :, None, None].expand(2, -1, given.shape[-2], given.shape[-1])
+    if given.shape != expected.shape or not torch.allclose(given, expected, atol=1e-6):
+        return Verdict(False, "this is not the gradient of the target's logit with respect to the output of `layer`.")
+    return Verdict(True, "the pictures ask for the gradient, the network stays frozen, and no hook is left.")
+
+
+def check_energy(function: Callable[[np.ndarray, np.ndarray], float]) -> Verdict:
+    """Day 22, exercise 3: the share of one map ``(H, W)`` that lies on the mask."""
+    if missing := _unanswered(function):
+        return missing
+    import math
+
+    import numpy as np
+
+    heat, mask = np.zeros((4, 6)), np.zeros((4, 6), dtype=bool)
+    mask[1:3, 2:5] = True  # a quarter of the picture
+    heat[1, 2:4], heat[0, 0], heat[3, 5] = 1.0, 2.0, 5.0
+    given = function(heat, mask)
+    if missing := _unanswered(given):
+        return missing
+    inside = float(heat[mask].sum())
+    for wrong, hint in (
+        (inside, "this is how much of the map lies on the mask. Which share of the whole map is it?"),
+        (float(heat[mask].mean()), "this is the mean on the mask: a larger animal would get a smaller number."),
+        (float((heat[mask] > 0).mean()), "this counts pixels; a hot pixel should count more than a lukewarm one."),
+        (float((heat > 0)[mask].sum() / (heat > 0).sum()), "this counts pixels; hot ones should count more."),
+        (float(mask.mean()), "this is the share of the picture that the mask takes. Where does the map come in?"),
+    ):
+        if math.isclose(given, wrong):
+            return Verdict(False, hint)
+    if not math.isclose(given, inside / heat.sum(), rel_tol=1e-6):
+        return Verdict(False, f"{given:.3f} is not it. Divide what lies on the mask by all there is.")
+    if not math.isclose(function(100 * heat, mask), given, rel_tol=1e-6):
+        return Verdict(False, "a map that is a hundred times as strong should get the same share.")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        empty = float(function(np.zeros_like(heat), mask))
+    if math.isnan(empty):
+        return Verdict(False, "a map that is 0 everywhere gives 0/0. What would a map get that knows nothing?")
+    if not math.isclose(empty, float(mask.mean())):
+        return Verdict(False, f"a map that is 0 everywhere gets {empty:g}. A map without any preference: which share?")
+    return Verdict(True, "a share of the map, and an empty map gets what chance gives.")
+
+
+def check_statements(answers: Mapping[str, bool]) -> Verdict:
+    """Day 22, exercise 4: true or false, five statements on what a map shows."""
+    expected = {
+        "the map lies on the animal, so the answer is right": (
+            False,
+            "think of the mistakes in section 7: where were their maps?",
+        ),
+        "98 % on a test set with the same watermark show that the network does not cheat": (
+            False,
+            "what did the first line of the table in section 8 look like?",
+        ),
+        "a map that stays alike under random weights shows the picture, not the network": (
+            True,
+            "what is left in a network whose weights are random?",
+        ),
+        "a map drawn with 224 × 224 pixels can point out single pixels": (
+            False,
+            "how many positions did the map have before it was enlarged?",
+        ),
+        "for a wrong answer, the map for the true class is worth a look too": (
+            True,
+            "an animal can be overlooked, or seen and misread. How would you tell?",
+        ),
+    }
+    for statement, (truth, hint) in expected.items():
+        given = answers.get(statement)
+        if given is None or given is ...:
+            return Verdict(False, f"{statement!r} has no answer yet.")
+        if given not in (True, False):
+            return Verdict(False, f"{statement!r}: answer with True or False, not {given!r}.")
+        if bool(given) is not truth:
+            return Verdict(False, f"{statement!r}: {hint}")
+    return Verdict(True, "a map is evidence to be tested, not a verdict.")
+
+
+def check_no_hint(function: Callable[[Sequence[int], Sequence[bool]], Sequence[int]]) -> Verdict:
+    """Day 22, exercise 5: ``function(labels, marked)`` are indices among which the mark tells nothing of the class."""
+    if missing := _unanswered(function):
+        return missing
+    from collections import Counter
+
+    def sample(counts: Mapping[tuple[int, bool], int]) -> list[tuple[int, bool]]:
+        pictures = [group for group, n in counts.items() for _ in range(n)]
+        return pictures[::2] + pictures[1::2]  # the groups do not lie side by side
+
+    for counts in (
+        {(0, True): 9, (0, False): 3, (1, True): 4, (1, False): 8, (2, True): 5, (2, False): 7},
+        {(0, True): 2, (0, False): 10, (1, True): 6, (1, False): 6},
+    ):
+        pictures = sample(counts)
+        given = function([label for label, _ in pictures], [mark for _, mark in pictures])
+        if missing := _unanswered(given):
+            return missing
+        indices = [int(i) for i in given]
+        if len(set(indices)) != len(indices):
+            return Verdict(False, "a picture is in it twice: that makes the set larger, not richer.")
+        if any(not 0 <= i < len(pictures) for i in indices):
+            return Verdict(False, f"an index lies outside of 0 to {len(pictures) - 1}.")
+        groups = Counter(pictures[i] for i in indices)
+        if any(groups[label, True] != groups[label, False] for label, _ in counts):
+            return Verdict(False, "in at least one class the marked pictures are not as many as the unmarked ones.")
+        if len({groups[group] for group in counts}) > 1:
+            return Verdict(False, "the mark says nothing any more, but the classes are not equally large.")
+        if groups.total() < min(counts.values()) * len(counts):
+            return Verdict(
+                False, f"right, but only {len(indices)} pictures: more can be kept. Which group is the smallest?"
+            )
+    return Verdict(True, "whoever looks at the mark learns nothing from it.")

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import mini
+from helpers import generators_untouched, mini
 from PIL import Image
 from sklearn.metrics import f1_score
 from torch import nn
 from torch.utils.data import Dataset
 
-from course_utils import exercises
+from course_utils import exercises, gradcam
 from course_utils.feature_extraction import freeze, train_mode
 from course_utils.fine_tuning import FULL, Strategy
 
@@ -25,6 +25,10 @@ UNANSWERED = [
     (exercises.check_residual, ()),
     (exercises.check_dataset_class, ()),
     (exercises.check_macro_f1, ()),
+    (exercises.check_cam, ()),
+    (exercises.check_frozen_gradient, ()),
+    (exercises.check_energy, ()),
+    (exercises.check_no_hint, ()),
 ]
 
 
@@ -236,4 +240,155 @@ def by_precision_and_recall(matrix):
 )
 def test_macro_f1_says_what_is_wrong(function, hint):
     verdict = exercises.check_macro_f1(function)
+    assert not verdict.right and hint in verdict.why
+
+
+# --- day 22 ------------------------------------------------------------------------------------------------------
+
+
+def cam(maps, gradients):
+    return (gradients.mean((2, 3), keepdim=True) * maps).sum(1).relu()
+
+
+def test_cam():
+    assert exercises.check_cam(cam).right
+    assert exercises.check_cam(lambda a, g: torch.einsum("nk,nkhw->nhw", g.mean((2, 3)), a).clamp(min=0)).right
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda a, g: None, "three dots"),
+        (lambda a, g: cam(a, g)[:, None], "(2, 1, 3, 4)"),
+        (lambda a, g: cam(a, g.mul_(2)), "in place"),
+        (lambda a, g: (g.mean((2, 3), keepdim=True) * a).sum(1), "negative"),
+        (lambda a, g: (g * a).sum(1).relu(), "HiResCAM"),
+        (lambda a, g: (g.mean((2, 3), keepdim=True) * a).relu().sum(1), "When is the ReLU"),
+        (lambda a, g: (g.sum((2, 3), keepdim=True) * a).sum(1).relu(), "factor"),
+        (lambda a, g: cam(a, g.relu()), "values are others"),
+    ],
+)
+def test_cam_says_what_is_wrong(function, hint):
+    verdict = exercises.check_cam(function)
+    assert not verdict.right and hint in verdict.why
+
+
+def gradient_at(model, layer, images, target, asks=True, releases=True, thaws=False, copies=True):
+    caught = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    if thaws:
+        model.requires_grad_(True)
+    if asks:
+        images = (images.clone() if copies else images).requires_grad_(True)
+    logits = model(images)
+    if releases:
+        handle.remove()
+    return torch.autograd.grad(logits[:, target].sum(), caught[0])[0]
+
+
+def test_frozen_gradient():
+    with generators_untouched():
+        assert exercises.check_frozen_gradient(gradient_at).right
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda *given: None, "three dots"),
+        (lambda *given: gradient_at(*given, asks=False), "does not require grad"),
+        (lambda *given: gradient_at(*given, asks=False, thaws=True), "not frozen any more"),
+        (lambda *given: gradient_at(*given, releases=False), "so is the hook"),
+        (lambda *given: gradient_at(*given, copies=False), "caller's pictures"),
+        (lambda model, layer, images, target: gradient_at(model, layer, images, 0), "not the gradient"),
+        (lambda *given: gradient_at(*given).mean((2, 3)), "not the gradient"),
+    ],
+)
+def test_frozen_gradient_says_what_is_wrong(function, hint):
+    verdict = exercises.check_frozen_gradient(function)
+    assert not verdict.right and hint in verdict.why
+
+
+def energy(heat, mask):
+    return heat[mask].sum() / heat.sum() if heat.sum() > 0 else mask.mean()
+
+
+def test_energy():
+    assert exercises.check_energy(energy).right
+    assert exercises.check_energy(lambda heat, mask: gradcam.energy_inside(heat[None], mask)[0]).right
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda heat, mask: None, "three dots"),
+        (lambda heat, mask: heat[mask].sum(), "share of the whole map"),
+        (lambda heat, mask: heat[mask].mean(), "larger animal"),
+        (lambda heat, mask: (heat > 0)[mask].sum() / (heat > 0).sum(), "count"),
+        (lambda heat, mask: mask.mean(), "Where does the map come in"),
+        (lambda heat, mask: heat[~mask].sum() / heat.sum(), "is not it"),
+        (lambda heat, mask: heat[mask].sum() / 9, "a hundred times"),
+        (lambda heat, mask: heat[mask].sum() / heat.sum(), "0/0"),
+        (lambda heat, mask: heat[mask].sum() / max(heat.sum(), 1e-9), "gets 0"),
+    ],
+)
+def test_energy_says_what_is_wrong(function, hint):
+    verdict = exercises.check_energy(function)
+    assert not verdict.right and hint in verdict.why
+    assert "0.25" not in verdict.why
+
+
+STATEMENTS = {
+    "the map lies on the animal, so the answer is right": False,
+    "98 % on a test set with the same watermark show that the network does not cheat": False,
+    "a map that stays alike under random weights shows the picture, not the network": True,
+    "a map drawn with 224 × 224 pixels can point out single pixels": False,
+    "for a wrong answer, the map for the true class is worth a look too": True,
+}
+
+
+def test_statements():
+    assert exercises.check_statements(STATEMENTS).right
+    for statement, truth in STATEMENTS.items():
+        for wrong, hint in ((not truth, "?"), (..., "no answer yet"), ("perhaps", "True or False")):
+            verdict = exercises.check_statements({**STATEMENTS, statement: wrong})
+            assert not verdict.right and statement in verdict.why and hint in verdict.why
+
+
+def no_hint(labels, marked, size=None):
+    groups = {}
+    for i, group in enumerate(zip(labels, marked, strict=True)):
+        groups.setdefault(group, []).append(i)
+    size = min(map(len, groups.values())) if size is None else size
+    return [i for group in groups.values() for i in group[:size]]
+
+
+def evenly_in_each_class(labels, marked):
+    """As many marked as unmarked, but not the same number in every class."""
+    chosen = []
+    for label in set(labels):
+        own = [i for i, other in enumerate(labels) if other == label]
+        chosen += [own[j] for j in no_hint([0] * len(own), [marked[i] for i in own])]
+    return chosen
+
+
+def test_no_hint():
+    assert exercises.check_no_hint(no_hint).right
+    assert exercises.check_no_hint(lambda labels, marked: np.array(no_hint(labels, marked))[::-1]).right
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda labels, marked: None, "three dots"),
+        (lambda labels, marked: range(len(labels)), "not as many"),
+        (lambda labels, marked: [i for i, mark in enumerate(marked) if not mark], "not as many"),
+        (lambda labels, marked: 2 * no_hint(labels, marked), "twice"),
+        (lambda labels, marked: [len(labels)], "outside"),
+        (evenly_in_each_class, "not equally large"),
+        (lambda labels, marked: no_hint(labels, marked, size=1), "more can be kept"),
+        (lambda labels, marked: [], "more can be kept"),
+    ],
+)
+def test_no_hint_says_what_is_wrong(function, hint):
+    verdict = exercises.check_no_hint(function)
     assert not verdict.right and hint in verdict.why
