@@ -89,7 +89,7 @@ def test_checks_arguments_without_any_installed_package():
     # -S and -I leave only the standard library and what start.py itself adds to the path.
     done = subprocess.run([sys.executable, "-I", "-S", str(START), "rnu"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("course: unknown command 'rnu': did you mean run?")
+    assert done.stderr.startswith("course: unknown command 'rnu': did you mean run")
     assert done.stderr.count("\n") == 1
 
 
