@@ -25,6 +25,11 @@ INLINE = re.compile(
     r"|\*\*(?P<bold>.+?)\*\*|\*(?P<italic>[^\s*][^*]*)\*"
 )
 ITEM = re.compile(r"(\s*)((?:[-*]|\d+\.)\s+)(.*)")
+# JupyterLab would break lines of code in the middle of a word, and set the columns of a table close to each other.
+CODE_STYLE = (
+    "white-space: pre; overflow-x: auto; line-height: 1.35; padding: 0.5em; background: rgba(128, 128, 128, 0.12)"
+)
+CELL_STYLE = "text-align: left; padding: 0 1.2em 0 0"
 FENCED = re.compile(r"(?m)^```python\n(.*?)^```$", re.DOTALL)
 
 
@@ -146,8 +151,9 @@ def as_html(markdown: str, formula: Callable[[str, bool], str] | None = None) ->
 
     pieces = FENCED.split(markdown)
     prose = [re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, piece) for piece in pieces[::2]]
-    code = [f'<pre style="line-height: 1.35">{html.escape(piece.rstrip())}</pre>' for piece in pieces[1::2]]
-    written = [_formulas(markdown2html(piece).strip(), formula) for piece in prose]
+    code = [f'<pre style="{CODE_STYLE}">{html.escape(piece.rstrip())}</pre>' for piece in pieces[1::2]]
+    pages = [re.sub(r"<(t[hd])>", rf'<\1 style="{CELL_STYLE}">', markdown2html(piece).strip()) for piece in prose]
+    written = [_formulas(page, formula) for page in pages]
     return "\n".join(part for pair in zip(written, [*code, ""], strict=True) for part in pair if part)
 
 

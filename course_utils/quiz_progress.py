@@ -359,8 +359,9 @@ class Standing:
         How many answers were given.
     again
         How many of these were rated *Again*.
-    recall
-        Mean probability that an answer is remembered now, over all questions; a new one counts as 0.
+    tomorrow
+        Mean probability that an answer is remembered a day from now, over all questions; a new one counts as 0. Not
+        now: of what was read a minute ago everything is remembered, also what was rated *Again*.
     """
 
     name: str
@@ -369,13 +370,13 @@ class Standing:
     due: int
     answers: int
     again: int
-    recall: float
+    tomorrow: float
 
 
 def standing(name: str, questions: Sequence[Question], schedule: Schedule, now: datetime) -> Standing:
     """Count what the answers say about some questions."""
     given = [answer for q in questions for answer in schedule.answers(q.id)]
-    recalls = [schedule.recall(q.id, now) or 0.0 for q in questions]
+    recalls = [schedule.recall(q.id, now + timedelta(days=1)) or 0.0 for q in questions]
     return Standing(
         name=name,
         questions=len(questions),
@@ -383,18 +384,18 @@ def standing(name: str, questions: Sequence[Question], schedule: Schedule, now: 
         due=sum(schedule.is_due(q.id, now) for q in questions),
         answers=len(given),
         again=sum(answer.rating == 1 for answer in given),
-        recall=sum(recalls) / len(recalls) if recalls else 0.0,
+        tomorrow=sum(recalls) / len(recalls) if recalls else 0.0,
     )
 
 
 def statistics(questions: Sequence[Question], schedule: Schedule, now: datetime) -> str:
-    """A table with a row per topic that has questions, and one for all."""
+    """A table with a row per topic that has questions, and one for all: the numbers of :class:`Standing`."""
     by_topic = {topic: [q for q in questions if q.topic == topic] for topic in TOPICS}
     rows = [standing(topic, some, schedule, now) for topic, some in by_topic.items() if some]
     rows.append(standing("all", questions, schedule, now))
-    columns = ["topic", "questions", "seen", "due", "answers", "again", "remembered"]
+    columns = ["topic", "questions", "seen", "due", "answers", "again", "tomorrow"]
     return text_table(columns, [_row(row) for row in rows])
 
 
 def _row(row: Standing) -> list[Any]:
-    return [row.name, row.questions, row.seen, row.due, row.answers, row.again, f"{100 * row.recall:.0f} %"]
+    return [row.name, row.questions, row.seen, row.due, row.answers, row.again, f"{100 * row.tomorrow:.0f} %"]

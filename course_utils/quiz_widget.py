@@ -53,7 +53,7 @@ def statistics_line(questions: Sequence[Question], schedule: Schedule, now: date
     share = f", {known} of {stand.answers} answers known" if stand.answers else ""
     return (
         f"{stand.seen} of {stand.questions} questions seen, {stand.due} due{share}; "
-        f"{100 * stand.recall:.0f} % should be remembered now."
+        f"expected to be remembered tomorrow: {100 * stand.tomorrow:.0f} %."
     )
 
 

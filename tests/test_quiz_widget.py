@@ -67,10 +67,12 @@ def test_the_statistics_in_a_line():
     schedule = Schedule([Answer(heads[0].id, 1, START), Answer(heads[1].id, 3, START)])
     line = statistics_line(heads, schedule, START + timedelta(minutes=11))
     total = len(heads)
+    tomorrow = sum(schedule.recall(q.id, START + timedelta(days=1, minutes=11)) or 0 for q in heads) / total
     assert line == (
-        f"2 of {total} questions seen, 1 due, 1 of 2 answers known; {200 / total:.0f} % should be remembered now."
+        f"2 of {total} questions seen, 1 due, 1 of 2 answers known; "
+        f"expected to be remembered tomorrow: {100 * tomorrow:.0f} %."
     )
-    assert statistics_line(heads, Schedule([]), START).startswith(f"0 of {total} questions seen, 0 due; 0 %")
+    assert statistics_line(heads, Schedule([]), START).startswith(f"0 of {total} questions seen, 0 due; expected to be")
 
 
 def test_the_box_has_filters_a_card_buttons_and_a_line(path):
