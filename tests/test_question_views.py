@@ -59,7 +59,7 @@ def test_no_formula_of_the_bank_keeps_a_command():
 
 
 @given(st.text(alphabet=r"\{}_^ abfrcsqtle1+-().,", max_size=30))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_a_misprinted_formula_loses_no_letters(latex):
     text = plain_formula(latex)
     assert "\n" not in text
@@ -67,7 +67,7 @@ def test_a_misprinted_formula_loses_no_letters(latex):
         assert re.sub(r"[\s{}−-]", "", latex) == re.sub(r"[\s{}−-]", "", text)
 
 
-@pytest.mark.parametrize("width", [40, 80, 100])
+@pytest.mark.parametrize("width", [40, 80])
 def test_lines_fit_and_no_word_is_lost(width):
     for question in BANK:
         markdown = without_snippets(titled(question))

@@ -227,7 +227,7 @@ TEXTS = st.lists(ANY, min_size=1, max_size=12).map("".join)
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_any_question_that_can_be_made_is_read_back(data):
     fields = {part: getattr(GOOD, part) for part in ("question", *PARTS)}
     part = data.draw(st.sampled_from([*fields]))
@@ -242,7 +242,7 @@ def test_any_question_that_can_be_made_is_read_back(data):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_a_malformed_bank_raises_nothing_but_a_course_error(data):
     text = TEXT
     for _ in range(data.draw(st.integers(1, 4))):

@@ -62,6 +62,7 @@ def path(tmp_path):
 def typing(monkeypatch, path):
     """``course quiz`` with a reader in place of the terminal; gives a function of what is typed and the arguments."""
     monkeypatch.setenv("COURSE_QUIZ", str(path))
+    monkeypatch.setattr(quiz, "read_bank", lambda: BANK)  # once is enough
 
     def run(typed, *argv):
         reader = Reader(path, *typed)

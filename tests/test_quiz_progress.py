@@ -80,7 +80,7 @@ def writer(path, name, count):
 
 def test_two_processes_at_once_and_a_killed_one_lose_nothing(path):
     killed = writer(path, "killed", 100_000)
-    others = [writer(path, name, 15) for name in ("a", "b")]
+    others = [writer(path, name, 8) for name in ("a", "b")]
     assert [process.wait(timeout=60) for process in others] == [0, 0]
     killed.stdout.readline()
     os.kill(killed.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -91,7 +91,7 @@ def test_two_processes_at_once_and_a_killed_one_lose_nothing(path):
     progress = Progress(path)
     assert not progress.notice
     kept = {one.id for one in progress.answers}
-    assert kept >= {f"{name}-{number}" for name in ("a", "b") for number in range(15)}
+    assert kept >= {f"{name}-{number}" for name in ("a", "b") for number in range(8)}
     assert kept >= {f"killed-{number}" for number in range(said)}
     progress.add(answer(1))  # the lock of the killed one is open
     assert len(Progress(path).answers) == len(kept) + 1
@@ -169,7 +169,7 @@ def test_a_file_that_is_damaged_while_the_quiz_runs_is_set_aside_too(path):
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_whatever_happens_to_the_file_whole_lines_count_and_the_rest_is_kept(data):
     with tempfile.TemporaryDirectory() as folder:
         _damage_and_read(data, Path(folder) / "quiz.jsonl")
@@ -260,7 +260,7 @@ RATED = st.lists(st.tuples(st.sampled_from(IDS), st.integers(1, 4), st.integers(
 
 
 @given(RATED, st.integers(1, 4))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_the_wait_that_is_announced_is_the_one_that_comes(rated, rating):
     given_ = sorted((Answer(q, r, START + timedelta(seconds=s)) for q, r, s in rated), key=lambda one: one.when)
     now = START + timedelta(seconds=10**7)

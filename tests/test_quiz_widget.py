@@ -36,7 +36,8 @@ class Desk:
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path, monkeypatch):
+    monkeypatch.setattr(quiz_widget, "read_bank", lambda: BANK)  # once is enough
     return tmp_path / "quiz.jsonl"
 
 
@@ -135,6 +136,7 @@ def test_when_nothing_is_due_it_says_when_and_goes_on_if_asked(path):
     desk.cards.reveal.click()
     assert "last time Easy" in desk.cards.front.value and desk.cards.reveal.description == "Show the answer"
     desk.cards.reveal.click()
+    desk.seconds += 60
     desk.cards.ratings[3].click()
     assert "last time Good" in desk.cards.front.value, "having gone on, it goes on"
     desk.cards.level.value = "easy"
