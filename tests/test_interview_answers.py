@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -88,6 +89,7 @@ def test_the_runner_tells_a_wrong_snippet_and_an_assert_that_is_never_reached(cu
         run("assert 1\n", "still")
 
 
+@functools.cache
 def anchors(path):
     """What a link can point to in a file: the headings of a notebook, as JupyterLab names them."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.suffix == ".ipynb" else []
