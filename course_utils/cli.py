@@ -30,6 +30,8 @@ ELSEWHERE = {
     "explain": ("course_utils.explain_command", "show where a network looks, for any picture"),
     "runs": ("course_utils.runs", "list, compare and delete what fit wrote about its runs"),
     "compare": ("course_utils.experiments", "measure scratch, frozen and fine-tuned, and write the results file"),
+    "quiz": ("course_utils.quiz", "practise the interview questions, with spaced repetition"),
+    "questions": ("course_utils.questions", "count, list and show the interview questions"),
     "families": ("course_utils.families", "measure one network of each family by every strategy"),
 }
 

@@ -24,7 +24,7 @@ from course_utils.notebooks import PACKAGE, find_notebooks, run_notebook, write_
 
 PACKAGES = (
     *("torch", "torchvision", "accelerate", "grad-cam", "safetensors", "pooch", "numpy", "scikit-learn", "pillow"),
-    *("matplotlib", "ipywidgets", "jupyterlab", "nbclient", "nbconvert", "ipykernel"),
+    *("matplotlib", "ipywidgets", "jupyterlab", "nbclient", "nbconvert", "ipykernel", "fsrs"),
 )
 GIB = 2**30
 AGAIN = "install again: delete the folder .venv and run `python3 start.py doctor`"

@@ -12,7 +12,8 @@ Five environment variables change everything that the course does:
 =====================  ==========================================================================================
 
 What is kept of every training run is :mod:`course_utils.run_log`'s business: ``COURSE_RUNS`` is the folder for it, and
-``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well.
+``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well. In the same way ``COURSE_QUIZ`` is the file of answers that
+:mod:`course_utils.quiz_progress` keeps.
 """
 
 from __future__ import annotations
@@ -124,22 +125,27 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         If ``COURSE_WEIGHTS`` is not a known choice, or ``COURSE_DATASET`` is neither a known name nor a folder or
         list that exists.
     """
-    import pooch
-
     environ = os.environ if environ is None else environ
     weights = environ.get("COURSE_WEIGHTS") or "mini"
     if weights not in WEIGHTS:
         raise CourseError(f"COURSE_WEIGHTS={weights!r} is unknown: set it to one of {', '.join(WEIGHTS)}, or unset it.")
-    cache = Path(environ.get("COURSE_CACHE") or pooch.os_cache("transfer-learning-course")).expanduser()
     mirror = environ.get("COURSE_DATA_MIRROR")
     return Settings(
         weights=weights,
         dataset=check_dataset(environ.get("COURSE_DATASET") or "pets"),
         device=best_device(),
-        cache=cache,
+        cache=cache_folder(environ),
         mirror=Path(mirror).expanduser() if mirror else None,
         seed=_seed(environ.get("COURSE_SEED") or "0"),
     )
+
+
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder for everything that the course keeps: ``$COURSE_CACHE``, or a folder in the user's cache."""
+    import pooch
+
+    environ = os.environ if environ is None else environ
+    return Path(environ.get("COURSE_CACHE") or pooch.os_cache("transfer-learning-course")).expanduser()
 
 
 def check_dataset(name_or_path: str) -> str:

@@ -1,6 +1,7 @@
 """The `course` command, on small projects made here."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from course_utils.errors import CourseError
 pytest_plugins = ("pytester",)
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"run", "lab", "test", "doctor", "student", "render", "check", "pretrain", "compare"}
-COMMANDS |= {"explain", "families", "runs"}
+COMMANDS |= {"explain", "families", "questions", "quiz", "runs"}
 
 
 def write(root, name, *sources, tags=()):
@@ -48,7 +49,7 @@ def test_commands_are_the_documented_ones(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"\n    {name} " in text for name in COMMANDS)
+    assert all(re.search(rf"\n    {name}\s", text) for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS - cli.ELSEWHERE.keys()))

@@ -1,0 +1,145 @@
+r"""LaTeX formulas as a line of text, for terminals.
+
+>>> plain_formula(r"\frac{1}{C_\text{out}} + \frac{1}{k^2}")
+'1/C_out + 1/k²'
+
+It knows what the course writes: Greek letters, fractions, roots, sums, indices and powers, accents, brackets. A command
+that it does not know stays as it was typed.
+"""
+
+from __future__ import annotations
+
+import re
+
+SYMBOLS = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "Delta": "Δ", "epsilon": "ε", "eta": "η", "theta": "θ",
+    "lambda": "λ", "mu": "μ", "pi": "π", "rho": "ρ", "sigma": "σ", "Sigma": "Σ", "tau": "τ", "varphi": "φ", "phi": "φ",
+    "omega": "ω", "ell": "ℓ", "partial": "∂", "nabla": "∇", "infty": "∞", "top": "ᵀ", "sum": "Σ", "prod": "Π",
+    "cdot": "·", "times": "×", "pm": "±", "le": "≤", "ge": "≥", "ne": "≠", "approx": "≈", "sim": "~", "propto": "∝",
+    "in": "∈", "mid": "∣", "|": "‖", "to": "→", "rightarrow": "→", "leftarrow": "←", "Rightarrow": "⇒", "ldots": "…",
+    "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "ln": "ln", "log": "log", "exp": "exp", "min": "min",
+    "max": "max", "cos": "cos", "sin": "sin", "left": "", "right": "", ",": " ", ";": " ", " ": " ", "!": "",
+    "quad": "   ", "qquad": "   ", "{": "{", "}": "}", "%": "%", "_": "_", "$": "$",
+}  # fmt: skip
+SPACED = {"≤", "≥", "≠", "≈", "∝", "→", "←", "⇒", "~", "∈", "±", "×", "·", "∣"}
+WORDS = ("ln", "log", "exp", "min", "max", "cos", "sin")
+ACCENTS = {"hat": "\u0302", "bar": "\u0304", "overline": "\u0305", "tilde": "\u0303"}
+FRACTIONS = ("frac", "tfrac", "dfrac")
+UPRIGHT = ("text", "mathrm", "operatorname", "mathbf")
+RAISED = dict(zip("0123456789+−=()nikmdLTφᵀ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱᵏᵐᵈᴸᵀᵠᵀ", strict=True))
+LOWERED = dict(zip("0123456789+−=()ijklmnprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ᵢⱼₖₗₘₙₚᵣₛₜᵤᵥₓ", strict=True))
+TOKEN = re.compile(r"\\(?:[a-zA-Z]+|.)|[{}_^]|\s+|[^\\{}_^\s]", re.DOTALL)
+
+
+def plain_formula(latex: str) -> str:
+    """Write a formula without its LaTeX.
+
+    Parameters
+    ----------
+    latex
+        What stands between the dollar signs.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    tokens = TOKEN.findall(latex)
+    tokens.reverse()  # the next one is at the end
+    text = ""
+    while tokens:
+        # A closing brace without an opening one is a misprint, and no reason to lose the rest.
+        text += _sequence(tokens) + (tokens.pop() if tokens else "")
+    return _polished(" ".join(text.split()))
+
+
+def _polished(text: str) -> str:
+    """White space as a typesetter would set it."""
+    text = re.sub(r"([∂⌊⌈(])\s+", r"\1", text)
+    text = re.sub(r"\s+([⌋⌉),.])", r"\1", text)
+    return re.sub(r"^([±−])\s+", r"\1", text)
+
+
+def _sequence(tokens: list[str]) -> str:
+    """Everything up to the end or the next closing brace."""
+    text = ""
+    while tokens and tokens[-1] != "}":
+        fraction = tokens[-1][1:] in FRACTIONS
+        piece = _piece(tokens)
+        # LaTeX spaces relations by itself; in "ln x" the space belongs to the function.
+        if piece in SPACED:
+            text = f"{text.rstrip()} {piece} "
+            continue
+        function = re.search(rf"({'|'.join(WORDS)})$", text.rstrip())
+        if fraction and (function or _sticks(tokens)):
+            piece = f"({piece})"
+        elif (function and piece[:1] not in ("", " ", "(", "_", "^")) or (piece in WORDS and text[-1:].isalnum()):
+            piece = f" {piece}"
+        text += piece
+    return text
+
+
+def _sticks(tokens: list[str]) -> bool:
+    """Whether the next symbol would be read as part of the denominator."""
+    following = next((token for token in reversed(tokens) if not token.isspace() and token != r"\left"), "}")
+    if following.startswith("\\"):
+        return following == r"\sqrt" or SYMBOLS.get(following[1:], "=") in set("αβγδΔεηθλμπρσΣτφω")
+    return following.isalnum() or following == "("
+
+
+def _piece(tokens: list[str]) -> str:
+    token = tokens.pop()
+    if token == "{":
+        return _group(tokens)
+    if token in "_^":
+        return _script(token, _argument(tokens))
+    if not token.startswith("\\"):
+        return " " if token.isspace() else {"-": "−", "*": "∗"}.get(token, token)
+    name = token[1:]
+    if name in FRACTIONS:
+        return f"{_tight(_argument(tokens))}/{_tight(_argument(tokens))}"
+    if name == "binom":
+        return f"C({_argument(tokens)}, {_argument(tokens)})"
+    if name == "sqrt":
+        return f"√{_tight(_argument(tokens))}"
+    if name in ACCENTS:
+        return "".join(letter + ACCENTS[name] for letter in _letters(_argument(tokens)))
+    if name in UPRIGHT:
+        return _argument(tokens)
+    return SYMBOLS.get(name, token)
+
+
+def _group(tokens: list[str]) -> str:
+    text = _sequence(tokens)
+    if tokens:
+        tokens.pop()
+    return text
+
+
+def _argument(tokens: list[str]) -> str:
+    """What a command or script applies to: a group, or the next symbol."""
+    while tokens and tokens[-1].isspace():
+        tokens.pop()
+    if not tokens or tokens[-1] == "}":
+        return ""
+    return _piece(tokens).strip()
+
+
+def _letters(text: str) -> list[str]:
+    """The letters of a text with the accents that they have already, without white space between them."""
+    return re.findall(r"\S[\u0300-\u036f]*", text)
+
+
+def _script(kind: str, text: str) -> str:
+    table = RAISED if kind == "^" else LOWERED
+    # Words are easier to read as they are: C_out.
+    if text and all(letter in table for letter in text) and not (len(text) > 1 and text.isalpha()):
+        return "".join(table[letter] for letter in text)
+    return f"{kind}{text if text.isalnum() else f'({text})'}"
+
+
+def _tight(text: str) -> str:
+    """In brackets, when it would fall apart beside a bar or under a root."""
+    text = _polished(text)
+    one = re.fullmatch(r"[^\s+−/·=]+", text) or (text.startswith("(") and text.endswith(")") and text.count("(") == 1)
+    return text if one else f"({text})"
