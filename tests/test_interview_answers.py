@@ -20,7 +20,6 @@ from course_utils.questions import BANK, LINK, is_relative, read_bank, without_s
 QUESTIONS = read_bank()
 WITH_CODE = [question for question in QUESTIONS if question.snippets]
 LINKS = sorted({target for question in QUESTIONS for target in question.links})
-UNWRITTEN = {"day22.ipynb"}  # the bank may point to it before it is there
 
 
 class _Marked(ast.NodeTransformer):
@@ -102,9 +101,6 @@ def test_every_link_into_the_course_leads_somewhere(target):
     name, _, anchor = target.partition("#")
     path = (BANK / unquote(name)).resolve()
     assert path.is_relative_to(BANK.parent)
-    if path.name in UNWRITTEN and not path.exists():
-        assert not anchor, "its headings are not known yet"
-        return
     assert path.is_file(), f"{path.name} is not there"
     assert not anchor or unquote(anchor) in anchors(path), f"{path.name} has no heading {anchor!r}"
 
