@@ -23,6 +23,7 @@ from course_utils.tables import text_table
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600
+MOST_PROCESSES = 4  # of the tests; each takes about a gigabyte
 
 # These parse their own arguments: command, module that has a main(arguments), one line about it.
 ELSEWHERE = {
@@ -228,7 +229,8 @@ def test_command(args: argparse.Namespace) -> int:
     from course_utils import notebooks
 
     environ = notebooks.kernel_environment(os.environ, args.data)
-    folders = ["tests"] if args.fast else ["notebooks"] if args.data else ["tests", "notebooks"]
+    # Notebooks first: they take longest, and what is long has to begin early where several processes share the work.
+    folders = ["tests"] if args.fast else ["notebooks"] if args.data else ["notebooks", "tests"]
     # A file named behind the dashes is run instead of the folders, not besides.
     named = any("/" in part or ".py" in part for part in args.rest)
     command = [sys.executable, "-m", "pytest", *([] if named else folders)]
@@ -239,7 +241,21 @@ def test_command(args: argparse.Namespace) -> int:
             command.append("--no-compare")
     # With arguments of one's own, such as -k, a folder may rightly run nothing; the whole may not.
     command += [f"--must-run={name}" for name in ([""] if args.rest else folders)]
+    if not args.rest:
+        command += _side_by_side(environ)
     return _call([*command, *args.rest], args.root, environ)
+
+
+def _side_by_side(environ: dict[str, str]) -> list[str]:
+    """Options that share the files out among processes; each computes with as many threads as it has cores.
+
+    Whole files, because the cells of a notebook need each other. Two processes of one thread do more than one of two
+    threads: networks as small as these leave the second thread waiting most of the time.
+    """
+    cores = os.cpu_count() or 1
+    processes = min(cores, MOST_PROCESSES)
+    environ.setdefault("OMP_NUM_THREADS", str(cores // processes))
+    return ["-n", str(processes), "--dist", "loadfile"] if processes > 1 else []
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The `course` command, on small projects made here."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -197,7 +198,7 @@ def test_test_runs_tests_and_notebooks_in_one_go(project, called, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     assert cli.main(["test"], project) == 5
     (command, environ) = called[0]
-    assert command[:5] == [sys.executable, "-m", "pytest", "tests", "notebooks"]
+    assert command[:5] == [sys.executable, "-m", "pytest", "notebooks", "tests"]
     assert {"--nbval-lax", "--nbval-current-env", "--must-run=tests", "--must-run=notebooks"} <= set(command)
     assert "--no-compare" not in command
     assert "MPLBACKEND" not in environ
@@ -213,7 +214,24 @@ def test_test_on_other_data_runs_only_notebooks_and_compares_nothing(project, ca
 
 def test_fast_test_leaves_the_notebooks_out(tmp_path, called):
     cli.main(["test", "--fast"], tmp_path)
-    assert called[0][0][2:] == ["pytest", "tests", "--must-run=tests"]
+    assert called[0][0][2:5] == ["pytest", "tests", "--must-run=tests"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "threads"), [(None, None, "1"), (1, None, "1"), (2, "2", "1"), (8, "4", "2")]
+)
+def test_whole_files_are_shared_out_among_processes(tmp_path, called, monkeypatch, cores, processes, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cli.main(["test", "--fast"], tmp_path)
+    command, environ = called[0]
+    assert command[5:] == (["-n", processes, "--dist", "loadfile"] if processes else [])
+    assert environ["OMP_NUM_THREADS"] == threads
+
+
+def test_who_gives_arguments_of_his_own_gets_one_process(tmp_path, called):
+    cli.main(["test", "--fast", "--", "-x"], tmp_path)
+    assert "-n" not in called[0][0], "--pdb and -s need the terminal"
 
 
 def test_what_follows_the_dashes_goes_to_pytest(project, called):
