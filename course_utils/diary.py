@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from course_utils.errors import CourseError
@@ -549,7 +549,8 @@ def what_was_done(diary: Diary, day: date) -> dict[str, str]:
     -------
     dict
         ``"Notebook day20"`` → how many of its cells ran; ``"Exercises day20"`` → how many were passed; ``"Cards"`` →
-        how many are due, today only; ``"Runs"`` → how many, and the best. What cannot be read is left out.
+        how many were answered and how many are due; ``"Runs"`` → how many, and the best. What cannot be read is left
+        out.
 
     Notes
     -----
@@ -607,8 +608,31 @@ def _passed(cells: Sequence[NotebookNode]) -> int:
 
 
 def _cards(diary: Diary, day: date) -> dict[str, str]:
-    """How many cards are due; only today's page can say that, because the quiz keeps the present state alone."""
+    """How many questions were answered, and how many were due again at the end of the day; today: by now."""
+    try:
+        from course_utils.quiz_progress import Schedule, quiz_path
+    except ImportError:  # an environment of one's own may lack what the quiz needs
+        return {}
+    with contextlib.suppress(OSError):
+        by_then = [a for a in _answers(quiz_path()) if a.when <= diary.now and day_of(a.when, diary.zone) <= day]
+        if by_then:
+            schedule = Schedule(by_then)
+            due = [schedule.due(question) for question in {answer.question for answer in by_then}]
+            waiting = sum(when <= diary.now and day_of(when, diary.zone) <= day for when in due)
+            answered = sum(day_of(answer.when, diary.zone) == day for answer in by_then)
+            return {"Cards": f"{answered} answered, {waiting} due"} if answered or waiting else {}
     return {}
+
+
+def _answers(path: Path) -> list[Any]:
+    """What the quiz has kept, in the order of time; damaged lines are the quiz's business, which sets them aside."""
+    from course_utils.quiz_progress import Answer
+
+    answers = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            answers.append(Answer.from_line(line))
+    return sorted(answers, key=lambda answer: answer.when)
 
 
 def _runs(diary: Diary, day: date) -> dict[str, str]:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -28,6 +30,7 @@ BRIEF = Path(__file__).parent.parent.parent / "shared" / "brief" / "diary_and_pr
 def diary(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "no runs"))
+    monkeypatch.setenv("COURSE_QUIZ", str(tmp_path / "no quiz"))
     return Diary(tmp_path / "diary", NOON, UTC, project=tmp_path / "course")
 
 
@@ -457,6 +460,49 @@ def test_the_best_run_of_the_day_is_told_with_n_and_interval(diary, tmp_path, mo
     west = Diary(diary.folder, NOON + timedelta(days=1), timezone(timedelta(hours=-1)), diary.project)
     assert module.what_was_done(west, TODAY)["Runs"].startswith("3, the best one bbbb")
     assert module.what_was_done(diary, date(2026, 11, 25))["Runs"] == "1, none with a finished epoch"
+
+
+class Answered(NamedTuple):
+    """Stands for an answer of the quiz: each question is due again a day after its last answer."""
+
+    question: str
+    when: datetime
+
+    @classmethod
+    def from_line(cls, line):
+        question, when = line.split()
+        return cls(question, datetime.fromisoformat(when))
+
+
+class DayByDay:
+    def __init__(self, answers):
+        self.last = {answer.question: answer.when for answer in answers}
+
+    def due(self, question):
+        return self.last[question] + timedelta(days=1)
+
+
+def test_cards_are_counted_as_they_were_on_that_day(diary, tmp_path, monkeypatch):
+    quiz = ModuleType("course_utils.quiz_progress")
+    quiz.Answer, quiz.Schedule, quiz.quiz_path = Answered, DayByDay, lambda: tmp_path / "quiz.jsonl"
+    monkeypatch.setitem(sys.modules, "course_utils.quiz_progress", quiz)
+    assert module.what_was_done(diary, TODAY) == {}
+    lines = ["b 2026-11-23T20:00:00+00:00", "half a li", "a 2026-11-22T08:00:00+00:00", "a 2026-11-23T08:00:00+00:00"]
+    (tmp_path / "quiz.jsonl").write_text("\n".join([*lines, "c 2026-11-25T08:00:00+00:00"]), encoding="utf-8")
+    told = [module.what_was_done(diary, date(2026, 11, day)).get("Cards") for day in (21, 22, 23, 24)]
+    assert told == [None, "1 answered, 0 due", "2 answered, 0 due", "0 answered, 1 due"]
+    late = Diary(diary.folder, NOON + timedelta(days=2), UTC, diary.project)
+    assert module.what_was_done(late, TODAY)["Cards"] == "0 answered, 2 due"  # at the end of that day
+    monkeypatch.setitem(sys.modules, "course_utils.quiz_progress", None)
+    assert module.what_was_done(diary, TODAY) == {}
+
+
+def test_the_quiz_s_own_file_is_understood(diary, tmp_path, monkeypatch):
+    quiz = pytest.importorskip("course_utils.quiz_progress", reason="the quiz is not there", exc_type=ImportError)
+    monkeypatch.setenv("COURSE_QUIZ", str(tmp_path / "quiz.jsonl"))
+    for question, rating in (("known", 3), ("unknown", 1)):
+        quiz.Progress().add(quiz.Answer(question, rating, NOON - timedelta(hours=1)))
+    assert module.what_was_done(diary, TODAY) == {"Cards": "2 answered, 1 due"}
 
 
 # --- the command -------------------------------------------------------------------------------------------------
