@@ -144,7 +144,10 @@ NUMBERS: dict[str, Stored | Printed] = {
     "day21.rare.oversampled": Printed("day21", r"^oversampling .*rare class found (.*)$"),
     "day22.marked": Printed("day22", r"^test pictures with the mark: +(.*)$"),
     "day22.unmarked": Printed("day22", r"^without the mark: +(.*)$"),
-    "day22.on-badge": Printed("day22", r"^trained with the mark +share of the map on the badge: (.*?);"),
+    "day22.on-badge": Printed("day22", r"^trained with the mark +share of the map on the badge: (\S+ \(.*?\))"),
+    "day22.badge": Printed("day22", r"the badge takes (\S+?) ?% of the picture"),
+    "day22.energy": Printed("day22", r"energy inside the animal: (?:fine-tuned )?(\S+ \(.*?\)), centred blob"),
+    "day22.blob": Printed("day22", r"energy inside the animal: .*, centred blob (\S+ \(.*?\))$"),
     "day22.repaired": Printed("day22", r"^repaired, without +the mark: +(.*)$"),
 }
 

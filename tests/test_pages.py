@@ -217,6 +217,14 @@ def test_what_the_blogs_say_about_the_numbers_holds():
     assert bounds("day21.rare.found")[1] < bounds("day21.rare.oversampled")[0]
 
 
+def test_what_the_story_of_clever_hans_says_holds():
+    if not (ROOT / "notebooks" / "day22.ipynb").exists():
+        pytest.skip("day 22's notebook is not there")
+    assert percent("day22.marked") >= 95 and percent("day22.unmarked") < bounds("day22.marked")[0]
+    assert 100 * bounds("day22.on-badge")[0] > percent("day22.badge"), "more heat than the badge's share of the picture"
+    assert bounds("day22.energy")[0] > bounds("day22.blob")[1]
+
+
 @pytest.fixture
 def project(tmp_path):
     """A copy of one notebook, with a page that quotes it."""
