@@ -198,6 +198,11 @@ def test_every_number_is_used_and_found():
     assert all(number.look_up(ROOT) for number in NUMBERS.values())
 
 
+def test_no_line_begins_with_a_number_s_comment():
+    for page in blog.pages_of(ROOT):  # it would begin a block of HTML, and tear the paragraph
+        assert not re.findall(r"^ *<!--=.*", page.read_text(encoding="utf-8"), re.MULTILINE), page.name
+
+
 def percent(name):
     return float(re.match(r"[+-]?[\d.]+", NUMBERS[name].look_up(ROOT))[0])
 
