@@ -87,7 +87,7 @@ class Printed:
     pattern: str
 
     def look_up(self, root: Path) -> str:
-        """The number as text; a remark as long as the notebook is not there.
+        """The number as text; a remark as long as the notebook is not there or not rendered.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class Printed:
             If the notebook has printed nothing that fits.
         """
         path = root / "notebooks" / f"{self.day}.ipynb"
-        if not path.exists():
+        if not rendered(path):
             return NOT_YET
         found = re.search(self.pattern, _printed(path), re.MULTILINE)
         if found is None:
@@ -152,6 +152,13 @@ NUMBERS: dict[str, Stored | Printed] = {
 }
 
 
+def rendered(path: Path) -> bool:
+    """Whether a notebook is there and stores any output."""
+    from course_utils.notebooks import code_cells, read_notebook
+
+    return path.exists() and any(cell.outputs for cell in code_cells(read_notebook(path)))
+
+
 def _printed(path: Path) -> str:
     from course_utils.notebooks import code_cells, read_notebook
 
@@ -178,7 +185,7 @@ def figures_of(path: Path) -> list[tuple[str, bytes]]:
 
 
 def picture_of(figure: BlogFigure, root: Path) -> bytes | None:
-    """A blog's picture as its notebook stores it; None as long as the notebook is not there.
+    """A blog's picture as its notebook stores it; None as long as the notebook is not there or not rendered.
 
     Raises
     ------
@@ -186,7 +193,7 @@ def picture_of(figure: BlogFigure, root: Path) -> bytes | None:
         If not exactly one figure has such a description, or it is too large for a page.
     """
     path = root / "notebooks" / f"{figure.day}.ipynb"
-    if not path.exists():
+    if not rendered(path):
         return None
     stored = figures_of(path)
     fitting = [content for alt, content in stored if alt.startswith(figure.alt)]

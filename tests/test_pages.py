@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import mini, on_meta
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from course_utils import blog
 from course_utils.blog import FIGURES, NUMBERS, BlogFigure, Printed
 from course_utils.errors import CourseError
-from course_utils.notebooks import read_notebook
+from course_utils.notebooks import read_notebook, write_notebook
 
 ROOT = Path(__file__).parent.parent
 BRIEF = ROOT.parent / "shared" / "brief"
@@ -52,9 +53,12 @@ def headings(path):
 
 
 def missing_only_with_day22(path):
-    """Whether a target may be missing: day 22's notebook, and its pictures as long as it is not there."""
-    notebook = ROOT / "notebooks" / "day22.ipynb"
-    return not notebook.exists() and path.name.startswith("day22") and path.suffix in (".ipynb", ".png")
+    """Whether a target may be missing: day 22's notebook, and its pictures as long as it is not rendered."""
+    return (
+        not blog.rendered(ROOT / "notebooks" / "day22.ipynb")
+        and path.name.startswith("day22")
+        and path.suffix in (".ipynb", ".png")
+    )
 
 
 @pytest.mark.parametrize("name", sorted(HAND_WRITTEN))
@@ -223,11 +227,21 @@ def test_what_the_blogs_say_about_the_numbers_holds():
 
 
 def test_what_the_story_of_clever_hans_says_holds():
-    if not (ROOT / "notebooks" / "day22.ipynb").exists():
-        pytest.skip("day 22's notebook is not there")
+    if not blog.rendered(ROOT / "notebooks" / "day22.ipynb"):
+        pytest.skip("day 22's notebook is not rendered")
     assert percent("day22.marked") >= 95 and percent("day22.unmarked") < bounds("day22.marked")[0]
     assert 100 * bounds("day22.on-badge")[0] > percent("day22.badge"), "more heat than the badge's share of the picture"
     assert bounds("day22.energy")[0] > bounds("day22.blob")[1]
+
+
+def test_a_notebook_without_outputs_has_nothing_to_quote(tmp_path):
+    unrun = new_notebook(cells=[new_code_cell("print(1)")])
+    write_notebook(unrun, tmp_path / "notebooks" / "day20.ipynb")
+    assert Printed("day20", r"^(\d)$").look_up(tmp_path) == blog.NOT_YET
+    assert blog.picture_of(FIGURES[0], tmp_path) is None
+    unrun.cells[0].outputs = [new_output("stream", name="stdout", text="1\n")]
+    write_notebook(unrun, tmp_path / "notebooks" / "day20.ipynb")
+    assert Printed("day20", r"^(\d)$").look_up(tmp_path) == "1"
 
 
 @pytest.fixture
