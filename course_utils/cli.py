@@ -29,6 +29,9 @@ MOST_PROCESSES = 4  # of the tests; each takes about a gigabyte
 ELSEWHERE = {
     "pretrain": ("course_utils.pretraining", "make the embedded weights again"),
     "explain": ("course_utils.explain_command", "show where a network looks, for any picture"),
+    "animate": ("course_utils.animation", "make the animation of a network that learns"),
+    "blog": ("course_utils.blog", "renew the pictures and numbers of the day pages"),
+    "diary": ("course_utils.diary", "write today's page of your study diary"),
     "runs": ("course_utils.runs", "list, compare and delete what fit wrote about its runs"),
     "compare": ("course_utils.experiments", "measure scratch, frozen and fine-tuned, and write the results file"),
     "quiz": ("course_utils.quiz", "practise the interview questions, with spaced repetition"),
