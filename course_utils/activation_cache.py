@@ -556,13 +556,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises
     ------
     Damaged
-        If it is missing, unreadable, or not as it was written.
+        If that is missing, unreadable, or not as it was written, or the array has another size.
     """
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         content = manifest["content"]
         if manifest["sha256"] != _digest(_canonical(content)):
             raise Damaged("its manifest was changed")
+        size = (folder / ARRAY_FILE).stat().st_size
+        if size != content["bytes"]:
+            raise Damaged(f"{ARRAY_FILE} has {size:,} bytes instead of {content['bytes']:,}")
+    except FileNotFoundError as error:
+        raise Damaged(f"{Path(error.filename).name} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"its manifest cannot be read ({getattr(error, 'strerror', None) or error})") from error
     return content
@@ -577,12 +582,8 @@ def checked(folder: Path) -> dict[str, Any]:
         If not.
     """
     content = read_manifest(folder)
-    path = folder / ARRAY_FILE
     try:
-        size = path.stat().st_size
-        if size != content["bytes"]:
-            raise Damaged(f"{ARRAY_FILE} has {size:,} bytes instead of {content['bytes']:,}")
-        if sha256_of(path) != content["sha256"]:
+        if sha256_of(folder / ARRAY_FILE) != content["sha256"]:
             raise Damaged(f"bytes in {ARRAY_FILE} have changed")
     except OSError as error:
         raise Damaged(f"{ARRAY_FILE} cannot be read ({error.strerror or error})") from error
@@ -655,7 +656,7 @@ def remove_leftovers(folder: Path, held: str | None = None) -> list[Path]:
     gone = []
     for draft in folder.glob(f".*{PARTIAL}"):
         name = draft.name[1:].rpartition(PARTIAL)[0].rpartition(".")[0]
-        with _free(folder, name, held) as free:
+        with contextlib.nullcontext(True) if name == held else unused(folder, name) as free:
             if free:
                 shutil.rmtree(draft, ignore_errors=True)
                 gone.append(draft)
@@ -663,11 +664,8 @@ def remove_leftovers(folder: Path, held: str | None = None) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _free(folder: Path, name: str, held: str | None) -> Iterator[bool]:
-    """Whether nobody else writes this cache; nobody begins to while the block runs."""
-    if name == held:
-        yield True
-        return
+def unused(folder: Path, name: str) -> Iterator[bool]:
+    """Whether no process computes this cache; none begins to while the block runs."""
     lock = FileLock(_lock_file(folder, name))
     try:
         lock.acquire(timeout=0)

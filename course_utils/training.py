@@ -179,8 +179,8 @@ def fit(
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
         _check_log(log)
         order = _order(train, seed, oversample)
-        accelerated = _accelerator(device).device
-        inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=accelerated)
+        target = _accelerator(device).device
+        inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=target)
         settings["cache"], run.cached = inputs.facts(caching), inputs.border
         trainer = _Trainer(model, inputs, order, plan, epochs, batch_size, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)

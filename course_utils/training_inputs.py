@@ -184,14 +184,7 @@ def _require_sense(
     options: CacheOptions, model: nn.Module, train: Dataset, val: Dataset, plan: Plan, epochs: int
 ) -> None:
     border = _border(plan, epochs)
-    if _draws(val):
-        raise _NotHere("the validation split is augmented at random")
-    if options.views == 1 and _draws(train):
-        raise _NotHere(
-            "the training split is augmented at random, and a cache would show the same view in every epoch; "
-            "CacheOptions(views=4), say, keeps four views of each picture"
-        )
-    if options.mode == "auto":
+    if options.mode == "auto":  # before a sample is fetched: a data set of one's own is left alone
         if epochs == 1:
             raise _NotHere("a single epoch passes through the frozen stages once, with a cache or without")
         try:
@@ -200,6 +193,13 @@ def _require_sense(
                 key_of_data(dataset)
         except Unknowable as reason:
             raise _NotHere(f"{reason}; cache='on' reads every sample once to know it") from None
+    if _draws(val):
+        raise _NotHere("the validation split is augmented at random")
+    if options.views == 1 and _draws(train):
+        raise _NotHere(
+            "the training split is augmented at random, and a cache would show the same view in every epoch; "
+            "CacheOptions(views=4), say, keeps four views of each picture"
+        )
 
 
 def _draws(dataset: Dataset) -> bool:
