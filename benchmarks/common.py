@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # so that `python benchmarks/….py` measures this checkout, installed or not
-
 from course_utils.experiments import hardware
 from course_utils.files import written_whole
 from course_utils.settings import best_device
