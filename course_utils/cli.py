@@ -32,6 +32,7 @@ ELSEWHERE = {
     "animate": ("course_utils.animation", "make the animation of a network that learns"),
     "blog": ("course_utils.blog", "renew the pictures and numbers of the day pages"),
     "diary": ("course_utils.diary", "write today's page of your study diary"),
+    "cache": ("course_utils.cache_command", "list and clear the cached activations of frozen stages"),
     "runs": ("course_utils.runs", "list, compare and delete what fit wrote about its runs"),
     "compare": ("course_utils.experiments", "measure scratch, frozen and fine-tuned, and write the results file"),
     "quiz": ("course_utils.quiz", "practise the interview questions, with spaced repetition"),

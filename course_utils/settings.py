@@ -13,7 +13,7 @@ Five environment variables change everything that the course does:
 
 What is kept of every training run is :mod:`course_utils.run_log`'s business: ``COURSE_RUNS`` is the folder for it, and
 ``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well. In the same way ``COURSE_QUIZ`` is the file of answers that
-:mod:`course_utils.quiz_progress` keeps.
+:mod:`course_utils.quiz_progress` keeps, and ``COURSE_ACTIVATIONS`` the folder of :mod:`course_utils.activation_cache`.
 """
 
 from __future__ import annotations
