@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from course_utils.errors import CourseError
 from course_utils.feature_extraction import set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
 from course_utils.pretrained_models import last_layer
+from course_utils.processes import Batches, Team, acting_as_one, gathered, loss_of_share, summed
 from course_utils.progress import progress
 from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
 from course_utils.sampling import BalancedOrder, SeededOrder
@@ -173,7 +173,8 @@ def fit(
         run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device)
         run.folder, trainer.keeps_answers = run_log.folder, run_log.full
         try:
-            _train_epochs(run, trainer, run_log, epochs, patience)
+            with acting_as_one(model, trainer.team):
+                _train_epochs(run, trainer, run_log, epochs, patience)
         except KeyboardInterrupt:
             run.stopped = "interrupted"
         except _NotANumber as error:
@@ -189,7 +190,8 @@ def fit(
 
 
 def _train_epochs(run: Run, trainer: _Trainer, run_log: RunLog, epochs: int, patience: int | None) -> None:
-    for epoch in progress(range(epochs), run.strategy.name):
+    bar = progress(range(epochs), run.strategy.name) if trainer.accelerator.is_local_main_process else range(epochs)
+    for epoch in bar:
         run.history.append(trainer.epoch(epoch))
         trainer.remember_if_best(run)
         run_log.epoch(run, trainer.best_state)
@@ -297,15 +299,15 @@ class _Trainer:
         device: str | None,
     ) -> None:
         self.accelerator = accelerator = _accelerator(device)
+        self.team = Team(accelerator)
         self.model, self.plan = model, plan
         cuda = accelerator.device.type == "cuda"
         if accelerator.device.type != "mps":  # slower there
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
-        loader = {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": cuda}
-        self.train_batches, self.val_batches = accelerator.prepare(
-            DataLoader(train, sampler=order, **loader), DataLoader(val, **loader)
-        )
+        loader = {"batch_size": batch_size, "team": self.team, "num_workers": num_workers, "pin_memory": cuda}
+        self.train_batches = Batches(train, order, **loader)
+        self.val_batches = Batches(val, range(len(val)), **loader)
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
         # Neither the scheduler nor, with it, the number of steps is handed to accelerate: it would step once for
@@ -320,7 +322,6 @@ class _Trainer:
     def epoch(self, epoch: int) -> EpochRecord:
         start = time.perf_counter()
         self._set_learning(self.plan.learning_at(epoch))
-        # Through accelerate's loader: it counts epochs itself and would overrule a call on the sampler.
         self.train_batches.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
         val_loss, val_accuracy = self._validate(epoch)
@@ -348,10 +349,10 @@ class _Trainer:
 
     def _train(self, epoch: int) -> tuple[float, float]:
         train_mode(self.model)
-        tally = _Tally(self.accelerator)
+        tally = _Tally(self.team)
         for step, (images, labels) in enumerate(self.train_batches):
             logits = self.wrapped(_layout(images))
-            self.accelerator.backward(self.loss(logits, labels))
+            self.accelerator.backward(loss_of_share(self.loss, logits, labels, self.team))
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -364,9 +365,10 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self, epoch: int) -> tuple[float, float]:
         self.model.eval()
-        tally = _Tally(self.accelerator, keeps_answers=self.keeps_answers)
+        tally = _Tally(self.team, keeps_answers=self.keeps_answers)
         for images, labels in self.val_batches:
-            tally.add(self.wrapped(_layout(images)), labels)
+            # Not through the wrapper: nothing has to be exchanged, and nobody has to wait for anybody.
+            tally.add(self.model(_layout(images)), labels)
         tally.check(epoch)  # the last step of an epoch can break the weights after the last training loss
         self.answers = tally.answers()
         return tally.means()
@@ -388,38 +390,42 @@ class _Trainer:
 class _Tally:
     """Sums over samples. A mean of batch means would weigh the pictures of a short last batch too much.
 
-    The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU.
+    The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU. Each process counts
+    its own samples, each of which it has once; what is said about them is said about those of all.
     """
 
-    def __init__(self, accelerator: Accelerator, keeps_answers: bool = False) -> None:
-        self.accelerator, self.seen = accelerator, 0
-        self.kept: list[tuple[Tensor, Tensor]] | None = [] if keeps_answers else None
-        self.loss = torch.zeros((), device=accelerator.device)
-        self.right = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    def __init__(self, team: Team, keeps_answers: bool = False) -> None:
+        self.team, self.seen = team, 0
+        self.kept: list[tuple[Tensor, Tensor, range]] | None = [] if keeps_answers else None
+        self.loss = torch.zeros((), device=team.device)
+        self.right = torch.zeros((), dtype=torch.long, device=team.device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        # gather_for_metrics drops the samples with which accelerate fills up the last batch of several processes.
-        logits, labels = self.accelerator.gather_for_metrics((logits, labels))
+        part = self.team.part
         self.loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         self.right += (logits.argmax(1) == labels).sum()
-        self.seen += len(labels)
         if self.kept is not None:
-            self.kept.append((logits.float().softmax(1).cpu(), labels.cpu()))
+            places = range(self.seen + part.start, self.seen + part.stop)
+            self.kept.append((logits.float().softmax(1).cpu(), labels.cpu(), places))
+        self.seen += part.whole
 
     def check(self, epoch: int) -> None:
-        value = self.loss.item()  # a sum that was once infinite or NaN stays so
+        # All processes have to come to the same conclusion, or those that go on wait for the one that stopped.
+        value = summed(self.loss, self.team).item()  # a sum that was once infinite or NaN stays so
         if not math.isfinite(value):
             raise _NotANumber(value, epoch)
 
     def means(self) -> tuple[float, float]:
-        return self.loss.item() / self.seen, self.right.item() / self.seen
+        loss, right = summed(self.loss, self.team).item(), summed(self.right, self.team).item()
+        return loss / self.seen, right / self.seen
 
     def answers(self) -> tuple[Tensor, Tensor] | None:
         """Probabilities ``(N, C)`` and labels ``(N,)`` of all samples, if they were kept."""
         if not self.kept:
             return None
-        probabilities, labels = zip(*self.kept, strict=True)
-        return torch.cat(probabilities), torch.cat(labels)
+        probabilities, labels, places = zip(*self.kept, strict=True)
+        places = [place for batch in places for place in batch]
+        return tuple(gathered(torch.cat(rows), places, self.seen, self.team) for rows in (probabilities, labels))
 
 
 def _layout(images: Tensor) -> Tensor:
@@ -450,7 +456,6 @@ def _accelerator(device: str | None) -> Accelerator:
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision=precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=cuda),
     )
 
 
