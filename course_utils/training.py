@@ -171,7 +171,8 @@ def fit(
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
         level = log if trainer.accelerator.is_main_process else "off"
         run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device)
-        run.folder, trainer.keeps_answers = run_log.folder, run_log.full
+        # The answers of all processes are gathered, so all have to keep them although one writes the log.
+        run.folder, trainer.keeps_answers = run_log.folder, log == "full"
         try:
             with acting_as_one(model, trainer.team):
                 _train_epochs(run, trainer, run_log, epochs, patience)
