@@ -30,7 +30,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -123,6 +123,14 @@ class Heading:
     history: list[EpochRecord]
 
 
+class Found(NamedTuple):
+    """A checkpoint that was read; the tensors of its state are on the CPU."""
+
+    path: Path
+    heading: Heading
+    state: dict[str, Any]
+
+
 def write_checkpoint(path: Path, heading: Heading, state: Mapping[str, Any]) -> None:
     """Write a checkpoint; the old one at `path` is there until the new one is complete.
 
@@ -155,8 +163,8 @@ def read_heading(path: Path) -> Heading:
         return _heading(file.readline())
 
 
-def read_checkpoint(path: Path) -> tuple[Heading, dict[str, Any]]:
-    """Read what :func:`write_checkpoint` was given; tensors are on the CPU.
+def read_checkpoint(path: Path) -> Found:
+    """Read what :func:`write_checkpoint` was given.
 
     Raises
     ------
@@ -172,7 +180,7 @@ def read_checkpoint(path: Path) -> tuple[Heading, dict[str, Any]]:
         state = torch.load(io.BytesIO(content[content.index(b"\n") + 1 :]), map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.keys() != PARTS:
             raise ValueError("it does not have the parts that fit writes")
-    return heading, state
+    return Found(path, heading, state)
 
 
 def _heading(line: bytes) -> Heading:
@@ -210,7 +218,8 @@ class Checkpoints:
 
     def __init__(self, call: dict[str, Any], model: nn.Module) -> None:
         self.call, self.seen = call, [weights_digest(model.state_dict())]
-        self.name = f"checkpoint-{hashlib.sha256(json.dumps(call).encode()).hexdigest()[:12]}.bin"
+        key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:12]
+        self.name = CHECKPOINTS.replace("*", key)
         self.path: Path | None = None
         self._warned = False
 
@@ -280,21 +289,13 @@ class Checkpoints:
                     return f"The interrupted run {path.parent.name} was another call ({other}), so a new run begins."
         return ""
 
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the run."""
-        return None if self.path is None else self.path.parent
-
-    def go_on(self, path: Path, heading: Heading) -> None:
-        """Take over a checkpoint that was found."""
-        self.path, self.seen = path, heading.seen
-
-    def begin(self, folder: Path | None, done: int, epochs: int) -> None:
-        """Say in which folder the checkpoints of this run go, and how many of its epochs are done."""
-        if done:
-            print(f"Resumed {self.folder.name}: {done} of {epochs} epochs were done.")
+    def begin(self, folder: Path | None, found: Found | None) -> None:
+        """Keep the checkpoints of this run in a folder from now on; without this call none is written."""
+        if found:
+            self.seen = found.heading.seen
+            done, epochs = len(found.heading.history), self.call["settings"]["epochs"]
+            print(f"Resumed {found.path.parent.name}: {done} of {epochs} epochs were done.")
         if folder is None:
-            self.path = None
             warnings.warn("The run has no folder, so it keeps no checkpoint and cannot be resumed.", stacklevel=3)
             return
         self.path = folder / self.name
@@ -332,9 +333,9 @@ class Checkpoints:
         """
         if self.path is None:
             return
-        BUSY.discard(self.folder)
+        BUSY.discard(self.path.parent)
         if stopped == "interrupted" and self.path.exists():
-            print(f"Stopped. The same call of fit takes the run {self.folder.name} up again.")
+            print(f"Stopped. The same call of fit takes the run {self.path.parent.name} up again.")
         if stopped not in ("finished", "early", "diverged"):
             return
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, TensorDataset
 
 from course_utils.errors import CourseError
 
@@ -121,6 +121,16 @@ class SeededDraws(Dataset):
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device: 100 times slower
         return self.dataset[index]
+
+
+def seeded_draws(dataset: Dataset, seed: int) -> Dataset:
+    """Wrap a data set in :class:`SeededDraws`, unless it draws nothing: tensors in memory, or what says so itself.
+
+    A data set says so by an attribute ``fixed`` that is true, as that of
+    :class:`~course_utils.datasets.MemoryDataset` is.
+    """
+    fixed = isinstance(dataset, TensorDataset) or getattr(dataset, "fixed", False)
+    return dataset if fixed else SeededDraws(dataset, seed)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from course_utils.checkpoints import Checkpoints, Heading, describe_call, generators, read_checkpoint, set_generators
+from course_utils.checkpoints import Checkpoints, Found, describe_call, generators, read_checkpoint, set_generators
 from course_utils.errors import CourseError
 from course_utils.feature_extraction import same_bits, set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
 from course_utils.pretrained_models import last_layer
 from course_utils.progress import progress
 from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
-from course_utils.sampling import BalancedOrder, SeededDraws, SeededOrder
+from course_utils.sampling import BalancedOrder, SeededDraws, SeededOrder, seeded_draws
 from course_utils.settings import best_device
 
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
@@ -194,14 +194,15 @@ def fit(
             checkpoints = Checkpoints(describe_call(model, train, val, strategy, settings, trainer.machine), model)
             found = trainer.find(checkpoints, resume)
         level = log if trainer.accelerator.is_main_process else "off"
-        folder = checkpoints.folder if found else None
+        folder = found.path.parent if found else None
         run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device, folder)
         run.folder, trainer.keeps_answers = run_log.folder, run_log.full
-        if found:
-            run.history, run.resumed = found.history, len(found.history)
         if checkpoints and level != "off":
-            checkpoints.begin(run.folder, run.resumed, epochs)
+            checkpoints.begin(run.folder, found)
         try:
+            if found:
+                run.history, run.resumed = found.heading.history, len(found.heading.history)
+                trainer.load(found.state)
             _train_epochs(run, trainer, run_log, checkpoints, epochs, patience)
         except KeyboardInterrupt:
             run.stopped = "interrupted"
@@ -240,7 +241,7 @@ def _train_epochs(
         record = trainer.epoch(epoch)
         history = [*run.history, record]
         best = trainer.as_it_is() if best_epoch(history) is record else trainer.best
-        if checkpoints:
+        if checkpoints and checkpoints.path:
             checkpoints.write(history, trainer.state(best), best.state)
         # In one statement, because a Stop may come between two: the best weights belong to an epoch of the history.
         run.history, trainer.best = history, best
@@ -386,9 +387,9 @@ class _Trainer:
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
         loader = {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": cuda}
-        self.draws = SeededDraws(train, order.seed)
+        self.pictures = seeded_draws(train, order.seed)
         self.train_batches, self.val_batches = accelerator.prepare(
-            DataLoader(self.draws, sampler=order, **loader), DataLoader(val, **loader)
+            DataLoader(self.pictures, sampler=order, **loader), DataLoader(val, **loader)
         )
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
@@ -416,7 +417,8 @@ class _Trainer:
         self._set_learning(self.plan.learning_at(epoch))
         # Through accelerate's loader: it counts epochs itself and would overrule a call on the sampler.
         self.train_batches.set_epoch(epoch)
-        self.draws.set_epoch(epoch)
+        if isinstance(self.pictures, SeededDraws):  # which the loader only sees to where there is one process
+            self.pictures.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
         val_loss, val_accuracy = self._validate(epoch)
         return EpochRecord(
@@ -535,8 +537,8 @@ class _Trainer:
             "random": generators(),
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go back to where :meth:`state` was called."""
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state` was called, and empty what it gave."""
         self.model.load_state_dict(state["model"] | state["best"])
         self.answers = state["answers"]
         self.best = self.as_it_is()
@@ -547,17 +549,13 @@ class _Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.pieces = state["pieces"]
         set_generators(state["random"])
+        state.clear()  # all of it is copied; a second model and optimizer in memory would be one too many
 
-    def find(self, checkpoints: Checkpoints, resume: bool | str | Path) -> Heading | None:
-        """Look for a checkpoint and go there; None if there is none. All processes take the same one."""
+    def find(self, checkpoints: Checkpoints, resume: bool | str | Path) -> Found | None:
+        """Look for a checkpoint; None if there is none. All processes find the same one."""
         paths = [checkpoints.find(resume) if self.accelerator.is_main_process else None]
         path = broadcast_object_list(paths)[0] if self.accelerator.num_processes > 1 else paths[0]
-        if path is None:
-            return None
-        heading, state = read_checkpoint(path)
-        checkpoints.go_on(path, heading)
-        self.load(state)
-        return heading
+        return None if path is None else read_checkpoint(path)
 
     def release(self, stopped: str) -> None:
         """Let go of what only training needs, whoever still holds on to this object (a traceback, say)."""
