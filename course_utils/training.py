@@ -3,8 +3,9 @@
 ``fit`` is the loop that everybody writes, with the details that are easily forgotten: frozen stages stay in eval
 mode, accuracy is counted over samples, the best weights on the validation split come back, a Stop keeps what was
 learned, the same seed gives the same weights to the last bit, and what was done is on disk afterwards
-(:mod:`course_utils.run_log`). Moving to a GPU, mixed precision and several processes are accelerate's work
-(https://huggingface.co/docs/accelerate).
+(:mod:`course_utils.run_log`). With ``resume=True`` a run that was stopped or killed goes on where it was
+(:mod:`course_utils.checkpoints`). A batch that the memory is too small for is computed in pieces. Moving to a GPU,
+mixed precision and several processes are accelerate's work (https://huggingface.co/docs/accelerate).
 """
 
 from __future__ import annotations
@@ -13,25 +14,30 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence, Sized
+import warnings
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from course_utils.checkpoints import Checkpoints, Found, describe_call, generators, read_checkpoint, set_generators
 from course_utils.errors import CourseError
-from course_utils.feature_extraction import set_learning, train_mode
+from course_utils.feature_extraction import same_bits, set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
 from course_utils.pretrained_models import last_layer
 from course_utils.processes import Batches, Team, acting_as_one, gathered, loss_of_share, summed
 from course_utils.progress import progress
 from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
-from course_utils.sampling import BalancedOrder, SeededOrder
+from course_utils.sampling import BalancedOrder, SeededDraws, SeededOrder, seeded_draws
 from course_utils.settings import best_device
 
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
@@ -52,6 +58,8 @@ class Run:
         ``"diverged"`` (the loss was no number any more) or ``"failed"`` (another error).
     folder
         Where the log is, see :mod:`course_utils.run_log`; None without one.
+    resumed
+        How many of the epochs were there already when this call of ``fit`` took the run up.
     """
 
     strategy: Strategy
@@ -60,6 +68,7 @@ class Run:
     history: list[EpochRecord] = field(default_factory=list)
     stopped: str = "finished"
     folder: Path | None = None
+    resumed: int = 0
 
     @property
     def best(self) -> EpochRecord | None:
@@ -99,6 +108,7 @@ def fit(
     num_workers: int = 0,
     device: str | None = None,
     log: str = "full",
+    resume: bool | str | Path = False,
 ) -> Run:
     """Train a model by a strategy, in place.
 
@@ -135,6 +145,12 @@ def fit(
         What is kept of the run in a folder of its own (:mod:`course_utils.run_log`): ``"full"``; ``"light"``, without
         weights, report and figures, for comparisons of many runs; ``"off"``, nothing. The weights that come out are
         the same, and a folder that cannot be written is a warning, no error.
+    resume
+        True keeps a checkpoint in the run's folder after every epoch, and begins by looking for one: the same call
+        again, after a Stop or a killed kernel, goes on there and comes to the weights and the history of the unbroken
+        run, bit by bit. An epoch that was cut off begins anew. A run that came to its end has no checkpoint: the same
+        call again is a new run. The name or folder of a run (``course runs``) takes up that one. See
+        :mod:`course_utils.checkpoints`.
 
     Returns
     -------
@@ -144,7 +160,10 @@ def fit(
     Raises
     ------
     CourseError
-        For arguments that cannot be right.
+        For arguments that cannot be right; for a checkpoint that is damaged or of another call; when the memory is too
+        small even for one picture at a time. Where it is too small for a batch, a warning says so, and the batch is
+        computed in pieces: the gradient and the learning rate stay those of the whole batch, but BatchNorm in stages
+        that learn then sees the pictures of a piece only. (Not with several processes.)
     TrainingDiverged
         When the loss is not a number any more; the model has its best weights up to there, those it came with when
         that was in the first epoch.
@@ -162,47 +181,102 @@ def fit(
         "num_workers": num_workers,
         "device": device,
         "log": log,
+        "resume": resume if isinstance(resume, bool) else str(resume),
     }
+    trouble: CourseError | None = None
     with _seeded(seed):
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
-        _check_log(log)
+        _check_log(log, resume)
         order = _order(train, seed, oversample)
         trainer = _Trainer(model, train, order, val, plan, epochs, batch_size, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
+        checkpoints = found = None
+        if resume:
+            checkpoints = Checkpoints(describe_call(model, train, val, strategy, settings, trainer.machine), model)
+            found = trainer.find(checkpoints, resume)
         level = log if trainer.accelerator.is_main_process else "off"
-        run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device)
+        folder = found.path.parent if found else None
+        run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device, folder)
         # The answers of all processes are gathered, so all have to keep them although one writes the log.
         run.folder, trainer.keeps_answers = run_log.folder, log == "full"
+        if checkpoints and level != "off":
+            checkpoints.begin(run.folder, found)
         try:
+            if found:
+                run.history, run.resumed = found.heading.history, len(found.heading.history)
+                trainer.load(found.state)
             with acting_as_one(model, trainer.team):
-                _train_epochs(run, trainer, run_log, epochs, patience)
+                _train_epochs(run, trainer, run_log, checkpoints, epochs, patience)
         except KeyboardInterrupt:
             run.stopped = "interrupted"
         except _NotANumber as error:
-            run.stopped, run_log.error = "diverged", _advice(error, plan)
-            raise TrainingDiverged(run_log.error, run) from None
+            run.stopped, trouble = "diverged", TrainingDiverged(_advice(error, plan), run)
+        except (_OutOfMemory, torch.OutOfMemoryError):
+            run.stopped, trouble = "failed", CourseError(_smaller(trainer))
         except BaseException as error:
             run.stopped, run_log.error = "failed", f"{type(error).__name__}: {error}"
             raise
         finally:
+            run_log.error = str(trouble) if trouble else run_log.error
             trainer.restore_best()
-            run_log.end(run, trainer.best_state, trainer.best_answers)
+            run_log.end(run, *trainer.best)
+            if checkpoints:
+                checkpoints.end(run.stopped)
+            trainer.release(run.stopped)
+        # Out here, because an error that is raised while another one is handled keeps that one, its traceback, and
+        # with it every tensor that was in use.
+        if trouble:
+            raise trouble
     return run
 
 
-def _train_epochs(run: Run, trainer: _Trainer, run_log: RunLog, epochs: int, patience: int | None) -> None:
-    bar = progress(range(epochs), run.strategy.name) if trainer.accelerator.is_local_main_process else range(epochs)
-    for epoch in bar:
-        run.history.append(trainer.epoch(epoch))
-        trainer.remember_if_best(run)
-        run_log.epoch(run, trainer.best_state)
-        if patience and epoch - run.best.epoch >= patience:
-            run.stopped = "early"
-            return
+def _train_epochs(
+    run: Run,
+    trainer: _Trainer,
+    run_log: RunLog,
+    checkpoints: Checkpoints | None,
+    epochs: int,
+    patience: int | None,
+) -> None:
+    todo = range(len(run.history), epochs)
+    for epoch in progress(todo, run.strategy.name) if trainer.accelerator.is_local_main_process else todo:
+        if _no_better(run, patience):
+            break
+        record = trainer.epoch(epoch)
+        history = [*run.history, record]
+        best = trainer.as_it_is() if best_epoch(history) is record else trainer.best
+        if checkpoints and checkpoints.path:
+            checkpoints.write(history, trainer.state(best), best.state)
+        # In one statement, because a Stop may come between two: the best weights belong to an epoch of the history.
+        run.history, trainer.best = history, best
+        run_log.epoch(run, best.state)
+    if _no_better(run, patience):
+        run.stopped = "early"
+
+
+def _no_better(run: Run, patience: int | None) -> bool:
+    return bool(patience and run.history) and run.history[-1].epoch - run.best.epoch >= patience
 
 
 class _NotANumber(ArithmeticError):
     pass
+
+
+class _OutOfMemory(Exception):
+    pass
+
+
+def _smaller(trainer: _Trainer) -> str:
+    where = trainer.accelerator.device.type
+    if trainer.accelerator.num_processes > 1:
+        return (
+            f"A process ran out of memory ({where}). With several processes a batch is not split any further: give a "
+            "smaller batch_size."
+        )
+    return (
+        f"There is not enough memory ({where}) to train this model, even with one picture at a time. Take smaller "
+        "pictures or a smaller model, let fewer stages learn (LAST_BLOCK, FEATURE_EXTRACTION), or close other programs."
+    )
 
 
 def _advice(error: _NotANumber, plan: Plan) -> str:
@@ -254,9 +328,15 @@ def _check(
         raise CourseError(f"class_weights has {len(class_weights)} entries, the head has {classes} outputs.")
 
 
-def _check_log(log: str) -> None:
+def _check_log(log: str, resume: bool | str | Path) -> None:
     if log not in LEVELS:
         raise CourseError(f"log={log!r} is unknown: give one of {', '.join(LEVELS)}.")
+    if not isinstance(resume, bool | str | Path) or resume == "":
+        raise CourseError(f"resume={resume!r}: give True, False, or the name or folder of a run (`course runs`).")
+    if resume and log == "off":
+        raise CourseError(
+            "resume keeps its checkpoint in the run's folder, and with log='off' there is none. Use log='light'."
+        )
 
 
 def _order(train: Dataset, seed: int, oversample: bool) -> SeededOrder:
@@ -277,15 +357,20 @@ def _loss(class_weights: Sequence[float] | None, label_smoothing: float, device:
     return nn.CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing)
 
 
+class _Best(NamedTuple):
+    """The weights of the best epoch, and what they answered in its validation: probabilities (N, C), labels (N,)."""
+
+    state: dict[str, Tensor]
+    answers: tuple[Tensor, Tensor] | None = None
+
+
 class _Trainer:
     """What lives as long as one call of fit: the wrapped model, the optimizer, the best weights."""
 
-    loss: nn.Module
-    best_state: dict[str, Tensor]
+    loss: nn.CrossEntropyLoss
     keeps_answers = False
-    # Of the last and of the best validation: probabilities (N, C) and labels (N,), on the CPU.
-    answers: tuple[Tensor, Tensor] | None = None
-    best_answers: tuple[Tensor, Tensor] | None = None
+    answers: tuple[Tensor, Tensor] | None = None  # of the last validation, on the CPU
+    pieces = 1  # in how many a batch is computed; more where the memory is short
 
     def __init__(
         self,
@@ -307,7 +392,8 @@ class _Trainer:
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
         loader = {"batch_size": batch_size, "team": self.team, "num_workers": num_workers, "pin_memory": cuda}
-        self.train_batches = Batches(train, order, **loader)
+        self.pictures = seeded_draws(train, order.seed)
+        self.train_batches = Batches(self.pictures, order, **loader)
         self.val_batches = Batches(val, range(len(val)), **loader)
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
@@ -318,12 +404,24 @@ class _Trainer:
         )
         self.optimizer = accelerator.prepare(optimizer)
         self.learning: list[str] | None = None
-        self._remember()  # should not even one epoch be completed, the model goes back to how it came
+        self.best = self.as_it_is()  # should not even one epoch be completed, the model goes back to how it came
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """On what is computed; on another one the last bits differ."""
+        accelerator = self.accelerator
+        return {
+            "device": accelerator.device.type,
+            "precision": accelerator.mixed_precision,
+            "processes": accelerator.num_processes,
+        }
 
     def epoch(self, epoch: int) -> EpochRecord:
         start = time.perf_counter()
         self._set_learning(self.plan.learning_at(epoch))
         self.train_batches.set_epoch(epoch)
+        if isinstance(self.pictures, SeededDraws):  # which the loader only sees to where there is one process
+            self.pictures.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
         val_loss, val_accuracy = self._validate(epoch)
         return EpochRecord(
@@ -352,12 +450,11 @@ class _Trainer:
         train_mode(self.model)
         tally = _Tally(self.team)
         for step, (images, labels) in enumerate(self.train_batches):
-            logits = self.wrapped(_layout(images))
-            self.accelerator.backward(loss_of_share(self.loss, logits, labels, self.team))
+            logits = self._in_pieces(self._gradients, images, labels)
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
-            tally.add(logits.detach(), labels)
+            tally.add(logits, labels)
             if step % CHECK_EVERY == 0:
                 tally.check(epoch)
         tally.check(epoch)
@@ -368,24 +465,110 @@ class _Trainer:
         self.model.eval()
         tally = _Tally(self.team, keeps_answers=self.keeps_answers)
         for images, labels in self.val_batches:
-            # Not through the wrapper: nothing has to be exchanged, and nobody has to wait for anybody.
-            tally.add(self.model(_layout(images)), labels)
+            tally.add(self._in_pieces(self._logits, images, labels), labels)
         tally.check(epoch)  # the last step of an epoch can break the weights after the last training loss
         self.answers = tally.answers()
         return tally.means()
 
-    def remember_if_best(self, run: Run) -> None:
-        if run.best is run.history[-1]:
-            self._remember()
-            self.best_answers = self.answers
+    # --- a batch that the memory may be too small for
 
-    def _remember(self) -> None:
-        self.best_state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+    def _in_pieces(self, compute: Callable[..., Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        """Compute the logits ``(N, C)`` of a batch, in twice as many pieces whenever the memory is too small."""
+        while True:
+            pieces = max(1, min(self.pieces, len(images)))  # of several processes, one may have nothing to do
+            try:
+                return compute(images.tensor_split(pieces), labels.tensor_split(pieces))
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+                    raise
+            # Only out here is the traceback gone, and with it the activations that filled the memory.
+            self.optimizer.zero_grad(set_to_none=True)
+            clear_device_cache(garbage_collection=True)
+            self._split(len(images))
+
+    def _split(self, size: int) -> None:
+        # Processes that wait for the gradient of one that begins its batch anew would wait for ever.
+        if self.pieces >= size or self.accelerator.num_processes > 1:
+            raise _OutOfMemory
+        self.pieces *= 2
+        warnings.warn(
+            f"Not enough memory for {size} pictures: from now on a batch is computed in {self.pieces} pieces, "
+            f"{math.ceil(size / self.pieces)} pictures at a time. A step still learns from {size} of them at the same "
+            "rate.",
+            stacklevel=7,
+        )
+
+    def _gradients(self, images: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+        """Add up the gradients of the pieces; their sum is that of the mean loss over the whole batch."""
+        weights = [self._weight(piece) for piece in labels]
+        logits = []
+        for image, label, weight in zip(images, labels, weights, strict=True):
+            logits.append(self.wrapped(_layout(image)))
+            # Each piece counts by what is in it. The mean of their means would favour the pictures of small pieces.
+            share = weight / sum(weights) if len(weights) > 1 else 1
+            self.accelerator.backward(loss_of_share(self.loss, logits[-1], label, self.team) * share)
+        return torch.cat(logits).detach()
+
+    def _weight(self, labels: Tensor) -> Tensor | int:
+        """What the loss divides by to get a mean."""
+        return len(labels) if self.loss.weight is None else self.loss.weight[labels].sum()
+
+    def _logits(self, images: Sequence[Tensor], _labels: Sequence[Tensor]) -> Tensor:
+        # Not through the wrapper: nothing has to be exchanged, and no process has to wait for another.
+        return torch.cat([self.model(_layout(piece)) for piece in images])
+
+    # --- what outlives an epoch
+
+    def as_it_is(self) -> _Best:
+        """Copy the weights as they are now."""
+        return _Best({name: t.detach().clone() for name, t in self.model.state_dict().items()}, self.answers)
 
     def restore_best(self) -> None:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.model.load_state_dict(self.best_state)
+        self.model.load_state_dict(self.best.state)
         self.model.eval()
+
+    def state(self, best: _Best) -> dict[str, Any]:
+        """Collect all that the next epoch depends on. Which stages learn is not in it: that follows from the epoch."""
+        weights, scaler = self.model.state_dict(), self.accelerator.scaler
+        return {
+            "model": weights,
+            "best": {name: t for name, t in best.state.items() if not same_bits(t, weights[name])},
+            "answers": best.answers,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "pieces": self.pieces,
+            "random": generators(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state` was called, and empty what it gave."""
+        self.model.load_state_dict(state["model"] | state["best"])
+        self.answers = state["answers"]
+        self.best = self.as_it_is()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.pieces = state["pieces"]
+        set_generators(state["random"])
+        state.clear()  # all of it is copied; a second model and optimizer in memory would be one too many
+
+    def find(self, checkpoints: Checkpoints, resume: bool | str | Path) -> Found | None:
+        """Look for a checkpoint; None if there is none. All processes find the same one."""
+        paths = [checkpoints.find(resume) if self.accelerator.is_main_process else None]
+        path = broadcast_object_list(paths)[0] if self.accelerator.num_processes > 1 else paths[0]
+        return None if path is None else read_checkpoint(path)
+
+    def release(self, stopped: str) -> None:
+        """Let go of what only training needs, whoever still holds on to this object (a traceback, say)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.optimizer.state.clear()
+        self.best = _Best({})
+        if stopped not in ("finished", "early"):  # the reader is there and wants to do something else
+            clear_device_cache(garbage_collection=True)
 
 
 class _Tally:
