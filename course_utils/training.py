@@ -39,6 +39,7 @@ from course_utils.progress import progress
 from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
 from course_utils.sampling import BalancedOrder, SeededDraws, SeededOrder, seeded_draws
 from course_utils.settings import best_device
+from course_utils.training_inputs import CacheOptions, Inputs, inputs_for, options_of
 
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
 
@@ -60,6 +61,8 @@ class Run:
         Where the log is, see :mod:`course_utils.run_log`; None without one.
     resumed
         How many of the epochs were there already when this call of ``fit`` took the run up.
+    cached
+        The border in front of which activations came from a cache; None if every epoch went through all stages.
     """
 
     strategy: Strategy
@@ -69,6 +72,7 @@ class Run:
     stopped: str = "finished"
     folder: Path | None = None
     resumed: int = 0
+    cached: str | None = None
 
     @property
     def best(self) -> EpochRecord | None:
@@ -109,6 +113,7 @@ def fit(
     device: str | None = None,
     log: str = "full",
     resume: bool | str | Path = False,
+    cache: str | CacheOptions | None = "auto",
 ) -> Run:
     """Train a model by a strategy, in place.
 
@@ -151,6 +156,12 @@ def fit(
         run, bit by bit. An epoch that was cut off begins anew. A run that came to its end has no checkpoint: the same
         call again is a new run. The name or folder of a run (``course runs``) takes up that one. See
         :mod:`course_utils.checkpoints`.
+    cache
+        Whether the frozen stages run once, and their activations come from disk in every epoch
+        (:mod:`course_utils.activation_cache`). ``"auto"``: where the border stays the same, nothing is augmented at
+        random, and the data are of the course; ``"on"``: an error where it cannot be; ``"off"`` or None: never;
+        :class:`~course_utils.training_inputs.CacheOptions` for augmented views, half precision or another folder.
+        Losses are the same to about 1e-6. `train` and `val` may also be caches themselves.
 
     Returns
     -------
@@ -184,11 +195,15 @@ def fit(
         "resume": resume if isinstance(resume, bool) else str(resume),
     }
     trouble: CourseError | None = None
+    caching = options_of(cache)
     with _seeded(seed):
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
         _check_log(log, resume)
         order = _order(train, seed, oversample)
-        trainer = _Trainer(model, train, order, val, plan, epochs, batch_size, num_workers, device)
+        target = _accelerator(device).device
+        inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=target)
+        settings["cache"], run.cached = inputs.facts(caching), inputs.border
+        trainer = _Trainer(model, inputs, order, plan, epochs, batch_size, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
         checkpoints = found = None
         if resume:
@@ -375,9 +390,8 @@ class _Trainer:
     def __init__(
         self,
         model: nn.Module,
-        train: Dataset,
+        inputs: Inputs,
         order: SeededOrder,
-        val: Dataset,
         plan: Plan,
         epochs: int,
         batch_size: int,
@@ -386,15 +400,15 @@ class _Trainer:
     ) -> None:
         self.accelerator = accelerator = _accelerator(device)
         self.team = Team(accelerator)
-        self.model, self.plan = model, plan
+        self.model, self.inputs, self.plan = model, inputs, plan
         cuda = accelerator.device.type == "cuda"
         if accelerator.device.type != "mps":  # slower there
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
         loader = {"batch_size": batch_size, "team": self.team, "num_workers": num_workers, "pin_memory": cuda}
-        self.pictures = seeded_draws(train, order.seed)
+        self.pictures = seeded_draws(inputs.train, order.seed)
         self.train_batches = Batches(self.pictures, order, **loader)
-        self.val_batches = Batches(val, range(len(val)), **loader)
+        self.val_batches = Batches(inputs.val, range(len(inputs.val)), **loader)
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
         # Neither the scheduler nor, with it, the number of steps is handed to accelerate: it would step once for
@@ -422,6 +436,7 @@ class _Trainer:
         self.train_batches.set_epoch(epoch)
         if isinstance(self.pictures, SeededDraws):  # which the loader only sees to where there is one process
             self.pictures.set_epoch(epoch)
+        self.inputs.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
         val_loss, val_accuracy = self._validate(epoch)
         return EpochRecord(
@@ -444,7 +459,8 @@ class _Trainer:
         if self.accelerator.num_processes > 1:  # let the old wrapper go; collecting garbage takes a quarter second
             self.accelerator.free_memory()
         bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.wrapped = self.accelerator.prepare_model(bare)
+        self.learner = self.inputs.learner(bare)
+        self.wrapped = self.accelerator.prepare_model(self.learner)
 
     def _train(self, epoch: int) -> tuple[float, float]:
         train_mode(self.model)
@@ -515,7 +531,7 @@ class _Trainer:
 
     def _logits(self, images: Sequence[Tensor], _labels: Sequence[Tensor]) -> Tensor:
         # Not through the wrapper: nothing has to be exchanged, and no process has to wait for another.
-        return torch.cat([self.model(_layout(piece)) for piece in images])
+        return torch.cat([self.learner(_layout(piece)) for piece in images])
 
     # --- what outlives an epoch
 
@@ -613,7 +629,9 @@ class _Tally:
 
 
 def _layout(images: Tensor) -> Tensor:
-    return images if images.device.type == "mps" else images.contiguous(memory_format=torch.channels_last)
+    if images.device.type == "mps" or images.ndim != 4:  # activations behind a pooling have no height and width
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _group_schedule(start: int, per_epoch: int, epochs: int, plan: Plan):  # noqa: ANN202

@@ -53,6 +53,14 @@ class ColourPatches(Dataset):
         return self.images[index], self.labels[index]
 
 
+class Noisy(ColourPatches):
+    """Augmentation that draws from all three generators."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image + 0.1 * torch.randn_like(image) + 0.1 * random.random() + 0.1 * np.random.rand(), label
+
+
 def mini(seed: int = 0, num_classes: int = 3) -> nn.Module:
     """resnet18_mini with random weights, the same for the same seed."""
     return FROM_SCRATCH.starting_model("resnet18_mini", num_classes, seed=seed)
@@ -149,6 +157,7 @@ class SharedRun:
     val: int = 5
     epochs: int = 2
     dtype: torch.dtype = torch.float64  # so that rounding, which training magnifies, does not hide a wrong sum
+    pictures: type[ColourPatches] = ColourPatches
     options: dict[str, Any] = field(default_factory=lambda: {"log": "off"})
 
     def fit(self) -> tuple[nn.Module, Run]:
@@ -156,7 +165,7 @@ class SharedRun:
         from course_utils.training import fit
 
         model = self.strategy.starting_model(self.model, 3).to(self.dtype)
-        train, val = (ColourPatches(n, seed, dtype=self.dtype) for n, seed in ((self.size, 1), (self.val, 2)))
+        train, val = self.pictures(self.size, 1, dtype=self.dtype), ColourPatches(self.val, 2, dtype=self.dtype)
         options = {"epochs": self.epochs, "batch_size": 4, "seed": 3, "device": "cpu"} | self.options
         return model, fit(model, train, val, self.strategy, **options)
 
@@ -165,7 +174,7 @@ UNBALANCED = {"label_smoothing": 0.1, "oversample": True, "patience": 5, "log": 
 SHARED_RUNS = (
     *(SharedRun(s.name, s, epochs=3 if s is PROGRESSIVE else 2) for s in STRATEGIES),
     SharedRun("unbalanced", FULL, epochs=1, options=UNBALANCED),
-    SharedRun("dropout", FULL, "vgg11_mini", size=5, epochs=1),
+    SharedRun("dropout and augmentation", FULL, "vgg11_mini", size=5, epochs=1, pictures=Noisy),
     SharedRun("stochastic depth", FULL, "efficientnet_b0_mini", size=5, epochs=1),
 )
 LOGGED_RUNS = (

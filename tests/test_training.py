@@ -10,7 +10,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from helpers import ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, moved_stages, no_hooks
+from helpers import (
+    ColourPatches,
+    Noisy,
+    cheap_model,
+    copy_of,
+    generators_untouched,
+    mini,
+    moved,
+    moved_stages,
+    no_hooks,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,14 +55,6 @@ def quick(model, train=TRAIN, val=VAL, strategy=FULL, **options):
 
 def numbers(run):
     return [(r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy) for r in run.history]
-
-
-class Noisy(ColourPatches):
-    """Augmentation that draws from all three generators."""
-
-    def __getitem__(self, index):
-        image, label = super().__getitem__(index)
-        return image + 0.1 * torch.randn_like(image) + 0.1 * random.random() + 0.1 * np.random.rand(), label
 
 
 class Counted(ColourPatches):
