@@ -98,7 +98,12 @@ class Threads:
 
         with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(self.size) as pool:
             patch.setattr(processes, "dist", self)
-            return list(pool.map(on, range(self.size)))
+            futures = [pool.submit(on, rank) for rank in range(self.size)]
+        errors = [error for future in futures if (error := future.exception())]
+        errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))  # of those who had to wait
+        if errors:
+            raise errors[0]
+        return [future.result() for future in futures]
 
 
 def of_whole_batch(layers, images, labels, loss):
