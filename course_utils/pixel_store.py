@@ -14,9 +14,9 @@ What the store is, beside its two relatives:
 
 **What is the same and what is not.** Without augmentation the store holds exactly what the weights' own transform makes
 of a file before it crops: reading through it is reading the file, to the last bit. With augmentation, crops come from
-the same distribution, but a file is cropped and then resized, while a stored picture was resized before: it is resampled
-twice. Its shorter side is as long as the smallest crop needs, so that nothing is magnified that was made small. The
-same seed cuts out other places, because places are drawn as whole pixels of a picture that has another size.
+the same distribution, but a file is cropped and then resized, while a stored picture was resized before: it is
+resampled twice. Its shorter side is as long as the smallest crop needs, so that nothing is magnified that was made
+small. The same seed cuts out other places, because places are drawn as whole pixels of a picture of another size.
 
 A store belongs to the files (path, size, times), the side and the interpolation, which its name has a fingerprint of.
 ``NAME.pixels`` appears whole, then ``NAME.json`` with its checksum; without the second, the first is not looked at.

@@ -22,7 +22,7 @@ from course_utils.loading import choose_workers, workers_for
 from course_utils.pixel_store import StoreForecast, forecast_store, read_fast, store_pixels
 from course_utils.pretrained_models import weights_entry
 from course_utils.provenance import describe_data
-from course_utils.transforms import eval_transform, train_transform
+from course_utils.transforms import eval_transform
 
 MINI = weights_entry("resnet18_mini")
 SIZES = [(90, 60), (60, 100), (64, 64), (200, 151), (33, 77), (300, 80)]
@@ -67,6 +67,7 @@ def test_reading_the_store_is_reading_the_files(photos, tmp_path, weights):
 def test_augmenting_tensors_is_augmenting_pictures(photos, tmp_path, augment):
     """The same draws give the same view of a stored picture, whether PIL or torch puts the pixels together."""
     stored = store_pixels(photos, MINI, augment, folder=tmp_path / "pixels")
+    near, far = [], []
     for i in range(len(stored)):
         pixels = stored.pixels(i)
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -75,9 +76,9 @@ def test_augmenting_tensors_is_augmenting_pictures(photos, tmp_path, augment):
         torch.manual_seed(i)
         same = stored.transform(picture)
         other = stored.transform(picture)
-        near, far = (view - same).abs().mean(), (view - other).abs().mean()
+        near, far = [*near, (view - same).abs().mean()], [*far, (view - other).abs().mean()]
         assert view.shape == same.shape == (3, 128, 128) and view.dtype == same.dtype
-        assert near < 0.05 and near < far / 8
+    assert max(near) < 0.05 and sum(near) < sum(far) / 20
 
 
 def test_what_is_kept_is_as_large_as_the_smallest_crop_needs(photos, tmp_path):

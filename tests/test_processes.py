@@ -115,13 +115,15 @@ def of_whole_batch(layers, images, labels, loss):
 
 
 def of_shares(layers, images, labels, loss, size):
+    models = [layers() for _ in range(size)]  # here, because threads share a generator
+
     def work(team):
-        model = layers()
+        model, kinds = models[team.rank], [type(module) for module in models[team.rank].modules()]
         team.part = part = part_of(len(images), team.rank, size)
         own = images[part.start : part.stop].clone().requires_grad_(True)
         with acting_as_one(model, team):
             loss_of_share(loss, model(own), labels[part.start : part.stop], team).backward()
-        assert {type(module) for module in model.modules()} == {type(module) for module in layers().modules()}
+        assert [type(module) for module in model.modules()] == kinds
         # DDP averages gradients of parameters; that of the input is a row's own.
         gradients = {name: summed(p.grad, team) / size for name, p in model.named_parameters()}
         places = range(part.start, part.stop)
