@@ -16,7 +16,7 @@ from typing import Any
 MOST_WORKERS = 8
 
 
-def workers_for(dataset: Any, processes: int = 1) -> tuple[int, str]:
+def workers_for(dataset: Any, processes: int | None = None) -> tuple[int, str]:
     """Choose ``num_workers`` of a ``DataLoader`` for a data set here.
 
     Parameters
@@ -24,7 +24,8 @@ def workers_for(dataset: Any, processes: int = 1) -> tuple[int, str]:
     dataset
         The training set. What its samples come from and where its class and its transform are defined is looked at.
     processes
-        That train on this machine at the same time: they share the cores.
+        That train on this machine at the same time: they share the cores. None for what ``torchrun`` or
+        ``accelerate launch`` says, 1 without them.
 
     Returns
     -------
@@ -36,7 +37,7 @@ def workers_for(dataset: Any, processes: int = 1) -> tuple[int, str]:
         at_home=sorted({_name(part) for part in _parts(dataset) if _unreachable(part)}),
         start_method=multiprocessing.get_start_method(allow_none=False),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        processes=processes,
+        processes=int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if processes is None else processes,
     )
 
 
@@ -79,10 +80,11 @@ def choose_workers(
 def _decodes(dataset: Any) -> bool:
     from course_utils.datasets import PhotoDataset
 
-    if getattr(dataset, "fixed", False) or hasattr(dataset, "pixels"):
+    parts = list(_parts(dataset))
+    if any(getattr(part, "fixed", False) or hasattr(part, "pixels") for part in parts):
         return False
     # A data set of the reader's own: one with paths reads files, of others nothing is known and nothing is risked.
-    return isinstance(dataset, PhotoDataset) or bool(getattr(dataset, "paths", None))
+    return any(isinstance(part, PhotoDataset) or getattr(part, "paths", None) for part in parts)
 
 
 def _parts(dataset: Any) -> Iterator[Any]:

@@ -33,6 +33,7 @@ from course_utils.checkpoints import Checkpoints, Found, describe_call, generato
 from course_utils.errors import CourseError
 from course_utils.feature_extraction import same_bits, set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
+from course_utils.loading import workers_for
 from course_utils.pretrained_models import last_layer
 from course_utils.processes import Batches, Team, acting_as_one, gathered, loss_of_share, summed
 from course_utils.progress import progress
@@ -109,7 +110,7 @@ def fit(
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
     oversample: bool = False,
-    num_workers: int = 0,
+    num_workers: int | str = 0,
     device: str | None = None,
     log: str = "full",
     resume: bool | str | Path = False,
@@ -142,7 +143,8 @@ def fit(
         often on average (:class:`~course_utils.sampling.BalancedOrder`). The data set needs ``labels``. Together with
         class weights the rare classes count twice.
     num_workers
-        Processes that load pictures. 0 is right for small sets and for data that is in memory.
+        Processes that load pictures. 0 is right for small sets and for data that is in memory; ``"auto"`` goes by a
+        rule (:mod:`course_utils.loading`). What is learned does not depend on it.
     device
         ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision (bfloat16, or
         float16 where that is missing), channels_last, pinned memory and copies that do not block.
@@ -199,6 +201,7 @@ def fit(
     with _seeded(seed):
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
         _check_log(log, resume)
+        _check_workers(num_workers)
         order = _order(train, seed, oversample)
         target = _accelerator(device).device
         inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=target)
@@ -354,6 +357,11 @@ def _check_log(log: str, resume: bool | str | Path) -> None:
         )
 
 
+def _check_workers(num_workers: int | str) -> None:
+    if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
+        raise CourseError(f"num_workers={num_workers!r}: give a number from 0 upwards, or 'auto'.")
+
+
 def _order(train: Dataset, seed: int, oversample: bool) -> SeededOrder:
     if not oversample:
         return SeededOrder(len(train), seed)
@@ -395,7 +403,7 @@ class _Trainer:
         plan: Plan,
         epochs: int,
         batch_size: int,
-        num_workers: int,
+        num_workers: int | str,
         device: str | None,
     ) -> None:
         self.accelerator = accelerator = _accelerator(device)
@@ -405,8 +413,9 @@ class _Trainer:
         if accelerator.device.type != "mps":  # slower there
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
-        loader = {"batch_size": batch_size, "team": self.team, "num_workers": num_workers, "pin_memory": cuda}
         self.pictures = seeded_draws(inputs.train, order.seed)
+        workers = workers_for(self.pictures)[0] if num_workers == "auto" else num_workers
+        loader = {"batch_size": batch_size, "team": self.team, "num_workers": workers, "pin_memory": cuda}
         self.train_batches = Batches(self.pictures, order, **loader)
         self.val_batches = Batches(inputs.val, range(len(inputs.val)), **loader)
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))

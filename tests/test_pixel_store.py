@@ -6,22 +6,25 @@ import errno
 import json
 import multiprocessing
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import ColourPatches, generators_untouched
+from helpers import ColourPatches, copy_of, generators_untouched, moved
 from PIL import Image
 from torchvision.models import EfficientNet_B0_Weights, ResNet18_Weights
 from torchvision.transforms import v2
 
-from course_utils import loading, pixel_store
+from course_utils import loading, pixel_store, training
 from course_utils.datasets import PhotoDataset, in_memory
 from course_utils.errors import CourseError
+from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.loading import choose_workers, workers_for
 from course_utils.pixel_store import StoreForecast, forecast_store, read_fast, store_pixels
 from course_utils.pretrained_models import weights_entry
 from course_utils.provenance import describe_data
+from course_utils.sampling import seeded_draws
 from course_utils.transforms import eval_transform
 
 MINI = weights_entry("resnet18_mini")
@@ -245,6 +248,19 @@ def test_read_fast_says_what_it_does(photos, tmp_path, monkeypatch, pays):
     assert len(said) == 1 and ("decoded once" in said[0]) == pays
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="starts a worker by fork, which imports nothing anew")
+def test_what_is_learned_does_not_depend_on_who_loads_it(photos, tmp_path, monkeypatch):
+    results = []
+    monkeypatch.setattr(training, "workers_for", lambda _: (1, ""))
+    stored = store_pixels(photos, MINI, "light", folder=tmp_path / "pixels")
+    for num_workers in (0, "auto"):
+        model = FEATURE_EXTRACTION.starting_model("resnet18_mini", 2)
+        options = {"epochs": 2, "batch_size": 4, "device": "cpu", "log": "off", "num_workers": num_workers}
+        training.fit(model, stored, stored, FEATURE_EXTRACTION, **options)
+        results.append(copy_of(model))
+    assert not moved(*results)
+
+
 # --- workers -----------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +290,10 @@ def test_workers_are_chosen_by_what_a_data_set_is(photos, store, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
     monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     files = photos.with_transform(eval_transform(MINI))
-    assert workers_for(files)[0] == 3
+    assert workers_for(files)[0] == 3 and workers_for(seeded_draws(files, 0))[0] == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert workers_for(files)[0] == 1 and workers_for(files, 1)[0] == 3
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert workers_for(store)[0] == workers_for(in_memory(files))[0] == workers_for(ColourPatches(3))[0] == 0
 
     class Cell(v2.Transform):

@@ -491,6 +491,8 @@ def labelled(*labels):
         ({"train": Pictures(3)}, "train split gives a Image instead of a tensor"),
         ({"val": Pictures(3)}, "with_transform"),
         ({"log": "yes"}, "log='yes' is unknown: give one of full, light, off."),
+        ({"num_workers": -1}, "num_workers=-1: give a number from 0"),
+        ({"num_workers": "many"}, "or 'auto'"),
         ({"device": "tpu"}, "'tpu'"),
         ({"device": "mps"}, "'mps'"),
         ({"device": "cuda"}, "no GPU"),
