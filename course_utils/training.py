@@ -327,7 +327,7 @@ def _check(
             raise CourseError(
                 f"The {name} split is empty: there is nothing to {'learn from' if name == 'train' else 'choose by'}."
             )
-        image, label = dataset[0]
+        image, label = seeded_draws(dataset, 0)[0]  # a look that moves no generator
         if not isinstance(image, Tensor):
             raise CourseError(
                 f"The {name} split gives a {type(image).__name__} instead of a tensor: it has no transform. "
@@ -485,12 +485,12 @@ class _Trainer:
         tally.check(epoch)
         return tally.means()
 
-    @torch.no_grad()
     def _validate(self, epoch: int) -> tuple[float, float]:
         self.model.eval()
         tally = _Tally(self.team, keeps_answers=self.keeps_answers)
-        for images, labels in self.val_batches:
-            tally.add(self._in_pieces(self._logits, images, labels), labels)
+        with torch.no_grad():
+            for images, labels in self.val_batches:
+                tally.add(self._in_pieces(self._logits, images, labels), labels)
         tally.check(epoch)  # the last step of an epoch can break the weights after the last training loss
         self.answers = tally.answers()
         return tally.means()

@@ -1,4 +1,4 @@
-"""Kills runs of ``fit`` with SIGKILL at many points, resumes them, and tells what came out. A script for a fresh process.
+"""Kills runs of ``fit`` with SIGKILL at many points, resumes them, and tells what came out: a script.
 
 Importing torch takes seconds; so one process imports it, and every run is a fork of that one. It has a single thread:
 a fork of several does not work.
@@ -7,6 +7,7 @@ a fork of several does not work.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from helpers import ColourPatches
+from torch import nn
 
 from course_utils import checkpoints, run_log
-from course_utils.fine_tuning import DISCRIMINATIVE, FROM_SCRATCH, LAST_BLOCK, PROGRESSIVE, Strategy
+from course_utils.fine_tuning import DISCRIMINATIVE, LAST_BLOCK, PROGRESSIVE, Strategy
 from course_utils.provenance import describe_model, weights_digest
 from course_utils.training import fit
 
@@ -37,24 +39,31 @@ class Noisy(ColourPatches):
 
 
 UNBALANCED = {"class_weights": [3, 1, 1], "label_smoothing": 0.1, "oversample": True}
-EARLY = Strategy("early", starts=(0, None), rates=(1e-9,))
+EARLY = Strategy("early", starts=(0, None), rates=(1e-12,))
 # Model, strategy, options, random points at which it is killed, in what of the checkpoint's writing it is killed.
 CASES: dict[str, tuple[str, Strategy, dict[str, Any], int, tuple[str, ...]]] = {
-    "progressive": ("resnet18_mini", PROGRESSIVE, {"epochs": 4}, 9, ("half written", "before rename", "after rename")),
-    "dropout": ("vgg11_mini", LAST_BLOCK, {"epochs": 2}, 4, ("half written", "before unlink")),
-    "discriminative": ("mobilenet_v3_small_mini", DISCRIMINATIVE, {"epochs": 2}, 3, ("after unlink",)),
-    "unbalanced": ("resnet18_mini", FROM_SCRATCH, {"epochs": 2, **UNBALANCED}, 3, ("before rename",)),
-    "early": ("resnet18_mini", EARLY, {"epochs": 9, "patience": 1}, 3, ("after rename",)),
+    "progressive": ("resnet18_mini", PROGRESSIVE, {"epochs": 3}, 6, ("half written", "before rename", "after rename")),
+    "dropout": ("vgg11_mini", LAST_BLOCK, {"epochs": 2}, 3, ("half written", "before unlink")),
+    "unbalanced": ("resnet18_mini", DISCRIMINATIVE, {"epochs": 2, **UNBALANCED}, 3, ("before rename", "after unlink")),
+    "early": ("resnet18_mini", EARLY, {"epochs": 9, "patience": 1}, 2, ("after rename",)),
 }
 
 
-def train(name: str, root: Path, **options: Any) -> dict[str, Any]:
+@functools.cache
+def starting_model(name: str) -> nn.Module:
+    """Build the model of a case; every fork has its own copy."""
+    network, strategy, *_ = CASES[name]
+    return strategy.starting_model(network, 3)
+
+
+def train(name: str, root: Path, counter: Moments | None = None, **options: Any) -> dict[str, Any]:
     """Run a case and tell what came out, as plain values."""
     os.environ["COURSE_RUNS"] = str(root)
-    network, strategy, more, _, _ = CASES[name]
-    model = strategy.starting_model(network, 3)
+    _, strategy, more, _, _ = CASES[name]
+    model = starting_model(name)
     settings = {"batch_size": 3, "seed": 5, "device": "cpu", "log": "light", "resume": True} | more | options
-    run = fit(model, Noisy(7, 1, side=32), Noisy(4, 2, side=32), strategy, **settings)
+    with counter or contextlib.nullcontext():
+        run = fit(model, Noisy(7, 1), Noisy(3, 2), strategy, **settings)
     return {
         "weights": weights_digest(model.state_dict()),
         "history": [asdict(record) | {"seconds": 0} for record in run.history],
@@ -99,15 +108,10 @@ class Moments:
         if self.count == self.deadly:
             die()
 
+    def __enter__(self) -> None:
+        sys.setprofile(self)
 
-@contextlib.contextmanager
-def moments(deadly: int | None = None):
-    """Count in the block."""
-    counter = Moments(deadly)
-    sys.setprofile(counter)
-    try:
-        yield counter
-    finally:
+    def __exit__(self, *_error: object) -> None:
         sys.setprofile(None)
 
 
@@ -121,11 +125,10 @@ def deadly_writing(where: str, number: int) -> None:
         return len(seen) == number
 
     def half_open(path: Path, mode: str) -> Any:
-        file = open(path, mode, buffering=0)
         if "w" in mode and now(path):
-            file.write(b"course_utils checkpoint 1 and then")
+            Path(path).write_bytes(b"course_utils checkpoint 1 and then")
             die()
-        return file
+        return open(path, mode)
 
     def replace(source: Any, target: Any, real: Callable = os.replace) -> None:
         if where == "before rename" and now(target):
@@ -149,8 +152,7 @@ def deadly_writing(where: str, number: int) -> None:
 
 def killed_at(name: str, root: Path, deadly: int) -> dict[str, Any]:
     """Run a case that dies at a moment."""
-    with moments(deadly):
-        return train(name, root)
+    return train(name, root, Moments(deadly))
 
 
 def killed_while_writing(name: str, root: Path, where: str) -> dict[str, Any]:
@@ -160,17 +162,16 @@ def killed_while_writing(name: str, root: Path, where: str) -> dict[str, Any]:
 
 
 def counted(name: str, root: Path) -> dict[str, Any]:
-    """Run a case to its end and count its moments."""
-    with moments() as counter:
-        result = train(name, root, resume=False)
-    return result | {"moments": counter.count}
+    """Run a case to its end, unbroken, and count its moments."""
+    counter = Moments()
+    return train(name, root, counter) | {"moments": counter.count}
 
 
 def main(folder: Path) -> None:
     """Write ``results.json``: a list of what was killed where, and whether it came to the same."""
     torch.set_num_threads(1)
-    for network in {case[0] for case in CASES.values()}:
-        describe_model(FROM_SCRATCH.starting_model(network, 3))  # its answer is remembered, and forks have it too
+    for name in CASES:
+        describe_model(starting_model(name))  # its answer is remembered, and forks have it too
     draw, results = random.Random(1), []
     for name, (_, _, _, points, writing) in CASES.items():
         assert forked(lambda: counted(name, folder / name / "whole"), folder / "whole.json")  # noqa: B023
