@@ -19,14 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # so that `python benchmarks/….py` measures this checkout, installed or not
-
 from course_utils.experiments import hardware
 from course_utils.files import written_whole
 from course_utils.settings import best_device
 from course_utils.tables import markdown_table, text_table
 
+ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "benchmarks.json"
 
 
