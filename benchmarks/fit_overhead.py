@@ -16,18 +16,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import statistics
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from common import make_entry, make_parser, report, timed
 
 import numpy as np
 import torch
+from common import make_entry, make_parser, report, timed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -179,7 +174,7 @@ def lightning(job: Job) -> float:
 
 
 def fastai(job: Job) -> float:
-    """fastai's Learner on the same loaders, without bar and printing; its recorder keeps losses and accuracy."""
+    """The Learner of fastai on the same loaders, without bar and printing; its recorder keeps losses and accuracy."""
     from fastai.callback.core import Callback
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner, Recorder
@@ -193,6 +188,10 @@ def fastai(job: Job) -> float:
     class Steps(Callback):
         best = -1.0
 
+        def before_fit(self) -> None:  # the Learner has just set one rate for everything
+            for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+                group["lr"] = rate
+
         def before_train(self) -> None:
             order.set_epoch(self.epoch)
 
@@ -204,7 +203,7 @@ def fastai(job: Job) -> float:
                 schedule.step()
 
         def after_epoch(self) -> None:
-            if (right := float(self.recorder.log[-1] if False else self.recorder.values[-1][-1])) > self.best:
+            if (right := float(self.recorder.values[-1][-1])) > self.best:
                 self.best = right
                 self.state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -214,7 +213,7 @@ def fastai(job: Job) -> float:
         loaders, model, loss_func=nn.CrossEntropyLoss(), opt_func=lambda *_, **__: OptimWrapper(opt=optimizer),
         metrics=accuracy, train_bn=True, cbs=[Steps()],
     )  # fmt: skip
-    with learner.no_bar(), learner.no_logging():
+    with learner.no_logging():  # the bar is a callback that is not imported
         learner.fit(job.epochs, lr=None)
     return float(learner.recorder.values[-1][1])
 
@@ -281,13 +280,19 @@ def entry(job: Job, seconds: dict[str, list[float]], losses: dict[str, float], m
     for key in seconds:
         middle, low, high = ratios(seconds, key)
         loss = "" if key == "limit" else f"{losses[key]:.4f}"
-        rows.append([NAMES[key][0], f"{statistics.median(seconds[key]):.3f}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}", loss])
+        rows.append(
+            [NAMES[key][0], f"{statistics.median(seconds[key]):.3f}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}", loss]
+        )
     over = ratios(seconds, "ours")[0] - 1
-    findings = [f"fit takes {over:+.1%} of the bare loop's time; the goal is at most {GOAL:+.0%}: {_met(over <= GOAL)}."]
+    findings = [
+        f"fit takes {over:+.1%} of the bare loop's time; the goal is at most {GOAL:+.0%}: {_met(over <= GOAL)}."
+    ]
     for key in ("lightning", "fastai"):
         if key in seconds:
             share = ratios(seconds, "ours", key)[0]
-            findings.append(f"fit takes {share:.3f} times as long as {NAMES[key][0]}; the goal is at most 1: {_met(share <= 1)}.")
+            findings.append(
+                f"fit takes {share:.3f} times as long as {NAMES[key][0]}; the goal is at most 1: {_met(share <= 1)}."
+            )
     record = statistics.median(np.array(seconds["recorded"]) - np.array(seconds["ours"]))
     share = 1 / ratios(seconds, "bare", "limit")[0]
     side = job.train.images.shape[-1]
@@ -296,7 +301,7 @@ def entry(job: Job, seconds: dict[str, list[float]], losses: dict[str, float], m
         columns=["", "seconds", "of the bare loop's", "quartiles", "last validation loss"],
         rows=rows,
         findings=findings,
-        limit=f"forward and backward passes alone, on one batch that is in memory, are {share:.0%} of the bare loop's time.",
+        limit=f"forward and backward passes alone, on one batch in memory, are {share:.0%} of the bare loop's time.",
         notes=[
             f"{len(job.train)} pictures of {side} pixels, {job.epochs} epochs of {len(job.loader())} steps, median of "
             f"{job.rounds} rounds in which all take their turn.",
@@ -317,7 +322,8 @@ def main() -> None:
     """Measure, print, and keep."""
     options = make_parser(__doc__).parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     job = Job(**(QUICK if options.quick else SIZES))
     chosen, missing = candidates()
     report("fit overhead", entry(job, *measure(job, chosen), missing), options)
