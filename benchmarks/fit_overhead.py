@@ -13,6 +13,7 @@ of their own; where one is not, the page says so.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import statistics
@@ -43,13 +44,11 @@ class Job:
     def __init__(self, train: int, val: int, epochs: int, side: int, rounds: int) -> None:
         self.epochs, self.rounds = epochs, rounds
         self.train, self.val = _pictures(train, side, 1), _pictures(val, side, 2)
-        self.start = FULL.starting_model("resnet18_mini", 3).state_dict()
+        self.start = FULL.starting_model("resnet18_mini", 3).to(memory_format=torch.channels_last)
 
     def model(self) -> nn.Module:
         """The same weights each time, in the layout that fit uses."""
-        model = FULL.starting_model("resnet18_mini", 3)
-        model.load_state_dict(self.start)
-        return model.to(memory_format=torch.channels_last)
+        return copy.deepcopy(self.start)
 
     def optimizer(self, model: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """AdamW with the groups and the schedule of the strategy."""
