@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -196,6 +198,7 @@ def _fit_on_this_rank(folder: Path) -> None:
     from accelerate import PartialState
     from safetensors.torch import save_file
 
+    _run_the_appendix(folder)
     for job in (*SHARED_RUNS, *LOGGED_RUNS):
         model, run = job.fit()
         state = PartialState()
@@ -206,6 +209,25 @@ def _fit_on_this_rank(folder: Path) -> None:
         told["classes"] = sorted({type(module).__name__ for module in model.modules()})
         Path(f"{stem}.json").write_text(json.dumps(told), encoding="utf-8")
     _meet_accidents(folder, state.process_index)
+
+
+def _run_the_appendix(folder: Path) -> None:
+    """``appendix/bare_ddp.py`` on few pictures; the launcher has brought the processes together already."""
+    from course_utils.datasets import open_dataset
+
+    os.environ["EPOCHS"] = "1"
+    script = Path(__file__).parents[1] / "appendix" / "bare_ddp.py"
+    spec = importlib.util.spec_from_file_location("bare_ddp", script)
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    counts = {"train": 4, "val": 3, "test": 1}  # of each of the three classes
+    module.open_dataset = lambda name: open_dataset(name, cache=folder / "cache", counts=counts)
+    with (
+        mock.patch.object(module.dist, "init_process_group"),
+        mock.patch.object(module.dist, "destroy_process_group"),
+        open(folder / f"appendix{module.dist.get_rank()}.txt", "w") as told,
+        contextlib.redirect_stdout(told),
+    ):
+        module.main()
 
 
 class Accident(ColourPatches):

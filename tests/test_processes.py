@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -309,3 +310,9 @@ def test_a_dead_process_is_an_error_for_the_other(two_processes):
     assert not (two_processes / "dead1.json").exists()
     told = json.loads((two_processes / "dead0.json").read_text(encoding="utf-8"))
     assert told["kind"] == "CourseError" and "start all of them again" in told["error"] and told["moved"] == []
+
+
+@LINUX
+def test_the_appendix_trains_with_two_processes(two_processes):
+    told = [(two_processes / f"appendix{rank}.txt").read_text() for rank in (0, 1)]
+    assert re.fullmatch(r"epoch 1: \d of 9 validation pictures right, 2 processes\n", told[0]) and told[1] == ""
