@@ -9,7 +9,6 @@ says.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import shlex
 import sys
@@ -44,7 +43,6 @@ def make_parser(about: str) -> argparse.ArgumentParser:
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds that a call takes by the wall clock, and what it returns. Waits for a GPU before and after."""
-    gc.collect()
     _wait_for_gpu()
     start = time.perf_counter()
     result = function()

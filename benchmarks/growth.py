@@ -29,7 +29,7 @@ from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.pretrained_models import load_pretrained
 from course_utils.training import fit
 
-SIZES, QUICK_SIZES = (100, 1_000, 10_000, 100_000), (20, 40, 80)
+SIZES, QUICK_SIZES = (100, 1_000, 10_000, 100_000), (6, 12, 24)
 SIDE, EPOCHS, BATCH = 64, 2, 64
 TRANSFORM = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)])
 
@@ -82,7 +82,7 @@ def measure(data: PhotoDataset, folder: Path) -> dict[str, float]:
     filling, filling_bytes = watched(lambda: kept.append(cache_activations(model, data, "head", folder=folder)))
     checking, _ = watched(lambda: cache_activations(model, data, "head", folder=folder))
     options = {"epochs": EPOCHS, "batch_size": BATCH, "log": "off", "device": "cpu"}
-    val = cache_activations(model, data.subset(range(10)), "head", folder=folder)
+    val = cache_activations(model, data.subset(range(5)), "head", folder=folder)
     training, training_bytes = watched(lambda: fit(model, kept[0], val, FEATURE_EXTRACTION, **options))
     return {
         "pictures": len(data),
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> dict:
     per_1000 = {
         what: slope(rows, what) for what in ("fill", "open", "epoch", "fill_bytes", "train_bytes", "disk_bytes")
     }
-    alone = forward_alone(64 if options.quick else 2048)
+    alone = forward_alone(16 if options.quick else 2048)
     entry = make_entry(
         f"from {sizes[0]:,} to {sizes[-1]:,} pictures of {SIDE} pixels, resnet18_mini, cached in front of the head",
         columns=[

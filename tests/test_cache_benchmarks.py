@@ -73,7 +73,7 @@ def test_growth_from_few_to_many(scripts, monkeypatch, capsys):
     import growth
 
     entry = growth.main(["--quick"])
-    assert [row["pictures"] for row in entry["numbers"]["rows"]] == [20, 40, 80]
+    assert [row["pictures"] for row in entry["numbers"]["rows"]] == [6, 12, 24]
     assert "Per 1,000 pictures" in capsys.readouterr().out
     rows = [{"pictures": n, "s": 2 + 3 * n} for n in (10, 100, 1000, 10_000)]
     per_1000, exponent = growth.slope(rows, "s")
