@@ -42,7 +42,7 @@ UNBALANCED = {"class_weights": [3, 1, 1], "label_smoothing": 0.1, "oversample": 
 EARLY = Strategy("early", starts=(0, None), rates=(1e-12,))
 # Model, strategy, options, random points at which it is killed, in what of the checkpoint's writing it is killed.
 CASES: dict[str, tuple[str, Strategy, dict[str, Any], int, tuple[str, ...]]] = {
-    "progressive": ("resnet18_mini", PROGRESSIVE, {"epochs": 3}, 6, ("half written", "before rename", "after rename")),
+    "progressive": ("resnet18_mini", PROGRESSIVE, {"epochs": 3}, 5, ("half written", "before rename", "after rename")),
     "dropout": ("vgg11_mini", LAST_BLOCK, {"epochs": 2}, 3, ("half written", "before unlink")),
     "unbalanced": ("resnet18_mini", DISCRIMINATIVE, {"epochs": 2, **UNBALANCED}, 3, ("before rename", "after unlink")),
     "early": ("resnet18_mini", EARLY, {"epochs": 9, "patience": 1}, 2, ("after rename",)),
@@ -176,20 +176,21 @@ def main(folder: Path) -> None:
     for name, (_, _, _, points, writing) in CASES.items():
         assert forked(lambda: counted(name, folder / name / "whole"), folder / "whole.json")  # noqa: B023
         whole = json.loads((folder / "whole.json").read_text())
-        kills = [draw.randrange(1, whole["moments"]) for _ in range(points)]
+        # One in each part of the run, so that chance does not leave out its end.
+        kills = [int((part + draw.random()) * whole["moments"] / points) + 1 for part in range(points)]
         for number, kill in enumerate([*kills, *writing]):
             results.append(killed_and_resumed(name, folder / name / str(number), kill, draw) | {"whole": whole})
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def killed_and_resumed(name: str, root: Path, kill: int | str, draw: random.Random) -> dict[str, Any]:
-    """Kill a run, a third of them once more, and let the last call come to its end."""
+    """Kill a run, every second one once more soon after, and let the last call come to its end."""
     answer, kills = root.with_suffix(".json"), 0
     root.parent.mkdir(exist_ok=True)
     act = killed_while_writing if isinstance(kill, str) else killed_at
     kills += not forked(lambda: act(name, root, kill), answer)
-    if isinstance(kill, int) and kill % 3 == 0:
-        kills += not forked(lambda: killed_at(name, root, draw.randrange(1, kill + 1)), answer)
+    if isinstance(kill, int) and kill % 2 == 0:
+        kills += not forked(lambda: killed_at(name, root, draw.randrange(1, kill // 2)), answer)
     assert forked(lambda: train(name, root), answer)
     return {"case": name, "kill": kill, "kills": kills, "result": json.loads(answer.read_text(encoding="utf-8"))}
 

@@ -160,8 +160,7 @@ def test_a_run_that_is_killed_anywhere_and_resumed_comes_to_the_same_bits(killed
         for part in ("weights", "history", "stopped", "best"):
             assert result[part] == whole[part], f"{text}: another {part}"
         assert result["left"] == ["history.csv", "run.json"] and result["rows"] == len(whole["history"]), text
-    resumed = {kill["result"]["resumed"] for kill in kills}
-    assert {0, 1} <= resumed  # before and after the first checkpoint
+    assert len({kill["result"]["resumed"] for kill in kills}) > 1  # before and after a checkpoint
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on Windows")
