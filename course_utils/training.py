@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 import time
 import warnings
@@ -659,15 +660,24 @@ def _accelerator(device: str | None) -> Accelerator:
         )
     if device == "mps" and not torch.backends.mps.is_available():
         raise CourseError("device='mps' was asked for and this is not a Mac whose GPU torch can use. Use device=None.")
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if started > 1 and not cuda and device is None:
+        device = "cpu"  # accelerate brings processes together on CUDA, or on the CPU when it is told to use that
     precision = "no"
     if cuda:
         precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     # accelerate keeps its state for the whole process and refuses another device or precision later.
     _forget_other_device(device, precision)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=precision,
     )
+    if started > 1 and accelerator.num_processes == 1:
+        raise CourseError(
+            f"{started} processes were started, and this one would train a network of its own. Several processes meet on "
+            "CUDA or on the CPU: use device=None or 'cpu'. The first call of fit in a process decides."
+        )
+    return accelerator
 
 
 def _forget_other_device(device: str | None, precision: str) -> None:

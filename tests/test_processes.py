@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import BatchSampler
 from torchvision.ops import StochasticDepth
 
-from course_utils import processes
+from course_utils import processes, training
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate
 from course_utils.fine_tuning import STRATEGIES
@@ -214,6 +214,28 @@ def test_a_lost_process_is_explained_and_another_error_is_not(lost):
     with pytest.raises(CourseError if lost else RuntimeError, match=told), acting_as_one(norm, team):
         raise error
     assert type(norm) is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize(("device", "company"), [(None, True), ("cpu", True), (None, False)])
+def test_processes_without_a_gpu_meet_on_the_cpu(monkeypatch, device, company):
+    """Without being told, accelerate gives each process a training of its own."""
+    made = []
+
+    def accelerator(**options):
+        made.append(options)
+        return SimpleNamespace(num_processes=2 if company else 1)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training, "Accelerator", accelerator)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    if company:
+        assert training._accelerator(device).num_processes == 2
+    else:
+        with pytest.raises(
+            CourseError, match="2 processes were started, and this one would train a network of its own"
+        ):
+            training._accelerator(device)
+    assert [options["cpu"] for options in made] == [True]
 
 
 # --- two processes -----------------------------------------------------------------------------------------------
