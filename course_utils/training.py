@@ -674,8 +674,8 @@ def _accelerator(device: str | None) -> Accelerator:
     )
     if started > 1 and accelerator.num_processes == 1:
         raise CourseError(
-            f"{started} processes were started, and this one would train a network of its own. Several processes meet on "
-            "CUDA or on the CPU: use device=None or 'cpu'. The first call of fit in a process decides."
+            f"{started} processes were started, and this one would train a network of its own. Several processes meet "
+            "on CUDA or on the CPU: use device=None or 'cpu'. The first call of fit in a process decides."
         )
     return accelerator
 
