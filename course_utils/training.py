@@ -555,7 +555,9 @@ class _Trainer:
         """Look for a checkpoint; None if there is none. All processes find the same one."""
         paths = [checkpoints.find(resume) if self.accelerator.is_main_process else None]
         path = broadcast_object_list(paths)[0] if self.accelerator.num_processes > 1 else paths[0]
-        return None if path is None else read_checkpoint(path)
+        found = None if path is None else read_checkpoint(path)
+        self.accelerator.wait_for_everyone()  # of a complete run one process deletes it soon
+        return found
 
     def release(self, stopped: str) -> None:
         """Let go of what only training needs, whoever still holds on to this object (a traceback, say)."""
