@@ -270,7 +270,7 @@ def _smaller(trainer: _Trainer) -> str:
             "smaller batch_size."
         )
     return (
-        f"There is not enough memory ({where}) to train this model, even with one picture at a time. Take smaller "
+        f"There is not enough memory ({where}) to train this model, even one picture at a time. Take smaller "
         "pictures or a smaller model, let fewer stages learn (LAST_BLOCK, FEATURE_EXTRACTION), or close other programs."
     )
 
@@ -498,12 +498,13 @@ class _Trainer:
     def _gradients(self, images: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
         """Add up the gradients of the pieces; their sum is that of the mean loss over the whole batch."""
         weights = [self._weight(piece) for piece in labels]
-        logits = []
+        answers = []
         for image, label, weight in zip(images, labels, weights, strict=True):
-            logits.append(self.wrapped(_layout(image)))
+            logits = self.wrapped(_layout(image))
             # Each piece counts by what is in it. The mean of their means would favour the pictures of small pieces.
-            self.accelerator.backward(self.loss(logits[-1], label) * (weight / sum(weights)))
-        return torch.cat(logits).detach()
+            self.accelerator.backward(self.loss(logits, label) * (weight / sum(weights)))
+            answers.append(logits.detach())
+        return torch.cat(answers)
 
     def _weight(self, labels: Tensor) -> Tensor | int:
         """What the loss divides by to get a mean."""

@@ -713,7 +713,7 @@ def test_too_little_memory_for_one_picture(root, watched):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory")
 
     model.layer4.register_forward_pre_hook(no_memory)
-    told = r"not enough memory \(cpu\) .* even with one picture at a time"
+    told = r"not enough memory \(cpu\) .* even one picture at a time"
     with pytest.warns(UserWarning, match="pieces"), pytest.raises(CourseError, match=told) as kept:
         quick(model, strategy=FULL)
     assert alive(held) == 0 and kept.value.__context__ is None
