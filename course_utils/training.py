@@ -293,7 +293,7 @@ def _smaller(trainer: _Trainer) -> str:
             "smaller batch_size."
         )
     return (
-        f"There is not enough memory ({where}) to train this model, even with one picture at a time. Take smaller "
+        f"There is not enough memory ({where}) to train this model, even one picture at a time. Take smaller "
         "pictures or a smaller model, let fewer stages learn (LAST_BLOCK, FEATURE_EXTRACTION), or close other programs."
     )
 
@@ -527,13 +527,14 @@ class _Trainer:
     def _gradients(self, images: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
         """Add up the gradients of the pieces; their sum is that of the mean loss over the whole batch."""
         weights = [self._weight(piece) for piece in labels]
-        logits = []
+        answers = []
         for image, label, weight in zip(images, labels, weights, strict=True):
-            logits.append(self.wrapped(_layout(image)))
+            logits = self.wrapped(_layout(image))
             # Each piece counts by what is in it. The mean of their means would favour the pictures of small pieces.
             share = weight / sum(weights) if len(weights) > 1 else 1
-            self.accelerator.backward(loss_of_share(self.loss, logits[-1], label, self.team) * share)
-        return torch.cat(logits).detach()
+            self.accelerator.backward(loss_of_share(self.loss, logits, label, self.team) * share)
+            answers.append(logits.detach())
+        return torch.cat(answers)
 
     def _weight(self, labels: Tensor) -> Tensor | int:
         """What the loss divides by to get a mean."""
@@ -586,7 +587,9 @@ class _Trainer:
         """Look for a checkpoint; None if there is none. All processes find the same one."""
         paths = [checkpoints.find(resume) if self.accelerator.is_main_process else None]
         path = broadcast_object_list(paths)[0] if self.accelerator.num_processes > 1 else paths[0]
-        return None if path is None else read_checkpoint(path)
+        found = None if path is None else read_checkpoint(path)
+        self.accelerator.wait_for_everyone()  # of a complete run one process deletes it soon
+        return found
 
     def release(self, stopped: str) -> None:
         """Let go of what only training needs, whoever still holds on to this object (a traceback, say)."""
