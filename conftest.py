@@ -29,12 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Cut the kernels of the default run off the network: it must not need one. See tests/test_offline.py.
 
-    What they train leaves its record in a folder that goes away, not in the cache of whoever runs the tests.
+    What they train leaves its record and its activations in folders that go away, not in the cache of whoever runs
+    the tests.
     """
-    if "COURSE_RUNS" not in os.environ:
-        runs = tempfile.TemporaryDirectory(prefix="course-runs-")
-        os.environ["COURSE_RUNS"] = runs.name
-        config.add_cleanup(runs.cleanup)
+    for name in ("COURSE_RUNS", "COURSE_ACTIVATIONS"):
+        if name not in os.environ:
+            folder = tempfile.TemporaryDirectory(prefix=name.lower().replace("_", "-") + "-")
+            os.environ[name] = folder.name
+            config.add_cleanup(folder.cleanup)
     if not config.getoption("no_compare"):
         offline = str(Path(__file__).parent / "tests" / "offline")
         others = [

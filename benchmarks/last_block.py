@@ -1,12 +1,15 @@
 """(b) Training the last block: every epoch from cached activations against every epoch through the whole network.
 
-Both are the same call of ``fit`` on the same pictures, a ResNet-18 at 224 pixels on hymenoptera, with and without the
-cache. The seconds of an epoch are the median over all but the first, in which memory is still being found. Without
-the cache the pictures are once files, as in the tutorial, and once tensors in memory, which nobody can decode faster.
+Both are the same call of ``fit`` on the same pictures, hymenoptera at 224 pixels, with and without the cache, for a
+ResNet-18, whose last block is nearly a quarter of all multiply-adds, and an EfficientNet-B0, whose last stage is a
+smaller part. The seconds of an epoch are the median over all but the first, in which memory is still being found.
+Without the cache the pictures are once files, as in the tutorial, and once tensors in memory, which nobody can decode
+faster.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 from pathlib import Path
@@ -24,9 +27,14 @@ from course_utils.fine_tuning import LAST_BLOCK
 from course_utils.pretrained_models import load_pretrained, weights_entry
 from course_utils.training import Run, fit
 from course_utils.training_inputs import CacheOptions
-from course_utils.transforms import eval_transform
+from course_utils.transforms import eval_transform, image_size
 
 GOAL = 3
+WAYS = {
+    "files": "files, through the whole network",
+    "memory": "tensors in memory, through the whole network",
+    "cached": "cached in front of the last block",
+}
 
 
 def run(name: str, train: Dataset, val: Dataset, epochs: int, batch_size: int, cache: object) -> Run:
@@ -42,76 +50,95 @@ def epoch_seconds(done: Run) -> float:
     return statistics.median(record.seconds for record in done.history[1:])
 
 
-def tail_alone(name: str, activations: torch.Tensor, val: torch.Tensor, batch_size: int) -> float:
+def tail_alone(name: str, border: str, activations: torch.Tensor, val: torch.Tensor, batch_size: int) -> float:
     """Seconds of an epoch's arithmetic behind the border: forward and backward for train, forward for val."""
     torch.manual_seed(0)
     model = train_mode(load_pretrained(name, num_classes=2, weights=None))
     model.to(memory_format=torch.channels_last)
-    _, tail = cut(model, "layer4")
+    _, tail = cut(model, border)
 
     def epoch() -> None:
         for batch in activations.split(batch_size):
-            tail(batch.contiguous(memory_format=torch.channels_last)).sum().backward()
+            tail(_layout(batch)).sum().backward()
         with torch.no_grad():
             for batch in val.split(batch_size):
-                tail(batch.contiguous(memory_format=torch.channels_last))
+                tail(_layout(batch))
 
     epoch()
     return timed(epoch)[0]
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    """Run the benchmark and return its entry."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--epochs", type=int, default=5, help="at least 2")
-    parser.add_argument("--batch-size", type=int, default=32, help=f"the tutorial has {TUTORIAL_BATCH}")
-    options = parser.parse_args(arguments)
-    if options.epochs < 2:
-        parser.error("--epochs: at least 2, because the first one is not counted")
-    name = "resnet18_mini" if options.quick else "resnet18"
+def measure(name: str, options: argparse.Namespace, epochs: int) -> dict[str, float]:
+    """Seconds per epoch of one network in three ways, and what limits them."""
     transform = eval_transform(weights_entry(name))
     train, val = (data.with_transform(transform) for data in pictures(options.quick))
-    epochs = 2 if options.quick else options.epochs
     arguments = {"epochs": epochs, "batch_size": options.batch_size}
     from_files = run(name, train, val, cache="off", **arguments)
     from_memory = run(name, in_memory(train), in_memory(val), cache="off", **arguments)
     with tempfile.TemporaryDirectory() as folder:
         cached = run(name, train, val, cache=CacheOptions("on", folder=folder), **arguments)
-        arrays = sorted(Path(folder).rglob("*.npy"))
-        size = sum(path.stat().st_size for path in arrays)
-    files, memory, ours = map(epoch_seconds, (from_files, from_memory, cached))
-    shape = _shape(name)
-    alone = tail_alone(name, *(torch.rand(len(data), *shape) for data in (train, val)), options.batch_size)
-    apart = max(abs(a.train_loss - b.train_loss) for a, b in zip(from_files.history, cached.history, strict=True))
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
+    activations = [torch.rand(len(data), *_shape(name, cached.cached)) for data in (train, val)]
+    return {
+        "files": epoch_seconds(from_files),
+        "memory": epoch_seconds(from_memory),
+        "cached": epoch_seconds(cached),
+        "tail_alone": tail_alone(name, cached.cached, *activations, options.batch_size),
+        "bytes": size,
+        "apart": max(abs(a.train_loss - b.train_loss) for a, b in zip(from_files.history, cached.history, strict=True)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Run the benchmark and return its entry."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=["resnet18", "efficientnet_b0"], metavar="NAME")
+    parser.add_argument("--epochs", type=int, default=4, help="at least 2")
+    parser.add_argument("--batch-size", type=int, default=32, help=f"the tutorial has {TUTORIAL_BATCH}")
+    options = parser.parse_args(arguments)
+    if options.epochs < 2:
+        parser.error("--epochs: at least 2, because the first one is not counted")
+    models, epochs = (["resnet18_mini"], 2) if options.quick else (options.models, options.epochs)
+    found = {name: measure(name, options, epochs) for name in models}
     entry = make_entry(
-        f"last block on hymenoptera, {name}: an epoch from the cache and through the whole network",
-        columns=["pictures", "seconds per epoch", "times slower than from the cache"],
+        f"last block on hymenoptera, {', '.join(models)}: an epoch from the cache and through the whole network",
+        columns=["network", "pictures", "seconds per epoch", "times slower than from the cache"],
         rows=[
-            ["files, through the whole network", f"{files:.2f}", f"{files / ours:.1f}"],
-            ["tensors in memory, through the whole network", f"{memory:.2f}", f"{memory / ours:.1f}"],
-            ["cached in front of layer4", f"{ours:.2f}", "1.0"],
+            [name, text, f"{seconds[way]:.2f}", f"{seconds[way] / seconds['cached']:.1f}"]
+            for name, seconds in found.items()
+            for way, text in WAYS.items()
         ],
         findings=[
-            f"{files / ours:.1f} times faster per epoch than from files (goal: {GOAL}), {memory / ours:.1f} times "
-            "faster than from tensors in memory.",
-            f"The losses of the epochs differ by at most {apart:.1g}.",
+            f"{name}: {seconds['files'] / seconds['cached']:.1f} times faster per epoch than from files "
+            f"(goal: {GOAL}), "
+            f"{seconds['memory'] / seconds['cached']:.1f} times than from tensors in memory. The training losses "
+            f"differ by at most {seconds['apart']:.1g}."
+            for name, seconds in found.items()
         ],
-        limit=f"what lies behind the border alone, forward and backward: {alone:.2f} s per epoch; the cache holds "
-        f"{size / 1e6:.1f} MB, all of which an epoch reads.",
-        notes=[f"Batches of {options.batch_size}; median over the {epochs - 1} epochs behind the first."],
-        numbers={"files": files, "memory": memory, "cached": ours, "tail_alone": alone, "bytes": size, "apart": apart},
+        limit="what lies behind the border alone, forward and backward: "
+        + "; ".join(
+            f"{name} {seconds['tail_alone']:.2f} s per epoch, which reads {seconds['bytes'] / 1e6:.1f} MB"
+            for name, seconds in found.items()
+        )
+        + ".",
+        notes=[
+            f"Batches of {options.batch_size}; random weights; median over the {epochs - 1} epochs behind the first."
+        ],
+        numbers=found,
         device="cpu",
     )
     report("b", entry, options)
     return entry
 
 
-def _shape(name: str) -> tuple[int, ...]:
-    """Of the activations of one picture in front of layer4."""
-    from course_utils.transforms import image_size
+def _layout(batch: torch.Tensor) -> torch.Tensor:
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
+
+def _shape(name: str, border: str) -> tuple[int, ...]:
+    """Of the activations of one picture in front of the border."""
     side = image_size(weights_entry(name))
-    front, _ = cut(load_pretrained(name, weights=None).eval(), "layer4")
+    front, _ = cut(load_pretrained(name, weights=None).eval(), border)
     with torch.no_grad():
         return tuple(front(torch.zeros(1, 3, side, side)).shape[1:])
 

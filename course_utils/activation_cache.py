@@ -767,7 +767,10 @@ def _check_room(draft: Path, forecast: Forecast, job: _Job) -> None:
     free = shutil.disk_usage(draft).free
     advice = "Free some space (`course cache` lists what is there), take a later border, dtype='float16' or fewer views"
     if job.limit is not None and forecast.size > job.limit:
-        raise CourseError(f"The cache would take {forecast.size / 1e9:.1f} GB, allowed are {job.limit / 1e9:.1f}.")
+        raise CourseError(
+            f"The cache would take {forecast.size / 1e9:.1f} GB, and {job.limit / 1e9:.1f} are allowed here. "
+            "fit(..., cache='on') has no such limit, and cache='off' does without."
+        )
     if forecast.size + SPARE_BYTES > free:
         raise CourseError(
             f"The cache would take {forecast.size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free in {draft.parent}. "

@@ -12,7 +12,8 @@ Five environment variables change everything that the course does:
 =====================  ==========================================================================================
 
 What is kept of every training run is :mod:`course_utils.run_log`'s business: ``COURSE_RUNS`` is the folder for it, and
-``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well.
+``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well. ``COURSE_ACTIVATIONS`` is the folder of
+:mod:`course_utils.activation_cache`.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_the_last_block_with_and_without(scripts, photos, monkeypatch, capsys):
 
     monkeypatch.setattr(last_block, "pictures", lambda quick: (photos, photos.subset([0, 1])))
     entry = last_block.main(["--quick"])
-    assert entry["numbers"]["apart"] < 1e-6 and len(entry["rows"]) == 3
+    assert entry["numbers"]["resnet18_mini"]["apart"] < 1e-6 and len(entry["rows"]) == 3
     assert "Physical limit" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         last_block.main(["--epochs", "1"])
