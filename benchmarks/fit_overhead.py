@@ -34,7 +34,7 @@ from course_utils.sampling import SeededOrder
 from course_utils.training import fit
 
 BATCH, SEED, GOAL = 32, 0, 0.03
-SIZES = {"train": 256, "val": 64, "epochs": 2, "side": 96, "rounds": 9}
+SIZES = {"train": 256, "val": 64, "epochs": 3, "side": 96, "rounds": 9}
 QUICK = {"train": 70, "val": 20, "epochs": 2, "side": 32, "rounds": 2}
 
 
