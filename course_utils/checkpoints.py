@@ -324,7 +324,7 @@ class Checkpoints:
         warnings.warn(f"{text}{then}. It is tried again after every epoch.", stacklevel=5)
 
     def end(self, stopped: str) -> None:
-        """Let go of the run; delete the checkpoint of one that came to its end.
+        """Delete the checkpoint of a run that came to its end; say how another one goes on.
 
         Parameters
         ----------
@@ -333,7 +333,6 @@ class Checkpoints:
         """
         if self.path is None:
             return
-        BUSY.discard(self.path.parent)
         if stopped == "interrupted" and self.path.exists():
             print(f"Stopped. The same call of fit takes the run {self.path.parent.name} up again.")
         if stopped not in ("finished", "early", "diverged"):

@@ -30,7 +30,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from course_utils.checkpoints import Checkpoints, Found, describe_call, generators, read_checkpoint, set_generators
+from course_utils.checkpoints import (
+    BUSY,
+    Checkpoints,
+    Found,
+    describe_call,
+    generators,
+    read_checkpoint,
+    set_generators,
+)
 from course_utils.errors import CourseError
 from course_utils.feature_extraction import same_bits, set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
@@ -237,11 +245,14 @@ def fit(
             raise
         finally:
             run_log.error = str(trouble) if trouble else run_log.error
-            trainer.restore_best()
-            run_log.end(run, *trainer.best)
-            if checkpoints:
-                checkpoints.end(run.stopped)
-            trainer.release(run.stopped)
+            try:
+                trainer.restore_best()
+                run_log.end(run, *trainer.best)
+                if checkpoints:
+                    checkpoints.end(run.stopped)
+            finally:  # a second Stop comes in here
+                BUSY.discard(run.folder)
+                trainer.release(run.stopped)
         # Out here, because an error that is raised while another one is handled keeps that one, its traceback, and
         # with it every tensor that was in use.
         if trouble:

@@ -83,7 +83,7 @@ def train(
         "weights": weights_digest(model.state_dict()),
         "history": [asdict(record) | {"seconds": 0} for record in run.history],
         "stopped": run.stopped,
-        "best": run.best.epoch,
+        "best": run.best and run.best.epoch,
         "resumed": run.resumed,
         "left": sorted(path.name for path in run.folder.iterdir()) if run.folder else [],
         "rows": len(run_log.read_history(run.folder / "history.csv")) if run.folder else 0,
@@ -128,6 +128,16 @@ class Moments:
 
     def __exit__(self, *_error: object) -> None:
         sys.setprofile(None)
+
+
+class Stops(Moments):
+    """Counts, and comes as Stop does at the given moment."""
+
+    def __call__(self, *_event: Any) -> None:
+        self.count += 1
+        if self.count == self.deadly:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
 
 
 def deadly_writing(where: str, number: int) -> None:
@@ -176,6 +186,13 @@ def killed_while_writing(name: str, root: Path, where: str) -> dict[str, Any]:
     return train(name, root)
 
 
+def stopped_at(name: str, root: Path, moment: int) -> dict[str, Any]:
+    """Stop a case and call fit again, as the cell of a notebook would: with the model as the Stop left it."""
+    with contextlib.suppress(KeyboardInterrupt):  # that of the preparations, or of what is written at the end
+        train(name, root, Stops(moment))
+    return train(name, root)
+
+
 def counted(name: str, root: Path) -> dict[str, Any]:
     """Run a case to its end, unbroken, and count its moments."""
     counter = Moments()
@@ -195,8 +212,20 @@ def main(folder: Path) -> None:
         kills = [int((part + draw.random()) * whole["moments"] / points) + 1 for part in range(points)]
         for number, kill in enumerate([*kills, *writing]):
             results.append(killed_and_resumed(name, folder / name / str(number), kill, draw) | {"whole": whole})
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        if name == "progressive":
+            stops = stopped_and_resumed(name, folder, whole, draw)
+    (folder / "results.json").write_text(json.dumps({"kills": results, "stops": stops}), encoding="utf-8")
     train("progressive", folder / "alone", pictures=Waiting)
+
+
+def stopped_and_resumed(name: str, folder: Path, whole: dict[str, Any], draw: random.Random) -> list[dict[str, Any]]:
+    """Stop a run anywhere; the last two times where it is complete and its end is being written."""
+    results = []
+    for number, (first, last) in enumerate([(0.0, 0.3), (0.3, 0.6), (0.6, 0.9), (0.95, 0.97), (0.97, 0.99)]):
+        moment, answer = int(draw.uniform(first, last) * whole["moments"]), folder / "answer.json"
+        assert forked(lambda: stopped_at(name, folder / f"stop{number}", moment), answer)  # noqa: B023
+        results.append({"moment": moment, "result": json.loads(answer.read_text(encoding="utf-8")), "whole": whole})
+    return results
 
 
 def killed_and_resumed(name: str, root: Path, kill: int | str, draw: random.Random) -> dict[str, Any]:

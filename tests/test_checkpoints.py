@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -66,8 +67,9 @@ class Act(Noisy):
         return image, label
 
 
-def stop(*_ignored):
-    raise KeyboardInterrupt
+def stop(image):
+    signal.raise_signal(signal.SIGINT)  # what Jupyter sends
+    return image
 
 
 def in_epoch(number):
@@ -172,7 +174,16 @@ def killed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def killed_runs(killed):
     """What it did before it was killed itself."""
-    return json.loads((killed / "results.json").read_text(encoding="utf-8"))
+    return json.loads((killed / "results.json").read_text(encoding="utf-8"))["kills"]
+
+
+@needs_forks
+def test_a_stop_at_any_moment_and_the_same_cell_again_come_to_the_same_bits(killed):
+    stops = json.loads((killed / "results.json").read_text(encoding="utf-8"))["stops"]
+    for stop in stops:
+        for part in ("weights", "history", "stopped", "best"):
+            assert stop["result"][part] == stop["whole"][part], f"stopped at {stop['moment']}: another {part}"
+    assert len(stops) == 5 and stops[-1]["result"]["resumed"] == 3  # complete, and stopped while its end was written
 
 
 @needs_forks
