@@ -256,7 +256,8 @@ def test_what_is_learned_does_not_depend_on_who_loads_it(photos, tmp_path, monke
     for num_workers in (0, "auto"):
         model = FEATURE_EXTRACTION.starting_model("resnet18_mini", 2)
         options = {"epochs": 2, "batch_size": 4, "device": "cpu", "log": "off", "num_workers": num_workers}
-        training.fit(model, stored, stored, FEATURE_EXTRACTION, **options)
+        val = stored.with_transform(eval_transform(MINI))  # what is drawn for it would depend on who loads it
+        training.fit(model, stored, val, FEATURE_EXTRACTION, **options)
         results.append(copy_of(model))
     assert not moved(*results)
 
