@@ -330,11 +330,11 @@ def page(shown: Sequence[Explained], failures: Sequence[str], how: str) -> str:
 
 def _figure(item: Explained) -> str:
     name, target = html.escape(item.path.name), html.escape(item.target)
-    answers = ", ".join(f"{html.escape(label)} {_percent(share)}" for label, share in item.answers)
+    answers = ", ".join(f"{html.escape(label)} {percent(share)}" for label, share in item.answers)
     about = f"nothing speaks for {target}: the map is empty" if item.empty else f"the map is for {target}"
     return (
-        f'<figure><div><img alt="{name}, as the network saw it" src="{_data_uri(item.seen)}">'
-        f'<img alt="{name}: {about}" src="{_data_uri(item.overlay)}"></div>'
+        f'<figure><div><img alt="{name}, as the network saw it" src="{data_uri(item.seen)}">'
+        f'<img alt="{name}: {about}" src="{data_uri(item.overlay)}"></div>'
         f"<figcaption><strong>{name}</strong>: {answers}; {about}.</figcaption></figure>"
     )
 
@@ -344,12 +344,13 @@ def _table(shown: Sequence[Explained]) -> str:
     for item in shown:
         answer, share = item.answers[0]
         rows.append(
-            [item.path.name, f"{answer}, {_percent(share)}", item.target + (": empty map" if item.empty else "")]
+            [item.path.name, f"{answer}, {percent(share)}", item.target + (": empty map" if item.empty else "")]
         )
     return text_table(["picture", "answer", "explained"], rows)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in [0, 1] in whole percent: ``"93 %"``."""
     return f"{100 * share:.0f} %"
 
 
@@ -359,7 +360,8 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _data_uri(picture: Image.Image) -> str:
+def data_uri(picture: Image.Image) -> str:
+    """A picture as an address that holds all of it, so that a page needs no other file."""
     buffer = io.BytesIO()
     picture.save(buffer, "jpeg", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""The ladder: how far up is it worth climbing, from nearest neighbours to training everything?
+"""The ladder, and how far up it is worth climbing: from nearest neighbours to training everything.
 
 =================  =============================================================  ==========================
 rung               what it does                                                   what it is for
@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +36,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from course_utils.data_audit import Duplicates, Pair, Suspect, exact_copies, near_duplicates, out_of_fold
-from course_utils.data_audit import suspected_labels as suspected
+from course_utils.data_audit import (
+    Duplicates,
+    Pair,
+    Suspect,
+    exact_copies,
+    near_duplicates,
+    out_of_fold,
+    suspected_labels,
+)
 from course_utils.datasets import SPLITS, Splits, in_memory_if_it_fits
 from course_utils.errors import CourseError
 from course_utils.evaluation import PairedComparison, Report, compare_models, evaluate, interval_text, probe
@@ -155,21 +163,36 @@ class Step:
         """Whether it is better by more than chance explains."""
         return self.comparison.distinguishable and self.comparison.difference > 0
 
-    def __str__(self) -> str:
-        low, high = self.comparison.interval
-        points = f"{100 * self.comparison.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
-        p = self.comparison.p_value
-        chance = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
-        times = self.result.seconds / max(self.below.seconds, 1e-3)
-        cost = f"{times:.0f} times the seconds" if times >= 1.5 else "about the same time or less"
-        return f"{self.result.name} against {self.below.rung}: {points}, {chance}: {self._verdict()} ({cost})"
-
-    def _verdict(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """``"worth it"``, or in which way not."""
         if self.worth:
             return "worth it"
         if self.comparison.distinguishable:
             return "not worth it, it is worse"
         return "not shown to be worth it" if self.comparison.difference > 0 else "not worth it"
+
+    def row(self) -> list[str]:
+        """The step as it stands under ``STEP_COLUMNS``."""
+        low, high = self.comparison.interval
+        p = self.comparison.p_value
+        return [
+            self.result.model,
+            self.result.rung,
+            self.below.rung,
+            f"{100 * self.comparison.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+            f"{p:.2f}" if p >= 0.01 else f"{p:.3f}" if p >= 0.001 else "< 0.001",
+            f"× {self.result.seconds / max(self.below.seconds, 1e-3):.1f}",
+            self.verdict,
+        ]
+
+
+STEP_COLUMNS = ("network", "rung", "against", "points (95 % interval)", "p", "seconds", "")
+
+
+def fewest_to_tell() -> int:
+    """On how many pictures a rung has to be right alone, against none for the other, before the paired test tells."""
+    return next(k for k in itertools.count(1) if PairedComparison(0, k, 0, 0).distinguishable)
 
 
 @dataclass(frozen=True)
@@ -250,6 +273,11 @@ def result_row(result: Result) -> list[object]:
     run = None if result.run is None else result.run.rpartition("-")[2]
     memory = round(result.memory / 1e6)
     return [result.model, result.rung, accuracy, f"{result.seconds:.1f}", memory, result.trainable, run]
+
+
+def steps_table(steps: Sequence[Step]) -> str:
+    """One line per step."""
+    return text_table(STEP_COLUMNS, [step.row() for step in steps])
 
 
 def steps(results: Sequence[Result]) -> list[Step]:
@@ -704,7 +732,9 @@ def audit(climber: Climber, digests: Sequence[str]) -> Audit:
     copies = exact_copies(digests, names)
     same_file = {(pair.first, pair.second) for pair in copies}
     others = tuple(pair for pair in duplicates.pairs if (pair.first, pair.second) not in same_file)
-    return Audit(tuple(copies), dataclasses.replace(duplicates, pairs=others), tuple(suspected(probabilities, labels)))
+    return Audit(
+        tuple(copies), dataclasses.replace(duplicates, pairs=others), tuple(suspected_labels(probabilities, labels))
+    )
 
 
 def measure(

@@ -44,15 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     from course_utils.datasets import open_dataset
-    from course_utils.ladder import Budget, measure, networks
+    from course_utils.ladder import Budget, measure, networks, steps_table
     from course_utils.ladder_report import report_page
+    from course_utils.pretrained_models import weights_entry
     from course_utils.settings import check_dataset, load_settings
-    from course_utils.transforms import check_augmentation
+    from course_utils.transforms import train_transform
 
     settings = load_settings()
     data = check_dataset(options.data)
     models = networks([word for word in options.families.split(",") if word], settings.models)
-    check_augmentation(options.augment)
+    train_transform(weights_entry(models[0]), options.augment)  # complains of an unknown word before any work
     seed = settings.seed if options.seed is None else options.seed
     splits = open_dataset(data, seed=seed, cache=settings.cache, mirror=settings.mirror)
     out = options.out or Path(f"ladder-{splits.name}.html")
@@ -68,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with written_whole(out) as beside:
         beside.write_text(report_page(ladder), encoding="utf-8")
     print(f"\n{ladder}\n")
-    print("\n".join(str(step) for step in ladder.steps))
-    print(f"\n{closing_lines(ladder)}\n\nThe report is {out}.")
+    print(f"{steps_table(ladder.steps)}\n\n{closing_lines(ladder)}\n\nThe report is {out}.")
     return 0
 
 
