@@ -187,7 +187,7 @@ class Step:
         ]
 
 
-STEP_COLUMNS = ("network", "rung", "against", "points (95 % interval)", "p", "seconds", "")
+STEP_COLUMNS = ("network", "rung", "against", "points (95 % interval)", "p", "seconds", "verdict")
 
 
 def fewest_to_tell() -> int:

@@ -47,15 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from course_utils.ladder import Budget, measure, networks, steps_table
     from course_utils.ladder_report import report_page
     from course_utils.pretrained_models import weights_entry
-    from course_utils.settings import check_dataset, load_settings
+    from course_utils.settings import load_settings
     from course_utils.transforms import train_transform
 
     settings = load_settings()
-    data = check_dataset(options.data)
     models = networks([word for word in options.families.split(",") if word], settings.models)
     train_transform(weights_entry(models[0]), options.augment)  # complains of an unknown word before any work
     seed = settings.seed if options.seed is None else options.seed
-    splits = open_dataset(data, seed=seed, cache=settings.cache, mirror=settings.mirror)
+    splits = open_dataset(options.data, seed=seed, cache=settings.cache, mirror=settings.mirror)
     out = options.out or Path(f"ladder-{splits.name}.html")
     if out.is_dir():
         raise CourseError(f"--out {str(out)!r} is a folder: give the name of a file, such as report.html.")

@@ -30,11 +30,12 @@ SHOWN_MISTAKES, SHOWN_SUSPECTS, SHOWN_PAIRS, SHOWN_MIX_UPS = 12, 12, 8, 20
 THUMBNAIL = 200
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; color: #222;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222;
   background: #fff }
 h1 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-top: 1px solid #ccc; padding-top: 1rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top }
+th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top }
+.short td, .short th { white-space: nowrap }
 th { background: #f2f2f2 } td.number, th.number { text-align: right; white-space: nowrap }
 tr.chosen td { background: #e8f3e8; font-weight: 600 }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem } figure { margin: 0 } figure div { display: flex; gap: 4px }
@@ -125,7 +126,7 @@ def _rungs(ladder: Ladder) -> str:
             "<h2>Every rung</h2>",
             "<p>Accuracy on the validation pictures. Rungs that train have chosen their best epoch by the same "
             "pictures, so these numbers flatter them a little; that is why the test pictures exist.</p>",
-            _table(COLUMNS, rows, chosen),
+            _table(COLUMNS, rows, chosen, "short"),
             *failed,
             "<p>kNN asks the nearest training pictures and leaves no network: it is the yardstick. Seconds are without "
             f"reading the pictures. Memory is the peak, {memory}. <code>course runs NAME</code> tells all about a "
@@ -141,7 +142,7 @@ def _worth(ladder: Ladder) -> str:
             "<h2>Is the next rung worth it?</h2>",
             "<p>Each rung beside the best one below it, on the same validation pictures: a paired test (McNemar, "
             "exact).</p>",
-            _table(STEP_COLUMNS, [step.row() for step in ladder.steps]),
+            _table(STEP_COLUMNS, [step.row() for step in ladder.steps], kind="short"),
             f"<p>{n} validation pictures can tell two rungs apart only if one of them is right on at least {few} "
             f"pictures more, that is {100 * few / n:.1f} points. “Not shown to be worth it” means: perhaps "
             "better, and more validation pictures would tell.</p>",
@@ -250,8 +251,8 @@ def _copies(ladder: Ladder) -> str:
     lines = ["<h2>The same picture in two splits</h2>"]
     if pairs:
         lines.append(
-            f"<p>{len(pairs)} pairs. A test picture that was learned by heart makes the test too easy: keep one of "
-            "each pair, in test.</p>"
+            f"<p>{_count(len(pairs), 'pair')}. A test picture that was learned by heart makes the test too easy: "
+            "keep one of each pair, in test.</p>"
         )
         lines.append(_figures([_pair_cell(ladder, pair) for pair in pairs[:SHOWN_PAIRS]]))
         lines.append(_more(len(pairs), SHOWN_PAIRS))
@@ -260,8 +261,8 @@ def _copies(ladder: Ladder) -> str:
     lines.append(how)
     if found.alike:
         lines.append(
-            f"<p>{len(found.alike)} pairs are as alike to the network as a photo and its altered copy, though their "
-            "pixels differ. Photos of one scene, taken in a row, belong in one split.</p>"
+            f"<p>As alike to the network as a photo and its altered copy, though their pixels differ: "
+            f"{_count(len(found.alike), 'pair')}. Photos of one scene, taken in a row, belong in one split.</p>"
         )
         lines.append(_figures([_pair_cell(ladder, pair) for pair in found.alike[:SHOWN_PAIRS]]))
         lines.append(_more(len(found.alike), SHOWN_PAIRS))
@@ -336,7 +337,7 @@ def _left_out(ladder: Ladder) -> str:
     if not items:
         return "<h2>Files that were left out</h2><p>None: every file could be used.</p>"
     rows = [[item.path, item.reason] for item in items]
-    return f"<h2>Files that were left out</h2><p>{len(items)} files.</p>\n{_table(['file', 'reason'], rows)}"
+    return f"<h2>Files that were left out</h2><p>{_count(len(items), 'file')}.</p>\n{_table(['file', 'reason'], rows)}"
 
 
 def _method(ladder: Ladder) -> str:
@@ -351,15 +352,21 @@ def _method(ladder: Ladder) -> str:
     )
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], marked: int | None = None) -> str:
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], marked: int | None = None, kind: str = "plain"
+) -> str:
     numbers = [all(isinstance(row[i], int) or _is_number(str(row[i])) for row in rows) for i in range(len(columns))]
-    kind = [' class="number"' if number else "" for number in numbers]
-    head = "".join(f"<th{k}>{html.escape(str(column))}</th>" for k, column in zip(kind, columns, strict=True))
+    sides = [' class="number"' if number else "" for number in numbers]
+    head = "".join(f"<th{side}>{html.escape(str(column))}</th>" for side, column in zip(sides, columns, strict=True))
     lines = []
     for place, row in enumerate(rows):
-        cells = "".join(f"<td{k}>{html.escape(_text(value))}</td>" for k, value in zip(kind, row, strict=True))
+        cells = "".join(f"<td{side}>{html.escape(_text(value))}</td>" for side, value in zip(sides, row, strict=True))
         lines.append(f'<tr class="chosen">{cells}</tr>' if place == marked else f"<tr>{cells}</tr>")
-    return f'<div class="wide"><table><tr>{head}</tr>\n' + "\n".join(lines) + "\n</table></div>"
+    return f'<div class="wide"><table class="{kind}"><tr>{head}</tr>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _text(value: object) -> str:
