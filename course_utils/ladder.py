@@ -583,6 +583,7 @@ class Climber:
         settings = {"epochs": 1, "seed": self.budget.seed, "penalty": self.penalty, "log": "full"}
         device = torch.device(self.budget.device)
         log = RunLog("full", settings, plan, network, self.parts["train"], self.parts["val"], device)
+        log.epoch(run, network.state_dict())
         log.end(run, network.state_dict(), (logits["val"].softmax(1), self.labels("val")))
         return _kept(log.folder)
 
