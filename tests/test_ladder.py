@@ -16,7 +16,19 @@ from course_utils.datasets import open_dataset
 from course_utils.errors import CourseError
 from course_utils.evaluation import Report, evaluate
 from course_utils.fine_tuning import LAST_BLOCK
-from course_utils.ladder import KNN, PROBE, Budget, Result, Rung, Store, choose, fewest_to_tell, measure, networks, steps
+from course_utils.ladder import (
+    KNN,
+    PROBE,
+    Budget,
+    Result,
+    Rung,
+    Store,
+    choose,
+    fewest_to_tell,
+    measure,
+    networks,
+    steps,
+)
 from course_utils.runs import load_run
 from course_utils.training import TrainingDiverged, _Trainer
 
@@ -93,8 +105,9 @@ def test_the_whole_command(photos, tmp_path, monkeypatch, capsys):
     assert ladder_command.main([str(photos), "--epochs", "1", "--out", "again.html"]) == 0
     second = capsys.readouterr().out
     assert second.count("kept from before") == 6
-    assert second[second.index("network  ") :].replace("again.html", "out/report.html") == (
-        printed[printed.index("network  ") :]
+    assert (
+        second[second.index("network  ") :].replace("again.html", "out/report.html")
+        == (printed[printed.index("network  ") :])
     )
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
 
@@ -102,7 +115,7 @@ def test_the_whole_command(photos, tmp_path, monkeypatch, capsys):
 def test_each_rung_has_its_numbers(climbed, splits):
     found, said, _ = climbed
     assert [result.rung for result in found.results] == ["kNN", "linear probe", "last block"]
-    assert [result.trainable for result in found.results] == [0, 3 * 129 + 48, 653_472 + 435][0:1] + [435, 653_907]
+    assert [result.trainable for result in found.results] == [0, 435, 653_472 + 435]
     assert all(result.seconds > 0 and result.memory > 5e7 for result in found.results)
     assert found.results[0].run is None and found.chosen.run is not None
     assert len(said) == 3 and str(found).count("\n") == 4
@@ -153,7 +166,7 @@ def test_a_stop_is_told_with_what_to_do(photos, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("damage", ["truncated", "no json", "other weights", "no run"])
 def test_what_is_damaged_or_gone_is_climbed_again(climbed, splits, tmp_path, damage, monkeypatch):
-    found, _, root = climbed
+    found, _, _ = climbed
     store = Store(tmp_path / found.folder.name, splits)
     shutil.copytree(found.folder, store.folder)
     weights = ladder.Climber(NAME, splits, found.budget, store).weights
@@ -268,7 +281,7 @@ def test_networks_by_family_and_by_name():
     families = {"vgg": "vgg16", "resnet": "resnet50"}
     assert networks(["resnet", "vgg11", "resnet50"], families) == ["resnet50", "vgg11"]
     assert networks(["all"], families) == ["vgg16", "resnet50"]
-    with pytest.raises(CourseError, match="There is no family or network 'resnt'. The families are vgg, resnet"):
+    with pytest.raises(CourseError, match=r"There is no family or network 'resnt'\. The families are vgg, resnet"):
         networks(["resnt"], families)
     with pytest.raises(CourseError, match="No family was named"):
         networks([], families)
