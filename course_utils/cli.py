@@ -28,6 +28,7 @@ CELL_TIMEOUT = 600
 ELSEWHERE = {
     "pretrain": ("course_utils.pretraining", "make the embedded weights again"),
     "explain": ("course_utils.explain_command", "show where a network looks, for any picture"),
+    "cache": ("course_utils.cache_command", "list and clear the cached activations of frozen stages"),
     "runs": ("course_utils.runs", "list, compare and delete what fit wrote about its runs"),
     "compare": ("course_utils.experiments", "measure scratch, frozen and fine-tuned, and write the results file"),
     "families": ("course_utils.families", "measure one network of each family by every strategy"),

@@ -33,6 +33,7 @@ from course_utils.progress import progress
 from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
 from course_utils.sampling import BalancedOrder, SeededOrder
 from course_utils.settings import best_device
+from course_utils.training_inputs import CacheOptions, Inputs, inputs_for, options_of
 
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
 
@@ -52,6 +53,8 @@ class Run:
         ``"diverged"`` (the loss was no number any more) or ``"failed"`` (another error).
     folder
         Where the log is, see :mod:`course_utils.run_log`; None without one.
+    cached
+        The border in front of which activations came from a cache; None if every epoch went through all stages.
     """
 
     strategy: Strategy
@@ -60,6 +63,7 @@ class Run:
     history: list[EpochRecord] = field(default_factory=list)
     stopped: str = "finished"
     folder: Path | None = None
+    cached: str | None = None
 
     @property
     def best(self) -> EpochRecord | None:
@@ -99,6 +103,7 @@ def fit(
     num_workers: int = 0,
     device: str | None = None,
     log: str = "full",
+    cache: str | CacheOptions | None = "auto",
 ) -> Run:
     """Train a model by a strategy, in place.
 
@@ -135,6 +140,12 @@ def fit(
         What is kept of the run in a folder of its own (:mod:`course_utils.run_log`): ``"full"``; ``"light"``, without
         weights, report and figures, for comparisons of many runs; ``"off"``, nothing. The weights that come out are
         the same, and a folder that cannot be written is a warning, no error.
+    cache
+        Whether the frozen stages run once, and their activations come from disk in every epoch
+        (:mod:`course_utils.activation_cache`). ``"auto"``: where the border stays the same, nothing is augmented at
+        random, and the data are of the course; ``"on"``: an error where it cannot be; ``"off"`` or None: never;
+        :class:`~course_utils.training_inputs.CacheOptions` for augmented views, half precision or another folder.
+        Losses are the same to about 1e-6. `train` and `val` may also be caches themselves.
 
     Returns
     -------
@@ -163,11 +174,15 @@ def fit(
         "device": device,
         "log": log,
     }
+    caching = options_of(cache)
     with _seeded(seed):
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
         _check_log(log)
         order = _order(train, seed, oversample)
-        trainer = _Trainer(model, train, order, val, plan, epochs, batch_size, num_workers, device)
+        target = _accelerator(device).device
+        inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=target)
+        settings["cache"], run.cached = inputs.facts(caching), inputs.border
+        trainer = _Trainer(model, inputs, order, plan, epochs, batch_size, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
         level = log if trainer.accelerator.is_main_process else "off"
         run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device)
@@ -287,9 +302,8 @@ class _Trainer:
     def __init__(
         self,
         model: nn.Module,
-        train: Dataset,
+        inputs: Inputs,
         order: SeededOrder,
-        val: Dataset,
         plan: Plan,
         epochs: int,
         batch_size: int,
@@ -297,14 +311,14 @@ class _Trainer:
         device: str | None,
     ) -> None:
         self.accelerator = accelerator = _accelerator(device)
-        self.model, self.plan = model, plan
+        self.model, self.inputs, self.plan = model, inputs, plan
         cuda = accelerator.device.type == "cuda"
         if accelerator.device.type != "mps":  # slower there
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
         loader = {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": cuda}
         self.train_batches, self.val_batches = accelerator.prepare(
-            DataLoader(train, sampler=order, **loader), DataLoader(val, **loader)
+            DataLoader(inputs.train, sampler=order, **loader), DataLoader(inputs.val, **loader)
         )
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
@@ -322,6 +336,7 @@ class _Trainer:
         self._set_learning(self.plan.learning_at(epoch))
         # Through accelerate's loader: it counts epochs itself and would overrule a call on the sampler.
         self.train_batches.set_epoch(epoch)
+        self.inputs.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
         val_loss, val_accuracy = self._validate(epoch)
         return EpochRecord(
@@ -344,7 +359,7 @@ class _Trainer:
         if self.accelerator.num_processes > 1:  # let the old wrapper go; collecting garbage takes a quarter second
             self.accelerator.free_memory()
         bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.wrapped = self.accelerator.prepare_model(bare)
+        self.wrapped = self.accelerator.prepare_model(self.inputs.learner(bare))
 
     def _train(self, epoch: int) -> tuple[float, float]:
         train_mode(self.model)
@@ -423,7 +438,9 @@ class _Tally:
 
 
 def _layout(images: Tensor) -> Tensor:
-    return images if images.device.type == "mps" else images.contiguous(memory_format=torch.channels_last)
+    if images.device.type == "mps" or images.ndim != 4:  # activations behind a pooling have no height and width
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _group_schedule(start: int, per_epoch: int, epochs: int, plan: Plan):  # noqa: ANN202

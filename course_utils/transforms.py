@@ -268,7 +268,7 @@ def check_transform(transform: Transform, weights: Any, training: bool = False) 
             f"{transform!r} is no transform: give something that takes a PIL picture and returns a tensor, such as "
             "eval_transform(weights)."
         )
-    with _borrowed_generators():
+    with borrowed_generators():
         try:
             return _mismatches(transform, preset, side, training)
         except _Unusable as error:
@@ -601,21 +601,22 @@ def _call(transform: Transform, picture: Image.Image) -> Any:
 
 def _draws(transform: Transform, picture: Image.Image) -> bool:
     """Whether anything is left to chance: a global generator moves, or two views differ."""
-    before = _generator_states()
+    before = generator_states()
     first = _as_channels(_call(transform, picture))
-    if _generator_states() != before:
+    if generator_states() != before:
         return True
     others = (_as_channels(_call(transform, picture)) for _ in range(RANDOM_VIEWS // 2))
     return any(other.shape != first.shape or not torch.equal(other, first) for other in others)
 
 
-def _generator_states() -> tuple[Any, ...]:
+def generator_states() -> tuple[Any, ...]:
+    """Where the global generators of Python, NumPy and torch (CPU) are; equal when nothing was drawn in between."""
     kind, keys, *rest = np.random.get_state()
     return random.getstate(), (kind, keys.tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
 
 
 @contextlib.contextmanager
-def _borrowed_generators() -> Iterator[None]:
+def borrowed_generators() -> Iterator[None]:
     """The global generators with a fixed seed, so that a check always ends alike; put back afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     try:

@@ -6,6 +6,14 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
+def cached_activations_go_to_a_temporary_folder(tmp_path_factory):
+    """``fit`` caches activations by itself, and tests must not fill the cache of whoever runs them either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_ACTIVATIONS", str(tmp_path_factory.mktemp("activations")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def runs_go_to_a_temporary_folder(tmp_path_factory):
     """``fit`` writes a log of every run; those of tests must not pile up in the cache of whoever runs them."""
     with pytest.MonkeyPatch.context() as patch:

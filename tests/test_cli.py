@@ -15,7 +15,7 @@ from course_utils.errors import CourseError
 pytest_plugins = ("pytester",)
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"run", "lab", "test", "doctor", "student", "render", "check", "pretrain", "compare"}
-COMMANDS |= {"explain", "families", "runs", "ladder", "train", "predict"}
+COMMANDS |= {"explain", "families", "runs", "ladder", "train", "predict", "cache"}
 
 
 def write(root, name, *sources, tags=()):

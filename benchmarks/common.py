@@ -1,0 +1,151 @@
+"""What all benchmarks share: their options, the clock, and the results file.
+
+A benchmark runs ours beside the baseline in one process, prints the ratio, and writes what it measured, with the
+command, the date and the machine, to ``results/benchmarks.json``, from which ``results/benchmarks.md`` is made.
+``--quick`` runs it on tiny sizes, to see that it works; such numbers mean nothing and are written only where ``--out``
+says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that `python benchmarks/….py` measures this checkout, installed or not
+
+from course_utils.experiments import hardware
+from course_utils.files import written_whole
+from course_utils.settings import best_device
+from course_utils.tables import markdown_table, text_table
+
+RESULTS = ROOT / "results" / "benchmarks.json"
+
+
+def make_parser(about: str) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has.
+
+    Parameters
+    ----------
+    about
+        The docstring of the script.
+    """
+    parser = argparse.ArgumentParser(description=about.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
+    parser.add_argument("--out", type=Path, help="results file (default: results/benchmarks.json; none with --quick)")
+    return parser
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a call takes by the wall clock, and what it returns. Waits for a GPU before and after."""
+    gc.collect()
+    _wait_for_gpu()
+    start = time.perf_counter()
+    result = function()
+    _wait_for_gpu()
+    return time.perf_counter() - start, result
+
+
+def _wait_for_gpu() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def make_entry(
+    title: str,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    findings: Sequence[str],
+    limit: str,
+    notes: Sequence[str] = (),
+    numbers: dict[str, Any] | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """What one benchmark found, as plain data.
+
+    Parameters
+    ----------
+    title
+        What is compared with what.
+    columns, rows
+        A table for readers.
+    findings
+        Sentences with the ratios, and whether the goal was met.
+    limit
+        The physical limit beside which the numbers stand: the forward pass alone, say, or the bytes read.
+    notes
+        How it was measured and compared, what is derived rather than measured.
+    numbers
+        Everything measured, with all digits, for programs.
+    device
+        That it ran on; None for the best there is.
+    """
+    return {
+        "title": title,
+        "command": command_line(sys.argv),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(device or best_device()),
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
+        "findings": list(findings),
+        "limit": limit,
+        "notes": list(notes),
+        "numbers": numbers or {},
+    }
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command as a reader types it, from the project's folder and without anybody's paths."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(argv[0]).name}", *words])
+
+
+def report(name: str, entry: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print an entry, and put it into the results file in the place of an older one of that name."""
+    print(f"{entry['title']}\n\n{text_table(entry['columns'], entry['rows'])}\n")
+    for line in (*entry["findings"], f"Physical limit: {entry['limit']}", *entry["notes"]):
+        print(line)
+    path = options.out or (None if options.quick else RESULTS)
+    if path is not None:
+        write_results(path, name, entry)
+        print(f"\nWritten to {path.name} and {path.with_suffix('.md').name}.")
+
+
+def write_results(path: Path, name: str, entry: dict[str, Any]) -> None:
+    """Add an entry to a results file, and write the page that shows all of them."""
+    path = Path(path)
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results = dict(sorted((results | {name: entry}).items()))
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with written_whole(path.with_suffix(".md")) as beside:
+        beside.write_text(as_markdown(results), encoding="utf-8")
+
+
+def as_markdown(results: dict[str, dict[str, Any]]) -> str:
+    """All benchmarks as one page."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Ours beside the baseline, in one process run. This page is written by the scripts in `benchmarks/`; each "
+        "section names the command that measures it again.",
+        "",
+    ]
+    for name, entry in results.items():
+        lines += [f"## {name}: {entry['title']}", ""]
+        lines += [f"`{entry['command']}` on {entry['date']}, {entry['hardware']}.", ""]
+        lines += [markdown_table(entry["columns"], entry["rows"]), ""]
+        lines += [f"- {line}" for line in (*entry["findings"], f"Physical limit: {entry['limit']}", *entry["notes"])]
+        lines += [""]
+    return "\n".join(lines)
