@@ -36,6 +36,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from course_utils.activation_cache import cache_activations
 from course_utils.data_audit import (
     Duplicates,
     Pair,
@@ -118,7 +119,8 @@ class Result:
     report
         Answers to the validation pictures.
     seconds, memory
-        Time and peak of memory in bytes (:class:`~course_utils.measuring.Measured`), without reading the pictures.
+        Time, and peak of memory in bytes (:class:`~course_utils.measuring.Measured`). For kNN and the probe the time
+        that it took to read the pictures and cache their features is in it; a rung that trains finds them in memory.
     trainable
         How many parameters learn when most do.
     run
@@ -463,7 +465,7 @@ class Climber:
     budget
         The settings.
     store
-        Where features and rungs are kept.
+        Where finished rungs are kept.
     """
 
     def __init__(self, name: str, splits: Splits, budget: Budget, store: Store) -> None:
@@ -501,19 +503,15 @@ class Climber:
     @functools.cached_property
     def features(self) -> _Features:
         """What the last layer sees of every picture."""
-        name = _slug(f"features-{self.name}")
-        found = self.store.load(name)
-        if found is not None and found[0].get("weights") == self.weights:
-            facts, tensors = found
-            return _Features(**tensors, seconds=facts["seconds"], memory=facts["memory"])
-        parts = self.parts
+        prepare = eval_transform(self.entry)
         with Measured(self.budget.device) as cost:
-            tensors = {
-                split: extract_features(self.network, part)[0]
-                for split, part in progress(parts.items(), f"{self.name} features")
+            caches = {
+                split: cache_activations(self.network, getattr(self.splits, split).with_transform(prepare), "head")
+                for split in progress(SPLITS, f"{self.name} features")
             }
-        self.store.save(name, {"weights": self.weights, "seconds": cost.seconds, "memory": cost.memory}, tensors)
-        return _Features(**tensors, seconds=cost.seconds, memory=cost.memory)
+        tensors = {split: cache.activations() for split, cache in caches.items()}
+        # What the caches took when they were made, so that a ladder shows the same cost when it finds them there.
+        return _Features(**tensors, seconds=sum(c.content["seconds"] for c in caches.values()), memory=cost.memory)
 
     def embed(self, pictures: list[Image.Image]) -> Tensor:
         """Features ``(N, D)`` of some pictures."""
@@ -607,6 +605,8 @@ class Climber:
         trainable = max(run.plan.trainable_at(epoch) for epoch in range(budget.epochs))
         report = self.store.report("val", probabilities)
         detail = f"epoch {run.best.epoch + 1} of {budget.epochs}"
+        if run.cached is not None:
+            detail += f", activations cached in front of {run.cached}"
         return Result(self.name, rung.name, report, cost.seconds, cost.memory, trainable, _kept(run.folder), detail)
 
 

@@ -128,9 +128,9 @@ def _rungs(ladder: Ladder) -> str:
             "pictures, so these numbers flatter them a little; that is why the test pictures exist.</p>",
             _table(COLUMNS, rows, chosen, "short"),
             *failed,
-            "<p>kNN asks the nearest training pictures and leaves no network: it is the yardstick. Seconds are without "
-            f"reading the pictures. Memory is the peak, {memory}. <code>course runs NAME</code> tells all about a "
-            "run.</p>",
+            "<p>kNN asks the nearest training pictures and leaves no network: it is the yardstick. Reading the "
+            "pictures is in the seconds of kNN and the probe; rungs that train find them in memory. Memory is the "
+            f"peak, {memory}. <code>course runs NAME</code> tells all about a run.</p>",
         ]
     )
 
