@@ -303,6 +303,8 @@ class CachedActivations(Dataset):
         Bytes on disk.
     """
 
+    fixed = True  # draws nothing, see course_utils.sampling.seeded_draws
+
     def __init__(self, folder: Path, content: dict[str, Any], *, reused: bool, seconds: float) -> None:
         self.folder, self.content = folder, content
         self.reused, self.seconds = reused, seconds

@@ -142,6 +142,8 @@ class MemoryDataset(Dataset):
         As in :class:`PhotoDataset`.
     """
 
+    fixed = True  # gives the same for an index every time: nothing is drawn
+
     def __init__(
         self, images: Tensor, labels: Sequence[int], classes: Sequence[str], paths: Sequence[Path] = ()
     ) -> None:

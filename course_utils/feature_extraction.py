@@ -113,8 +113,7 @@ def frozen_proof(model: nn.Module) -> Iterator[None]:
     learning = learning_stages(model)
     yield
     after = model.state_dict()
-    # Compared as bytes, so that a NaN equals itself and 0.0 differs from -0.0.
-    moved = [name for name in before if name not in after or not _same_bits(before[name], after[name])]
+    moved = [name for name in before if name not in after or not same_bits(before[name], after[name])]
     wrong = [name for name in moved if owner.get(name) not in learning]
     # Statistics of BatchNorm move by themselves; only a parameter shows that the optimizer did something.
     learned = {owner[name] for name, _ in model.named_parameters() if name in moved and name in owner}
@@ -131,10 +130,11 @@ def frozen_proof(model: nn.Module) -> Iterator[None]:
         )
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same to the last bit: a NaN equals itself, 0.0 differs from -0.0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
+    a, b = a.detach().contiguous(), b.detach().to(a.device).contiguous()
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 

@@ -13,12 +13,12 @@ import platform
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
 import course_utils
@@ -81,6 +81,33 @@ def _body_parameters(name: str, features: int) -> int | None:
 def _printed(name: str, outputs: int) -> str:
     with torch.device("meta"):  # no memory, no random numbers
         return str(models.get_model(name, weights=None, num_classes=outputs))
+
+
+def describe_layers(model: nn.Module) -> dict[str, Any]:
+    """Tell a network from others by its layers, whatever its weights are and whoever wrote it.
+
+    Returns
+    -------
+    dict
+        ``class``, ``parameters`` (how many numbers) and ``layers``: 16 hexadecimal digits over what it prints, and
+        over name, shape and type of every tensor.
+    """
+    lines = [_one_line(str(model))]
+    lines += [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()]
+    return {
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
+    }
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits over names and values of a state dict, the same on every device and in every layout."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def describe_data(dataset: Sized) -> dict[str, Any]:

@@ -7,6 +7,7 @@
 ``report.json, .md``  what the best weights answered on the validation split; ``report-test`` from ``add_report``
 ``curves.png``        loss and accuracy by epoch
 ``confusion.png``     the confusion matrix of that report
+``checkpoint-*.bin``  of a run with ``resume`` that has not come to its end (:mod:`course_utils.checkpoints`)
 ====================  =============================================================================================
 
 The folder is ``$COURSE_RUNS``, or ``runs`` in the course's cache. With ``COURSE_TENSORBOARD=1`` the numbers of each
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("full", "light", "off")
 RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE = "run.json", "history.csv", "best.safetensors", "curves.png"
+CHECKPOINTS = "checkpoint-*.bin"  # of course_utils.checkpoints
 FORMAT = 1
 MANY_CLASSES = 30  # a matrix of more cells than that a side is no picture any more; report.json has it
 
@@ -177,6 +179,8 @@ class RunLog:
         The arguments of ``fit`` by name.
     plan, model, train, val, device
         What is trained, on what, and where.
+    folder
+        Of the run that goes on here; None begins a new one.
 
     Attributes
     ----------
@@ -197,10 +201,12 @@ class RunLog:
         train: Sized,
         val: Sized,
         device: torch.device,
+        folder: Path | None = None,
     ) -> None:
         self.level, self.on = level, level != "off"
         self.folder: Path | None = None
-        self.place: Path | None = None
+        self.place = folder
+        self.resumed = folder is not None
         self.error: str | None = None
         self.classes = tuple(str(name) for name in getattr(val, "classes", None) or ())
         self._weights_of: int | None = None
@@ -216,14 +222,17 @@ class RunLog:
     def _begin(
         self, settings: dict, plan: Plan, model: nn.Module, train: Sized, val: Sized, device: torch.device
     ) -> None:
-        started = datetime.now(UTC)
+        now = datetime.now(UTC)
         about_model = describe_model(model)
-        self.place = runs_root() / _new_name(started, plan.strategy.name, about_model["family"])
+        if not self.resumed:
+            self.place = runs_root() / _new_name(now, plan.strategy.name, about_model["family"])
+        started, resumed = self._before(now.isoformat(timespec="milliseconds"))
         self._facts = {
             "format": FORMAT,
             "status": "running",
             "error": None,
-            "started": started.isoformat(timespec="milliseconds"),
+            "started": started,
+            "resumed": resumed,
             "seconds": 0.0,
             "epochs": 0,
             "best": None,
@@ -245,6 +254,16 @@ class RunLog:
             raise
         self.folder = self.place
         self._board = _tensorboard(self.folder)
+
+    def _before(self, now: str) -> tuple[str, list[str]]:
+        """When the run began, and when it was taken up again."""
+        if not self.resumed:
+            return now, []
+        try:
+            facts = json.loads((self.place / RUN_FILE).read_text(encoding="utf-8"))
+            return facts["started"], [*facts.get("resumed", []), now]
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: it is written anew
+            return now, [now]
 
     @_never_in_the_way
     def epoch(self, run: Story, best_state: dict[str, Tensor]) -> None:
@@ -285,6 +304,8 @@ class RunLog:
             "best": None if best is None else as_row(best),
         }
         self._write_facts()
+        if self.resumed and run.history:  # a process killed after its checkpoint had no time for this
+            write_history(self.folder / HISTORY_FILE, run.history)
         if self._board is not None:
             self._board.close()
 

@@ -28,6 +28,7 @@ from course_utils.errors import CourseError
 from course_utils.evaluation import Report, interval_text
 from course_utils.pretrained_models import load_pretrained
 from course_utils.run_log import (
+    CHECKPOINTS,
     CURVES_FILE,
     HISTORY_FILE,
     RUN_FILE,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 FOLDER_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
 OWN_FILES = (RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE, "report*.json", "report*.md", "confusion*.png")
-OWN_FILES += ("events.out.tfevents.*", ".*.partial")
+OWN_FILES += (CHECKPOINTS, "events.out.tfevents.*", ".*.partial")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class RunRecord:
         return "killed" if self.facts["status"] == "running" and _gone(self.facts["process"]) else self.facts["status"]
 
     @property
+    def resumable(self) -> bool:
+        """Whether ``fit(..., resume=True)``, called as it was, goes on where this run ended."""
+        return self.status != "running" and any(self.folder.glob(CHECKPOINTS))
+
+    @property
     def best(self) -> EpochRecord | None:
         """The epoch with the best validation accuracy; None when no epoch was finished."""
         return best_epoch(self.history)
@@ -131,6 +137,7 @@ class RunRecord:
     def summary(self) -> dict[str, Any]:
         """What the table of ``course runs`` shows, as plain values."""
         start = {"name": self.name, "folder": str(self.folder), "status": self.status, "bytes": self.size}
+        start["resumable"] = self.resumable
         if self.problem:
             return start | {"problem": self.problem}
         return start | {
@@ -221,7 +228,7 @@ def list_runs(root: Path | None = None) -> list[RunRecord]:
         folders = [path for path in root.iterdir() if _is_run(path)] if root.is_dir() else []
     except OSError as error:
         raise CourseError(f"The folder of runs {root} cannot be read: {error.strerror or error}.") from error
-    return sorted((_read(folder) for folder in folders), key=_age, reverse=True)
+    return sorted((read_run(folder) for folder in folders), key=_age, reverse=True)
 
 
 def load_run(name: str | Path, root: Path | None = None) -> RunRecord:
@@ -251,7 +258,7 @@ def _find(name: str | Path, root: Path | None) -> RunRecord:
         path = Path(name).expanduser()
         if not _is_run(path):
             raise CourseError(f"{str(path)!r} is no folder of a run: it has no {RUN_FILE}.")
-        return _read(path.absolute())
+        return read_run(path.absolute())
     records = list_runs(root)
     for fits in (lambda r: r.name == name, lambda r: r.id == name, lambda r: bool(name) and name in r.name):
         found = [record for record in records if fits(record)]
@@ -278,7 +285,8 @@ def _age(record: RunRecord) -> tuple[str, str]:
     return digits[:17].ljust(17, "0"), record.name
 
 
-def _read(folder: Path) -> RunRecord:
+def read_run(folder: Path) -> RunRecord:
+    """Read the folder of a run; what is wrong with it stands in ``problem``."""
     try:
         record = RunRecord(folder, _read_json(folder / RUN_FILE), _history(folder), _reports(folder))
         _check_by_use(record)
@@ -418,7 +426,7 @@ def _row(record: RunRecord, name: str) -> list[object]:
         _percent(record.best.val_accuracy if record.best else None),
         _percent(record.test_accuracy),
         f"{record.seconds:.1f}",
-        record.status,
+        f"{record.status}, resumable" if record.resumable else record.status,
         size,
     ]
 
@@ -480,6 +488,8 @@ def _details(record: RunRecord) -> str:
         [split, interval_text(report["right"], report["n"]), f"{report['macro_f1']:.1%}"]
         for split, report in record.reports.items()
     ]
+    if record.resumable:
+        head += f"\nThe same call of fit with resume=True goes on with epoch {len(record.history) + 1}."
     parts = [
         head,
         text_table(["setting", "value"], _wrapped([list(item) for item in _flat(record).items()], width=90)),
@@ -496,14 +506,16 @@ def _flat(record: RunRecord) -> dict[str, str]:
     parts = {"": facts["settings"]} | {
         f"{part}.": facts[part] or {} for part in ("strategy", "model", "data", "versions", "machine", "git")
     }
-    # What is logged changes nothing that is learned.
-    return {key: text for prefix, part in parts.items() for key, text in _leaves(prefix, part) if key != "log"}
+    # What is logged, and whether a run could be taken up again, changes nothing that is learned.
+    silent = ("log", "resume")
+    return {key: text for prefix, part in parts.items() for key, text in leaves(prefix, part) if key not in silent}
 
 
-def _leaves(prefix: str, content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def leaves(prefix: str, content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give the values of nested dicts as text, under their names joined by dots."""
     for key, value in content.items():
         if isinstance(value, dict):
-            yield from _leaves(f"{prefix}{key}.", value)
+            yield from leaves(f"{prefix}{key}.", value)
         elif value is None:
             yield prefix + key, "-"
         else:

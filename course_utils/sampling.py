@@ -1,11 +1,19 @@
-"""In which order an epoch shows the training pictures: each one once, or every class equally often."""
+"""In which order an epoch shows the training pictures, and what augmentation draws for each of them.
+
+Both are functions of (seed, epoch), whatever was drawn before: a resumed run sees what the unbroken one would have
+seen, and it does not matter how many processes load the pictures.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch.utils.data import Dataset, Sampler, TensorDataset
 
 from course_utils.errors import CourseError
 
@@ -70,3 +78,67 @@ class BalancedOrder(SeededOrder):
         classes = rng.integers(len(self.members), size=self.size)
         places = rng.integers([len(self.members[c]) for c in classes])  # one number for each, below its class's size
         return iter([int(self.members[c][place]) for c, place in zip(classes, places, strict=True)])
+
+
+class SeededDraws(Dataset):
+    """A data set whose random numbers are a function of (seed, epoch, index).
+
+    Augmentation draws from the generators of Python, NumPy or torch. Here they are seeded for each picture and put
+    back afterwards, so that a picture looks the same whether it is loaded first or last, here or in a worker, and
+    dropout draws the same numbers with and without augmentation.
+
+    Parameters
+    ----------
+    dataset
+        Gives anything for an index.
+    seed
+        At least 0.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose numbers are drawn."""
+        # The third number keeps them apart from those of the order.
+        self.seeds = np.random.default_rng([self.seed, epoch, 1]).integers(2**32, size=len(self.dataset))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Give several at once, as a ``DataLoader`` asks for them: putting the generators back costs time."""
+        with _generators_put_back():
+            return [self._drawn(index) for index in indices]
+
+    def _drawn(self, index: int) -> Any:
+        seed = int(self.seeds[index])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device: 100 times slower
+        return self.dataset[index]
+
+
+def seeded_draws(dataset: Dataset, seed: int) -> Dataset:
+    """Wrap a data set in :class:`SeededDraws`, unless it draws nothing: tensors in memory, or what says so itself.
+
+    A data set says so by an attribute ``fixed`` that is true, as that of
+    :class:`~course_utils.datasets.MemoryDataset` is.
+    """
+    fixed = isinstance(dataset, TensorDataset) or getattr(dataset, "fixed", False)
+    return dataset if fixed else SeededDraws(dataset, seed)
+
+
+@contextlib.contextmanager
+def _generators_put_back() -> Iterator[None]:
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])

@@ -3,8 +3,9 @@
 ``fit`` is the loop that everybody writes, with the details that are easily forgotten: frozen stages stay in eval
 mode, accuracy is counted over samples, the best weights on the validation split come back, a Stop keeps what was
 learned, the same seed gives the same weights to the last bit, and what was done is on disk afterwards
-(:mod:`course_utils.run_log`). Moving to a GPU, mixed precision and several processes are accelerate's work
-(https://huggingface.co/docs/accelerate).
+(:mod:`course_utils.run_log`). With ``resume=True`` a run that was stopped or killed goes on where it was
+(:mod:`course_utils.checkpoints`). A batch that the memory is too small for is computed in pieces. Moving to a GPU,
+mixed precision and several processes are accelerate's work (https://huggingface.co/docs/accelerate).
 """
 
 from __future__ import annotations
@@ -13,25 +14,30 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence, Sized
+import warnings
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from course_utils.checkpoints import Checkpoints, Found, describe_call, generators, read_checkpoint, set_generators
 from course_utils.errors import CourseError
-from course_utils.feature_extraction import set_learning, train_mode
+from course_utils.feature_extraction import same_bits, set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
 from course_utils.pretrained_models import last_layer
+from course_utils.processes import Batches, Team, acting_as_one, gathered, loss_of_share, summed
 from course_utils.progress import progress
 from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
-from course_utils.sampling import BalancedOrder, SeededOrder
+from course_utils.sampling import BalancedOrder, SeededDraws, SeededOrder, seeded_draws
 from course_utils.settings import best_device
 from course_utils.training_inputs import CacheOptions, Inputs, inputs_for, options_of
 
@@ -53,6 +59,8 @@ class Run:
         ``"diverged"`` (the loss was no number any more) or ``"failed"`` (another error).
     folder
         Where the log is, see :mod:`course_utils.run_log`; None without one.
+    resumed
+        How many of the epochs were there already when this call of ``fit`` took the run up.
     cached
         The border in front of which activations came from a cache; None if every epoch went through all stages.
     """
@@ -63,6 +71,7 @@ class Run:
     history: list[EpochRecord] = field(default_factory=list)
     stopped: str = "finished"
     folder: Path | None = None
+    resumed: int = 0
     cached: str | None = None
 
     @property
@@ -103,6 +112,7 @@ def fit(
     num_workers: int = 0,
     device: str | None = None,
     log: str = "full",
+    resume: bool | str | Path = False,
     cache: str | CacheOptions | None = "auto",
 ) -> Run:
     """Train a model by a strategy, in place.
@@ -140,6 +150,12 @@ def fit(
         What is kept of the run in a folder of its own (:mod:`course_utils.run_log`): ``"full"``; ``"light"``, without
         weights, report and figures, for comparisons of many runs; ``"off"``, nothing. The weights that come out are
         the same, and a folder that cannot be written is a warning, no error.
+    resume
+        True keeps a checkpoint in the run's folder after every epoch, and begins by looking for one: the same call
+        again, after a Stop or a killed kernel, goes on there and comes to the weights and the history of the unbroken
+        run, bit by bit. An epoch that was cut off begins anew. A run that came to its end has no checkpoint: the same
+        call again is a new run. The name or folder of a run (``course runs``) takes up that one. See
+        :mod:`course_utils.checkpoints`.
     cache
         Whether the frozen stages run once, and their activations come from disk in every epoch
         (:mod:`course_utils.activation_cache`). ``"auto"``: where the border stays the same, nothing is augmented at
@@ -155,7 +171,10 @@ def fit(
     Raises
     ------
     CourseError
-        For arguments that cannot be right.
+        For arguments that cannot be right; for a checkpoint that is damaged or of another call; when the memory is too
+        small even for one picture at a time. Where it is too small for a batch, a warning says so, and the batch is
+        computed in pieces: the gradient and the learning rate stay those of the whole batch, but BatchNorm in stages
+        that learn then sees the pictures of a piece only. (Not with several processes.)
     TrainingDiverged
         When the loss is not a number any more; the model has its best weights up to there, those it came with when
         that was in the first epoch.
@@ -173,48 +192,106 @@ def fit(
         "num_workers": num_workers,
         "device": device,
         "log": log,
+        "resume": resume if isinstance(resume, bool) else str(resume),
     }
+    trouble: CourseError | None = None
     caching = options_of(cache)
     with _seeded(seed):
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
-        _check_log(log)
+        _check_log(log, resume)
         order = _order(train, seed, oversample)
         target = _accelerator(device).device
         inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=target)
         settings["cache"], run.cached = inputs.facts(caching), inputs.border
         trainer = _Trainer(model, inputs, order, plan, epochs, batch_size, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
+        checkpoints = found = None
+        if resume:
+            checkpoints = Checkpoints(describe_call(model, train, val, strategy, settings, trainer.machine), model)
+            found = trainer.find(checkpoints, resume)
         level = log if trainer.accelerator.is_main_process else "off"
-        run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device)
-        run.folder, trainer.keeps_answers = run_log.folder, run_log.full
+        folder = found.path.parent if found else None
+        run_log = RunLog(level, settings, plan, model, train, val, trainer.accelerator.device, folder)
+        # The answers of all processes are gathered, so all have to keep them although one writes the log.
+        run.folder, trainer.keeps_answers = run_log.folder, log == "full"
+        if checkpoints and level != "off":
+            checkpoints.begin(run.folder, found)
         try:
-            _train_epochs(run, trainer, run_log, epochs, patience)
+            if found:
+                run.history, run.resumed = found.heading.history, len(found.heading.history)
+                trainer.load(found.state)
+            with acting_as_one(model, trainer.team):
+                _train_epochs(run, trainer, run_log, checkpoints, epochs, patience)
         except KeyboardInterrupt:
             run.stopped = "interrupted"
         except _NotANumber as error:
-            run.stopped, run_log.error = "diverged", _advice(error, plan)
-            raise TrainingDiverged(run_log.error, run) from None
+            run.stopped, trouble = "diverged", TrainingDiverged(_advice(error, plan), run)
+        except (_OutOfMemory, torch.OutOfMemoryError):
+            run.stopped, trouble = "failed", CourseError(_smaller(trainer))
         except BaseException as error:
             run.stopped, run_log.error = "failed", f"{type(error).__name__}: {error}"
             raise
         finally:
+            run_log.error = str(trouble) if trouble else run_log.error
             trainer.restore_best()
-            run_log.end(run, trainer.best_state, trainer.best_answers)
+            run_log.end(run, *trainer.best)
+            if checkpoints:
+                checkpoints.end(run.stopped)
+            trainer.release(run.stopped)
+        # Out here, because an error that is raised while another one is handled keeps that one, its traceback, and
+        # with it every tensor that was in use.
+        if trouble:
+            raise trouble
     return run
 
 
-def _train_epochs(run: Run, trainer: _Trainer, run_log: RunLog, epochs: int, patience: int | None) -> None:
-    for epoch in progress(range(epochs), run.strategy.name):
-        run.history.append(trainer.epoch(epoch))
-        trainer.remember_if_best(run)
-        run_log.epoch(run, trainer.best_state)
-        if patience and epoch - run.best.epoch >= patience:
-            run.stopped = "early"
-            return
+def _train_epochs(
+    run: Run,
+    trainer: _Trainer,
+    run_log: RunLog,
+    checkpoints: Checkpoints | None,
+    epochs: int,
+    patience: int | None,
+) -> None:
+    todo = range(len(run.history), epochs)
+    for epoch in progress(todo, run.strategy.name) if trainer.accelerator.is_local_main_process else todo:
+        if _no_better(run, patience):
+            break
+        record = trainer.epoch(epoch)
+        history = [*run.history, record]
+        best = trainer.as_it_is() if best_epoch(history) is record else trainer.best
+        if checkpoints and checkpoints.path:
+            checkpoints.write(history, trainer.state(best), best.state)
+        # In one statement, because a Stop may come between two: the best weights belong to an epoch of the history.
+        run.history, trainer.best = history, best
+        run_log.epoch(run, best.state)
+    if _no_better(run, patience):
+        run.stopped = "early"
+
+
+def _no_better(run: Run, patience: int | None) -> bool:
+    return bool(patience and run.history) and run.history[-1].epoch - run.best.epoch >= patience
 
 
 class _NotANumber(ArithmeticError):
     pass
+
+
+class _OutOfMemory(Exception):
+    pass
+
+
+def _smaller(trainer: _Trainer) -> str:
+    where = trainer.accelerator.device.type
+    if trainer.accelerator.num_processes > 1:
+        return (
+            f"A process ran out of memory ({where}). With several processes a batch is not split any further: give a "
+            "smaller batch_size."
+        )
+    return (
+        f"There is not enough memory ({where}) to train this model, even with one picture at a time. Take smaller "
+        "pictures or a smaller model, let fewer stages learn (LAST_BLOCK, FEATURE_EXTRACTION), or close other programs."
+    )
 
 
 def _advice(error: _NotANumber, plan: Plan) -> str:
@@ -266,9 +343,15 @@ def _check(
         raise CourseError(f"class_weights has {len(class_weights)} entries, the head has {classes} outputs.")
 
 
-def _check_log(log: str) -> None:
+def _check_log(log: str, resume: bool | str | Path) -> None:
     if log not in LEVELS:
         raise CourseError(f"log={log!r} is unknown: give one of {', '.join(LEVELS)}.")
+    if not isinstance(resume, bool | str | Path) or resume == "":
+        raise CourseError(f"resume={resume!r}: give True, False, or the name or folder of a run (`course runs`).")
+    if resume and log == "off":
+        raise CourseError(
+            "resume keeps its checkpoint in the run's folder, and with log='off' there is none. Use log='light'."
+        )
 
 
 def _order(train: Dataset, seed: int, oversample: bool) -> SeededOrder:
@@ -289,15 +372,20 @@ def _loss(class_weights: Sequence[float] | None, label_smoothing: float, device:
     return nn.CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing)
 
 
+class _Best(NamedTuple):
+    """The weights of the best epoch, and what they answered in its validation: probabilities (N, C), labels (N,)."""
+
+    state: dict[str, Tensor]
+    answers: tuple[Tensor, Tensor] | None = None
+
+
 class _Trainer:
     """What lives as long as one call of fit: the wrapped model, the optimizer, the best weights."""
 
-    loss: nn.Module
-    best_state: dict[str, Tensor]
+    loss: nn.CrossEntropyLoss
     keeps_answers = False
-    # Of the last and of the best validation: probabilities (N, C) and labels (N,), on the CPU.
-    answers: tuple[Tensor, Tensor] | None = None
-    best_answers: tuple[Tensor, Tensor] | None = None
+    answers: tuple[Tensor, Tensor] | None = None  # of the last validation, on the CPU
+    pieces = 1  # in how many a batch is computed; more where the memory is short
 
     def __init__(
         self,
@@ -311,15 +399,16 @@ class _Trainer:
         device: str | None,
     ) -> None:
         self.accelerator = accelerator = _accelerator(device)
+        self.team = Team(accelerator)
         self.model, self.inputs, self.plan = model, inputs, plan
         cuda = accelerator.device.type == "cuda"
         if accelerator.device.type != "mps":  # slower there
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
-        loader = {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": cuda}
-        self.train_batches, self.val_batches = accelerator.prepare(
-            DataLoader(inputs.train, sampler=order, **loader), DataLoader(inputs.val, **loader)
-        )
+        loader = {"batch_size": batch_size, "team": self.team, "num_workers": num_workers, "pin_memory": cuda}
+        self.pictures = seeded_draws(inputs.train, order.seed)
+        self.train_batches = Batches(self.pictures, order, **loader)
+        self.val_batches = Batches(inputs.val, range(len(inputs.val)), **loader)
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
         # Neither the scheduler nor, with it, the number of steps is handed to accelerate: it would step once for
@@ -329,13 +418,24 @@ class _Trainer:
         )
         self.optimizer = accelerator.prepare(optimizer)
         self.learning: list[str] | None = None
-        self._remember()  # should not even one epoch be completed, the model goes back to how it came
+        self.best = self.as_it_is()  # should not even one epoch be completed, the model goes back to how it came
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """On what is computed; on another one the last bits differ."""
+        accelerator = self.accelerator
+        return {
+            "device": accelerator.device.type,
+            "precision": accelerator.mixed_precision,
+            "processes": accelerator.num_processes,
+        }
 
     def epoch(self, epoch: int) -> EpochRecord:
         start = time.perf_counter()
         self._set_learning(self.plan.learning_at(epoch))
-        # Through accelerate's loader: it counts epochs itself and would overrule a call on the sampler.
         self.train_batches.set_epoch(epoch)
+        if isinstance(self.pictures, SeededDraws):  # which the loader only sees to where there is one process
+            self.pictures.set_epoch(epoch)
         self.inputs.set_epoch(epoch)
         train_loss, train_accuracy = self._train(epoch)
         val_loss, val_accuracy = self._validate(epoch)
@@ -359,18 +459,18 @@ class _Trainer:
         if self.accelerator.num_processes > 1:  # let the old wrapper go; collecting garbage takes a quarter second
             self.accelerator.free_memory()
         bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.wrapped = self.accelerator.prepare_model(self.inputs.learner(bare))
+        self.learner = self.inputs.learner(bare)
+        self.wrapped = self.accelerator.prepare_model(self.learner)
 
     def _train(self, epoch: int) -> tuple[float, float]:
         train_mode(self.model)
-        tally = _Tally(self.accelerator)
+        tally = _Tally(self.team)
         for step, (images, labels) in enumerate(self.train_batches):
-            logits = self.wrapped(_layout(images))
-            self.accelerator.backward(self.loss(logits, labels))
+            logits = self._in_pieces(self._gradients, images, labels)
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
-            tally.add(logits.detach(), labels)
+            tally.add(logits, labels)
             if step % CHECK_EVERY == 0:
                 tally.check(epoch)
         tally.check(epoch)
@@ -379,62 +479,153 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self, epoch: int) -> tuple[float, float]:
         self.model.eval()
-        tally = _Tally(self.accelerator, keeps_answers=self.keeps_answers)
+        tally = _Tally(self.team, keeps_answers=self.keeps_answers)
         for images, labels in self.val_batches:
-            tally.add(self.wrapped(_layout(images)), labels)
+            tally.add(self._in_pieces(self._logits, images, labels), labels)
         tally.check(epoch)  # the last step of an epoch can break the weights after the last training loss
         self.answers = tally.answers()
         return tally.means()
 
-    def remember_if_best(self, run: Run) -> None:
-        if run.best is run.history[-1]:
-            self._remember()
-            self.best_answers = self.answers
+    # --- a batch that the memory may be too small for
 
-    def _remember(self) -> None:
-        self.best_state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+    def _in_pieces(self, compute: Callable[..., Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        """Compute the logits ``(N, C)`` of a batch, in twice as many pieces whenever the memory is too small."""
+        while True:
+            pieces = max(1, min(self.pieces, len(images)))  # of several processes, one may have nothing to do
+            try:
+                return compute(images.tensor_split(pieces), labels.tensor_split(pieces))
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+                    raise
+            # Only out here is the traceback gone, and with it the activations that filled the memory.
+            self.optimizer.zero_grad(set_to_none=True)
+            clear_device_cache(garbage_collection=True)
+            self._split(len(images))
+
+    def _split(self, size: int) -> None:
+        # Processes that wait for the gradient of one that begins its batch anew would wait for ever.
+        if self.pieces >= size or self.accelerator.num_processes > 1:
+            raise _OutOfMemory
+        self.pieces *= 2
+        warnings.warn(
+            f"Not enough memory for {size} pictures: from now on a batch is computed in {self.pieces} pieces, "
+            f"{math.ceil(size / self.pieces)} pictures at a time. A step still learns from {size} of them at the same "
+            "rate.",
+            stacklevel=7,
+        )
+
+    def _gradients(self, images: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+        """Add up the gradients of the pieces; their sum is that of the mean loss over the whole batch."""
+        weights = [self._weight(piece) for piece in labels]
+        logits = []
+        for image, label, weight in zip(images, labels, weights, strict=True):
+            logits.append(self.wrapped(_layout(image)))
+            # Each piece counts by what is in it. The mean of their means would favour the pictures of small pieces.
+            share = weight / sum(weights) if len(weights) > 1 else 1
+            self.accelerator.backward(loss_of_share(self.loss, logits[-1], label, self.team) * share)
+        return torch.cat(logits).detach()
+
+    def _weight(self, labels: Tensor) -> Tensor | int:
+        """What the loss divides by to get a mean."""
+        return len(labels) if self.loss.weight is None else self.loss.weight[labels].sum()
+
+    def _logits(self, images: Sequence[Tensor], _labels: Sequence[Tensor]) -> Tensor:
+        # Not through the wrapper: nothing has to be exchanged, and no process has to wait for another.
+        return torch.cat([self.learner(_layout(piece)) for piece in images])
+
+    # --- what outlives an epoch
+
+    def as_it_is(self) -> _Best:
+        """Copy the weights as they are now."""
+        return _Best({name: t.detach().clone() for name, t in self.model.state_dict().items()}, self.answers)
 
     def restore_best(self) -> None:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.model.load_state_dict(self.best_state)
+        self.model.load_state_dict(self.best.state)
         self.model.eval()
+
+    def state(self, best: _Best) -> dict[str, Any]:
+        """Collect all that the next epoch depends on. Which stages learn is not in it: that follows from the epoch."""
+        weights, scaler = self.model.state_dict(), self.accelerator.scaler
+        return {
+            "model": weights,
+            "best": {name: t for name, t in best.state.items() if not same_bits(t, weights[name])},
+            "answers": best.answers,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "pieces": self.pieces,
+            "random": generators(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state` was called, and empty what it gave."""
+        self.model.load_state_dict(state["model"] | state["best"])
+        self.answers = state["answers"]
+        self.best = self.as_it_is()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.pieces = state["pieces"]
+        set_generators(state["random"])
+        state.clear()  # all of it is copied; a second model and optimizer in memory would be one too many
+
+    def find(self, checkpoints: Checkpoints, resume: bool | str | Path) -> Found | None:
+        """Look for a checkpoint; None if there is none. All processes find the same one."""
+        paths = [checkpoints.find(resume) if self.accelerator.is_main_process else None]
+        path = broadcast_object_list(paths)[0] if self.accelerator.num_processes > 1 else paths[0]
+        return None if path is None else read_checkpoint(path)
+
+    def release(self, stopped: str) -> None:
+        """Let go of what only training needs, whoever still holds on to this object (a traceback, say)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.optimizer.state.clear()
+        self.best = _Best({})
+        if stopped not in ("finished", "early"):  # the reader is there and wants to do something else
+            clear_device_cache(garbage_collection=True)
 
 
 class _Tally:
     """Sums over samples. A mean of batch means would weigh the pictures of a short last batch too much.
 
-    The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU.
+    The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU. Each process counts
+    its own samples, each of which it has once; what is said about them is said about those of all.
     """
 
-    def __init__(self, accelerator: Accelerator, keeps_answers: bool = False) -> None:
-        self.accelerator, self.seen = accelerator, 0
-        self.kept: list[tuple[Tensor, Tensor]] | None = [] if keeps_answers else None
-        self.loss = torch.zeros((), device=accelerator.device)
-        self.right = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    def __init__(self, team: Team, keeps_answers: bool = False) -> None:
+        self.team, self.seen = team, 0
+        self.kept: list[tuple[Tensor, Tensor, range]] | None = [] if keeps_answers else None
+        self.loss = torch.zeros((), device=team.device)
+        self.right = torch.zeros((), dtype=torch.long, device=team.device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        # gather_for_metrics drops the samples with which accelerate fills up the last batch of several processes.
-        logits, labels = self.accelerator.gather_for_metrics((logits, labels))
+        part = self.team.part
         self.loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         self.right += (logits.argmax(1) == labels).sum()
-        self.seen += len(labels)
         if self.kept is not None:
-            self.kept.append((logits.float().softmax(1).cpu(), labels.cpu()))
+            places = range(self.seen + part.start, self.seen + part.stop)
+            self.kept.append((logits.float().softmax(1).cpu(), labels.cpu(), places))
+        self.seen += part.whole
 
     def check(self, epoch: int) -> None:
-        value = self.loss.item()  # a sum that was once infinite or NaN stays so
+        # All processes have to come to the same conclusion, or those that go on wait for the one that stopped.
+        value = summed(self.loss, self.team).item()  # a sum that was once infinite or NaN stays so
         if not math.isfinite(value):
             raise _NotANumber(value, epoch)
 
     def means(self) -> tuple[float, float]:
-        return self.loss.item() / self.seen, self.right.item() / self.seen
+        loss, right = summed(self.loss, self.team).item(), summed(self.right, self.team).item()
+        return loss / self.seen, right / self.seen
 
     def answers(self) -> tuple[Tensor, Tensor] | None:
         """Probabilities ``(N, C)`` and labels ``(N,)`` of all samples, if they were kept."""
         if not self.kept:
             return None
-        probabilities, labels = zip(*self.kept, strict=True)
-        return torch.cat(probabilities), torch.cat(labels)
+        probabilities, labels, places = zip(*self.kept, strict=True)
+        places = [place for batch in places for place in batch]
+        return tuple(gathered(torch.cat(rows), places, self.seen, self.team) for rows in (probabilities, labels))
 
 
 def _layout(images: Tensor) -> Tensor:
@@ -467,7 +658,6 @@ def _accelerator(device: str | None) -> Accelerator:
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision=precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=cuda),
     )
 
 

@@ -6,20 +6,28 @@ import contextlib
 import functools
 import json
 import math
+import os
 import random
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import Dataset
 from torchvision import models
 
 from course_utils import mini_models  # noqa: F401 - registers resnet18_mini
-from course_utils.fine_tuning import FEATURE_EXTRACTION, FROM_SCRATCH, PROGRESSIVE
+from course_utils.fine_tuning import FEATURE_EXTRACTION, FROM_SCRATCH, FULL, PROGRESSIVE, STRATEGIES, Strategy
 from course_utils.pretrained_models import stage_of_parameters
+
+if TYPE_CHECKING:
+    from course_utils.training import Run
 
 INITIALISERS = ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_")
 INITIALISERS += ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
@@ -30,18 +38,27 @@ class ColourPatches(Dataset):
 
     classes = ("red", "green", "blue")
 
-    def __init__(self, size: int = 12, seed: int = 0, side: int = 32):
+    def __init__(self, size: int = 12, seed: int = 0, side: int = 32, dtype: torch.dtype = torch.float32):
         generator = torch.Generator().manual_seed(seed)
         self.labels = tuple(i % 3 for i in range(size))
         self.images = 0.3 * torch.randn(size, 3, side, side, generator=generator)
         for image, label in zip(self.images, self.labels, strict=True):
             image[label] += 1.5
+        self.images = self.images.to(dtype)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], self.labels[index]
+
+
+class Noisy(ColourPatches):
+    """Augmentation that draws from all three generators."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image + 0.1 * torch.randn_like(image) + 0.1 * random.random() + 0.1 * np.random.rand(), label
 
 
 def mini(seed: int = 0, num_classes: int = 3) -> nn.Module:
@@ -129,35 +146,92 @@ def no_hooks(model: nn.Module) -> bool:
     return not any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
 
-TWO_PROCESS_RUNS = (("frozen", FEATURE_EXTRACTION, 12, 2), ("progressive", PROGRESSIVE, 13, 3))
-TWO_PROCESS_VAL = 9  # odd: with a batch size of 4 the last batch has one picture for two processes
+@dataclass(frozen=True)
+class SharedRun:
+    """A training that several processes do together; ``tests/test_processes.py`` does it alone and compares."""
+
+    name: str
+    strategy: Strategy
+    model: str = "resnet18_mini"
+    size: int = 9  # with a batch size of 4 the last batch has one picture for two processes
+    val: int = 5
+    epochs: int = 2
+    dtype: torch.dtype = torch.float64  # so that rounding, which training magnifies, does not hide a wrong sum
+    pictures: type[ColourPatches] = ColourPatches
+    options: dict[str, Any] = field(default_factory=lambda: {"log": "off"})
+
+    def fit(self) -> tuple[nn.Module, Run]:
+        """Train, alone or as one of several."""
+        from course_utils.training import fit
+
+        model = self.strategy.starting_model(self.model, 3).to(self.dtype)
+        train, val = self.pictures(self.size, 1, dtype=self.dtype), ColourPatches(self.val, 2, dtype=self.dtype)
+        options = {"epochs": self.epochs, "batch_size": 4, "seed": 3, "device": "cpu"} | self.options
+        return model, fit(model, train, val, self.strategy, **options)
+
+
+UNBALANCED = {"label_smoothing": 0.1, "oversample": True, "patience": 5, "log": "off"}
+SHARED_RUNS = (
+    *(SharedRun(s.name, s, epochs=3 if s is PROGRESSIVE else 2) for s in STRATEGIES),
+    SharedRun("unbalanced", FULL, epochs=1, options=UNBALANCED),
+    SharedRun("dropout and augmentation", FULL, "vgg11_mini", size=5, epochs=1, pictures=Noisy),
+    SharedRun("stochastic depth", FULL, "efficientnet_b0_mini", size=5, epochs=1),
+)
+LOGGED_RUNS = (
+    SharedRun("frozen", FEATURE_EXTRACTION, size=8, dtype=torch.float32, options={}),
+    SharedRun("unfreezing", PROGRESSIVE, epochs=3, dtype=torch.float32, options={"class_weights": [1, 2, 3]}),
+)
 
 
 def fit_in_two_processes(folder: str) -> None:
-    """Fit with two CPU processes; each writes its weights and its history. For a fresh interpreter: it forks."""
+    """Train with two CPU processes; each writes what came of it. For a fresh interpreter: it forks."""
     from accelerate import debug_launcher
 
     torch.set_num_threads(1)  # a forked process must not inherit a pool of threads
-    debug_launcher(_fit_on_this_rank, (Path(folder),), num_processes=2)
+    with contextlib.suppress(ProcessExitedException):  # at the end, one of the two is killed
+        debug_launcher(_fit_on_this_rank, (Path(folder),), num_processes=2)
 
 
 def _fit_on_this_rank(folder: Path) -> None:
-    from dataclasses import asdict
-
     from accelerate import PartialState
     from safetensors.torch import save_file
 
-    from course_utils.training import fit
-
-    for name, strategy, size, epochs in TWO_PROCESS_RUNS:
-        model = mini()
-        run = fit(
-            model, ColourPatches(size, seed=1), ColourPatches(TWO_PROCESS_VAL, seed=2), strategy,
-            epochs=epochs, batch_size=4, seed=3, device="cpu",
-        )  # fmt: skip
+    for job in (*SHARED_RUNS, *LOGGED_RUNS):
+        model, run = job.fit()
         state = PartialState()
         assert state.num_processes == 2
-        stem = folder / f"{name}{state.process_index}"
+        stem = folder / f"{job.name}{state.process_index}"
         save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, f"{stem}.safetensors")
-        history = [asdict(record) | {"seconds": 0} for record in run.history]
-        Path(f"{stem}.json").write_text(json.dumps({"history": history, "best": run.best.epoch}), encoding="utf-8")
+        told = {"history": [asdict(record) | {"seconds": 0} for record in run.history], "best": run.best.epoch}
+        told["classes"] = sorted({type(module).__name__ for module in model.modules()})
+        Path(f"{stem}.json").write_text(json.dumps(told), encoding="utf-8")
+    _meet_accidents(folder, state.process_index)
+
+
+class Accident(ColourPatches):
+    """In one of the processes, `act` makes the sample after so many are read."""
+
+    def __init__(self, rank: int, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(12, seed=1)
+        self.rank, self.act, self.reads = rank, act, 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        self.reads += 1
+        return (self.act(image) if self.rank == 1 and self.reads == 6 else image), label
+
+
+def _meet_accidents(folder: Path, rank: int) -> None:
+    """A picture that is no number, then a death, each in the second process alone; both tell what they saw."""
+    from course_utils.errors import CourseError
+    from course_utils.training import fit
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the first process when the second is dead
+    for name, act in (("spoiled", lambda image: image * math.nan), ("dead", lambda image: os._exit(9))):
+        model = mini()
+        start = copy_of(model)
+        try:
+            fit(model, Accident(rank, act), ColourPatches(7, seed=2), FULL, batch_size=4, device="cpu", log="off")
+        except CourseError as error:
+            told = {"error": str(error), "kind": type(error).__name__, "moved": sorted(moved(start, copy_of(model)))}
+            (folder / f"{name}{rank}.json").write_text(json.dumps(told), encoding="utf-8")

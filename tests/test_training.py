@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
-import helpers
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from helpers import ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, moved_stages, no_hooks
+from helpers import (
+    ColourPatches,
+    Noisy,
+    cheap_model,
+    copy_of,
+    generators_untouched,
+    mini,
+    moved,
+    moved_stages,
+    no_hooks,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
@@ -38,7 +41,6 @@ from course_utils.fine_tuning import (
     rate_factor,
 )
 from course_utils.pretrained_models import last_layer, stages
-from course_utils.runs import list_runs
 from course_utils.training import BalancedOrder, EpochRecord, Run, SeededOrder, TrainingDiverged, fit
 
 # The ready strategies' rates may be tuned; what depends on a rate uses this one.
@@ -53,14 +55,6 @@ def quick(model, train=TRAIN, val=VAL, strategy=FULL, **options):
 
 def numbers(run):
     return [(r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy) for r in run.history]
-
-
-class Noisy(ColourPatches):
-    """Augmentation that draws from all three generators."""
-
-    def __getitem__(self, index):
-        image, label = super().__getitem__(index)
-        return image + 0.1 * torch.randn_like(image) + 0.1 * random.random() + 0.1 * np.random.rand(), label
 
 
 class Counted(ColourPatches):
@@ -555,68 +549,3 @@ def test_a_run_prints_its_epochs_and_marks_the_best():
     assert [line.split()[0] for line in lines] == ["1", "2", "3"]
     assert [line.endswith("best") for line in lines] == [record is run.best for record in run.history]
     assert Run(FULL, run.plan, 0).best is None
-
-
-# --- several processes -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """Both runs of ``helpers.fit_in_two_processes``. A fresh interpreter forks them: one with threads must not."""
-    folder = tmp_path_factory.mktemp("two")
-    root = Path(training.__file__).parents[1]
-    paths = [str(Path(helpers.__file__).parent), str(root), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "COURSE_RUNS": str(folder / "runs"),
-    }  # fmt: skip
-    code = "import sys, helpers; helpers.fit_in_two_processes(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="accelerate's debug_launcher forks")
-def test_of_two_processes_one_writes_the_log(two_processes):
-    records = list_runs(two_processes / "runs")
-    assert [record.facts["strategy"]["name"] for record in records] == ["progressive", "feature extraction"]
-    for record, (name, _, _, epochs) in zip(records, helpers.TWO_PROCESS_RUNS[::-1], strict=True):
-        assert record.status == "finished" and len(record.history) == epochs
-        assert not moved(load_file(two_processes / f"{name}0.safetensors"), copy_of(record.model()))
-        # The last batch was filled up for the second process; the report counts each sample once.
-        assert record.reports["val"]["n"] == helpers.TWO_PROCESS_VAL
-        assert record.reports["val"]["accuracy"] == record.best.val_accuracy
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="accelerate's debug_launcher forks")
-@pytest.mark.parametrize(("name", "strategy", "size", "epochs"), helpers.TWO_PROCESS_RUNS, ids=lambda value: None)
-def test_two_processes_train_one_model(two_processes, name, strategy, size, epochs):
-    states = [load_file(two_processes / f"{name}{rank}.safetensors") for rank in (0, 1)]
-    stories = [json.loads((two_processes / f"{name}{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
-    assert not moved(*states)
-    assert stories[0] == stories[1]
-    history, val = stories[0]["history"], ColourPatches(helpers.TWO_PROCESS_VAL, seed=2)
-    assert len(history) == epochs
-
-    # Each sample is counted once, although the last batch is filled up for the second process.
-    model = mini()
-    start = copy_of(model)
-    model.load_state_dict(states[0])
-    best, report = history[stories[0]["best"]], evaluate(model, val)
-    assert best["val_accuracy"] == report.accuracy
-    loss = F.cross_entropy(torch.tensor(report.probabilities).log(), torch.tensor(report.labels)).item()
-    assert best["val_loss"] == pytest.approx(loss, rel=1e-4)
-    for record in history:
-        assert record["train_accuracy"] * size == pytest.approx(round(record["train_accuracy"] * size), abs=1e-9)
-
-    learned = set(history[stories[0]["best"]]["learning"])
-    assert moved_stages(model, start, states[0]) == learned
-
-    if name == "frozen":  # no BatchNorm in training mode: two half batches are one whole batch
-        alone = mini()
-        run = fit(alone, ColourPatches(size, seed=1), val, strategy, epochs=epochs, batch_size=4, seed=3, device="cpu")
-        assert run.best.epoch == stories[0]["best"]
-        torch.testing.assert_close(alone.fc.weight.detach(), states[0]["fc.weight"], rtol=1e-3, atol=1e-5)
-        assert [r.train_accuracy for r in run.history] == [r["train_accuracy"] for r in history]
