@@ -13,7 +13,8 @@ from scratch       trains everything from random weights                        
 
 Rungs are compared by a paired test on the *validation* pictures, and the one to use is chosen by them. The test
 pictures are asked once, by the chosen network. A finished rung is kept in a folder whose name depends on the pictures
-and the settings, so that a ladder that was stopped goes on where it was.
+and the settings, so that a ladder that was stopped goes on where it was; a rung that was in the middle of training
+goes on behind its last finished epoch.
 """
 
 from __future__ import annotations
@@ -529,7 +530,7 @@ class Climber:
         Raises
         ------
         KeyboardInterrupt
-            If it was stopped; nothing is kept of it then.
+            If it was stopped; what is kept of it then is the checkpoint of its last finished epoch.
         CourseError
             If it gave no result, for instance because training diverged.
         """
@@ -598,16 +599,18 @@ class Climber:
                 batch_size=budget.batch_size,
                 seed=budget.seed,
                 device=budget.device,
+                resume=True,
             )
         if run.stopped == "interrupted":
             raise KeyboardInterrupt
+        seconds = cost.seconds + sum(record.seconds for record in run.history[: run.resumed])
         probabilities = torch.from_numpy(evaluate(network, val).probabilities)
         trainable = max(run.plan.trainable_at(epoch) for epoch in range(budget.epochs))
         report = self.store.report("val", probabilities)
         detail = f"epoch {run.best.epoch + 1} of {budget.epochs}"
         if run.cached is not None:
             detail += f", activations cached in front of {run.cached}"
-        return Result(self.name, rung.name, report, cost.seconds, cost.memory, trainable, _kept(run.folder), detail)
+        return Result(self.name, rung.name, report, seconds, cost.memory, trainable, _kept(run.folder), detail)
 
 
 def _kept(folder: Path | None) -> str:

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ladder = measure(splits, models, budget, settings.cache / "ladders", say=_say)
     except KeyboardInterrupt:
-        print("\nStopped. Finished rungs are kept: the same command goes on behind them.", file=sys.stderr)
+        print("\nStopped. What is finished is kept: the same command goes on from there.", file=sys.stderr)
         raise
     with written_whole(out) as beside:
         beside.write_text(report_page(ladder), encoding="utf-8")

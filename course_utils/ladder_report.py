@@ -156,7 +156,7 @@ def _answers(test: Report) -> str:
         [
             row["class"],
             row["n"],
-            f"{row['precision']:.1%}" if row["predicted"] else "–",
+            f"{100 * row['precision']:.1f} %" if row["predicted"] else "–",
             interval_text(round(row["recall"] * row["n"]), row["n"]) if row["n"] else "–",
             f"{row['f1']:.2f}",
         ]
@@ -295,9 +295,9 @@ def _suspects(ladder: Ladder) -> str:
     return "\n".join(
         [
             *lines,
-            f"<p>{len(suspects)} of {total} labels are not what linear probes say that have not seen the picture "
-            "(confident learning; five-fold). Some will be wrong labels, the others are pictures that are hard. The "
-            "most suspicious first. Nothing was changed or left out because of this.</p>",
+            f"<p>With {len(suspects)} of {total} pictures linear probes that have not seen them disagree with the "
+            "label (confident learning, five folds). Some of these labels will be wrong, the other pictures are hard. "
+            "The most suspicious come first. Nothing was changed or left out because of this.</p>",
             _figures(cells),
             _more(len(suspects), SHOWN_SUSPECTS),
         ]
@@ -317,8 +317,9 @@ def _figure(cell: Cell) -> str:
         f'<img alt="{html.escape(alt)}" width="{picture.width}" height="{picture.height}" src="{data_uri(picture)}">'
         for alt, picture in cell.pictures
     )
+    caption = html.escape(cell.caption).replace(" %", "\N{NO-BREAK SPACE}%")
     kind = ' class="one"' if len(cell.pictures) == 1 else ""
-    return f"<figure{kind}><div>{images}</div><figcaption>{html.escape(cell.caption)}</figcaption></figure>"
+    return f"<figure{kind}><div>{images}</div><figcaption>{caption}</figcaption></figure>"
 
 
 def _thumbnail(path: Path) -> Image.Image:

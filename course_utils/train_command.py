@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--oversample", action="store_true", help="draw every class equally often")
     parser.add_argument("--workers", type=from_zero, default=0, help="processes that load pictures (default 0)")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--no-checkpoint", action="store_true", help="keep no checkpoint, and go on from none")
     parser.add_argument("--test", action="store_true", help="ask the test pictures at the end; do that once")
     return parser
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     CourseError
         For data, a network, a strategy or a setting that cannot be used, and when training diverges.
     KeyboardInterrupt
-        When it was stopped; the run keeps the best weights up to there.
+        When it was stopped; the run keeps the best weights up to there, and a checkpoint to go on from.
     """
     options = make_parser().parse_args(arguments)
     from course_utils.datasets import in_memory_if_it_fits, open_dataset
@@ -93,10 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         oversample=options.oversample,
         num_workers=options.workers,
         device=options.device,
+        resume=not options.no_checkpoint,
     )
     if first:
         _tell(run, splits)
     if run.stopped == "interrupted":
+        if first and not options.no_checkpoint:
+            print("Stopped. The same command goes on behind the last finished epoch.", file=sys.stderr)
         raise KeyboardInterrupt
     if options.test and first:
         _test(model, run, splits)
@@ -106,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(run: Run, splits: Splits) -> None:
     from course_utils.evaluation import interval_text
 
+    if run.resumed:
+        print(f"Went on behind epoch {run.resumed}, where this training had been stopped.")
     print(run)
     if run.best is not None:
         total = len(splits.val)

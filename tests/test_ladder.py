@@ -24,13 +24,16 @@ from course_utils.ladder import (
     Rung,
     Store,
     choose,
+    climb,
     fewest_to_tell,
     measure,
     networks,
     steps,
 )
+from course_utils.pretrained_models import weights_entry
 from course_utils.runs import load_run
-from course_utils.training import TrainingDiverged, _Trainer
+from course_utils.training import TrainingDiverged, _Trainer, fit
+from course_utils.transforms import eval_transform
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 NAME = "resnet18_mini"
@@ -124,13 +127,11 @@ def test_each_rung_has_its_numbers(climbed, splits):
 
 def test_the_runs_answer_as_the_ladder_says(climbed, splits):
     """A probe's run too, though no training left it."""
-    from course_utils.transforms import eval_transform
-
     found, _, _ = climbed
     for result in found.results[1:]:
         record = load_run(result.run)
         model = record.model()
-        prepare = eval_transform(ladder.weights_entry(NAME))
+        prepare = eval_transform(weights_entry(NAME))
         answers = evaluate(model, splits.val.with_transform(prepare)).probabilities
         np.testing.assert_allclose(answers, result.report.probabilities, atol=1e-5)
         assert record.best.val_accuracy == pytest.approx(result.report.accuracy)
@@ -153,6 +154,30 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_table(climbed, splits, tmp
     assert numbers(resumed) == numbers(climbed[0])
 
 
+def test_a_rung_stopped_between_two_epochs_goes_on_there(splits, tmp_path, monkeypatch):
+    rungs, budget, epochs = SHORT[2:], Budget(epochs=2), []
+    store = Store(tmp_path, splits)
+    usual = _Trainer._train
+
+    def watched(trainer, epoch):
+        epochs.append(epoch)
+        if epochs == [0, 1]:
+            raise KeyboardInterrupt
+        return usual(trainer, epoch)
+
+    monkeypatch.setattr(_Trainer, "_train", watched)
+    with pytest.raises(KeyboardInterrupt):
+        climb(splits, [NAME], budget, store, rungs, lambda _: None)
+    (resumed,) = climb(splits, [NAME], budget, store, rungs, lambda _: None).results
+    assert epochs == [0, 1, 1]
+    whole = LAST_BLOCK.starting_model(NAME, 3)
+    prepare = eval_transform(weights_entry(NAME))
+    val = splits.val.with_transform(prepare)
+    run = fit(whole, splits.train.with_transform(prepare), val, LAST_BLOCK, epochs=2, batch_size=16, log="off")
+    np.testing.assert_allclose(resumed.report.probabilities, evaluate(whole, val).probabilities, atol=1e-5)
+    assert resumed.seconds > load_run(resumed.run).history[0].seconds and run.resumed == 0
+
+
 def test_a_stop_is_told_with_what_to_do(photos, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -161,7 +186,7 @@ def test_a_stop_is_told_with_what_to_do(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ladder, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         ladder_command.main([str(photos)])
-    assert "the same command goes on behind them" in capsys.readouterr().err
+    assert "the same command goes on from there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no json", "other weights", "no run"])
@@ -210,7 +235,7 @@ def test_a_rung_that_diverges_is_told_and_the_others_go_on(splits, tmp_path, mon
     monkeypatch.setattr(ladder, "fit", diverge)
     found = measure(splits, [NAME], Budget(epochs=1), tmp_path, lambda _: None, SHORT)
     assert found.failures == {"resnet18_mini, last block": "The loss became nan in epoch 1."}
-    assert "last block: no result. The loss became nan in epoch 1." in Page(ladder_report.report_page(found)).text
+    assert "last block: no result. The loss became nan in epoch 1." in Page(ladder_report._rungs(found)).text
 
 
 def answers(right, of=40, run="r"):
@@ -253,7 +278,7 @@ def test_a_second_choice_on_the_same_test_pictures_is_counted(climbed, splits, t
     assert ladder.test_once(found.results[1], climber, store).probabilities.tobytes() == first.probabilities.tobytes()
     ladder.test_once(found.results[2], climber, store)
     assert len(store.tested()) == 2
-    page = Page(ladder_report.report_page(dataclasses.replace(found, looks=2)))
+    page = Page(ladder_report._summary(dataclasses.replace(found, looks=2)))
     assert "asked for 2 chosen networks by now" in page.text
 
 
@@ -265,16 +290,17 @@ def test_a_report_without_maps_mistakes_or_many_classes(climbed, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(ladder_report, "explain_files", fail)
-        page = Page(ladder_report.report_page(found))
-    assert found.test.mistakes() and "Maps could not be drawn: no map here" in page.text
+        page = Page(ladder_report._mistakes(found))
+    assert len(page.alts) == min(12, len(found.test.mistakes())) > 0
+    assert "Maps could not be drawn: no map here" in page.text
     perfect = dataclasses.replace(found.test, probabilities=np.eye(3)[found.test.labels])
     nothing = dataclasses.replace(found.audit, suspects=())
-    page = Page(ladder_report.report_page(dataclasses.replace(found, test=perfect, audit=nothing)))
-    assert "None: every test picture was recognised." in page.text and "No label stands out." in page.text
-    with monkeypatch.context() as patch:
-        patch.setattr(ladder_report, "MANY_CLASSES", 2)
-        page = Page(ladder_report.report_page(found))
-    assert "The most frequent mix-ups" in page.text and not any("Confusion" in alt for alt in page.alts)
+    flawless = dataclasses.replace(found, test=perfect, audit=nothing)
+    assert "None: every test picture was recognised." in ladder_report._mistakes(flawless)
+    assert "No label stands out." in ladder_report._suspects(flawless)
+    monkeypatch.setattr(ladder_report, "MANY_CLASSES", 2)
+    page = Page(ladder_report._answers(found.test))
+    assert "The most frequent mix-ups" in page.text and not page.alts
 
 
 def test_networks_by_family_and_by_name():
