@@ -57,6 +57,7 @@ from course_utils.measuring import Measured
 from course_utils.pretrained_models import feature_dim, last_layer, load_pretrained, weights_entry
 from course_utils.probes import best_neighbours, best_penalty, nearest_neighbours, with_probe_as_head
 from course_utils.progress import progress
+from course_utils.provenance import weights_digest
 from course_utils.run_log import EpochRecord, RunLog
 from course_utils.runs import RunRecord, add_report, load_run
 from course_utils.tables import text_table
@@ -482,10 +483,7 @@ class Climber:
     @functools.cached_property
     def weights(self) -> str:
         """Fingerprint of the pre-trained weights."""
-        digest = hashlib.sha256()
-        for name, tensor in load_pretrained(self.name).state_dict().items():
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.network.state_dict())
 
     @functools.cached_property
     def parts(self) -> dict[str, Dataset]:
