@@ -31,6 +31,7 @@ MISSED = 0.02  # share of the altered copies that the threshold may miss
 SAME_PIXELS = 0.95
 MOST_PAIRS = 2000
 THUMBNAIL = 24
+CAUTIOUS = 100.0
 CHUNK = 1024
 
 Embed = Callable[[list[Image.Image]], Tensor]
@@ -256,7 +257,9 @@ def altered(picture: Image.Image) -> list[Image.Image]:
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
-def out_of_fold(features: Tensor, labels: Tensor, penalty: float, folds: int = 5, seed: int = 0) -> np.ndarray:
+def out_of_fold(
+    features: Tensor, labels: Tensor, penalty: float = CAUTIOUS, folds: int = 5, seed: int = 0
+) -> np.ndarray:
     """What linear probes that have not seen a picture say about it.
 
     Parameters
@@ -264,7 +267,9 @@ def out_of_fold(features: Tensor, labels: Tensor, penalty: float, folds: int = 5
     features, labels
         ``(N, D)`` and ``(N,)``, labels from 0 without a gap.
     penalty
-        As for :func:`~course_utils.evaluation.probe`.
+        As for :func:`~course_utils.evaluation.probe`. The default is stronger than what is best for accuracy, because
+        a probe that is sure of everything suspects everything that it gets wrong: when 5 % of the labels of pets and
+        of hymenoptera were changed, it put more of the changed ones first than 1 or 10 did (half of the first 5 %).
     folds
         In how many parts the pictures are dealt, each of them answered by a probe fitted on the others. Made smaller
         where a class has fewer pictures.

@@ -730,7 +730,7 @@ def audit(climber: Climber, digests: Sequence[str]) -> Audit:
     labels = torch.cat([climber.labels(split) for split in SPLITS])
     names = split_names(splits)
     duplicates = near_duplicates(features, names, all_paths(splits), climber.embed, climber.budget.seed)
-    probabilities = out_of_fold(features, labels, climber.penalty, seed=climber.budget.seed)
+    probabilities = out_of_fold(features, labels, seed=climber.budget.seed)
     copies = exact_copies(digests, names)
     same_file = {(pair.first, pair.second) for pair in copies}
     others = tuple(pair for pair in duplicates.pairs if (pair.first, pair.second) not in same_file)
@@ -779,9 +779,15 @@ def measure(
         chosen,
         test,
         len(store.tested()),
-        audit(climbed.climbers[models[0]], digests),
+        audit(climbed.climbers[_best_features(climbed.results)], digests),
         store.folder,
     )
+
+
+def _best_features(results: Sequence[Result]) -> str:
+    """The network whose features serve a probe best on validation; without a probe the first one."""
+    probes = [result for result in results if result.rung == PROBE.name]
+    return max(probes or results[:1], key=lambda result: result.report.right).model
 
 
 def networks(words: Sequence[str], families: Mapping[str, str]) -> list[str]:

@@ -107,7 +107,7 @@ def test_planted_label_errors_are_found_far_above_chance():
     given = labels.clone()
     wrong = np.random.default_rng(1).choice(200, 16, replace=False)
     given[wrong] = (given[wrong] + 1) % 3
-    suspects = suspected_labels(out_of_fold(features, given, 10.0), given)
+    suspects = suspected_labels(out_of_fold(features, given), given)
     first = {suspect.index for suspect in suspects[:16]}
     assert len(first & set(wrong.tolist())) >= 12  # by chance it would be 16 · 16 / 200, one
     right = [suspect.likely == int(labels[suspect.index]) for suspect in suspects if suspect.index in wrong]

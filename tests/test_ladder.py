@@ -263,6 +263,12 @@ def test_networks_are_compared_with_their_own_rungs_only():
     assert [step.result.model for step in steps([answers(10), other, answers(11)])] == ["net"]
 
 
+def test_the_pictures_are_looked_at_through_the_best_features():
+    first, second = (dataclasses.replace(answers(n), model=str(n), rung="linear probe") for n in (10, 20))
+    assert ladder._best_features([first, answers(30), second]) == "20"
+    assert ladder._best_features([answers(3), dataclasses.replace(answers(9), model="other")]) == "net"
+
+
 def test_the_choice_is_the_best_network_and_of_equals_the_first():
     yardstick, first, second = answers(39, run=None), answers(30), dataclasses.replace(answers(30), model="other")
     assert choose([yardstick, answers(20), first, second]) is first
