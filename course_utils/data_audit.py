@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from course_utils.errors import CourseError
 from course_utils.evaluation import probe
+from course_utils.probes import best_penalty
 from course_utils.progress import progress
 from course_utils.transforms import load_picture
 
@@ -31,7 +32,6 @@ MISSED = 0.02  # share of the altered copies that the threshold may miss
 SAME_PIXELS = 0.95
 MOST_PAIRS = 2000
 THUMBNAIL = 24
-CAUTIOUS = 100.0
 CHUNK = 1024
 
 Embed = Callable[[list[Image.Image]], Tensor]
@@ -258,7 +258,7 @@ def altered(picture: Image.Image) -> list[Image.Image]:
 
 
 def out_of_fold(
-    features: Tensor, labels: Tensor, penalty: float = CAUTIOUS, folds: int = 5, seed: int = 0
+    features: Tensor, labels: Tensor, penalty: float | None = None, folds: int = 5, seed: int = 0
 ) -> np.ndarray:
     """What linear probes that have not seen a picture say about it.
 
@@ -267,9 +267,8 @@ def out_of_fold(
     features, labels
         ``(N, D)`` and ``(N,)``, labels from 0 without a gap.
     penalty
-        As for :func:`~course_utils.evaluation.probe`. The default is stronger than what is best for accuracy, because
-        a probe that is sure of everything suspects everything that it gets wrong: when 5 % of the labels of pets and
-        of hymenoptera were changed, it put more of the changed ones first than 1 or 10 did (half of the first 5 %).
+        As for :func:`~course_utils.evaluation.probe`. None takes the one with the best probabilities (the least log
+        loss): a probe that is as accurate but too sure of itself suspects everything that it gets wrong.
     folds
         In how many parts the pictures are dealt, each of them answered by a probe fitted on the others. Made smaller
         where a class has fewer pictures.
@@ -293,6 +292,8 @@ def out_of_fold(
     if folds < 2:
         raise CourseError("A class has fewer than two pictures: no probe can know it without having seen that one.")
     dealt = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    if penalty is None:
+        penalty = best_penalty(features, labels, folds, seed, "neg_log_loss")
     return cross_val_predict(probe(penalty), x, y, cv=dealt, method="predict_proba")
 
 

@@ -74,11 +74,20 @@ def best_neighbours(features: Tensor, labels: Tensor, classes: int) -> int:
     return max(possible, key=lambda k: (right[k], -k))
 
 
-def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0) -> float:
-    """The penalty out of ``PENALTIES`` with the highest cross-validated accuracy; the strongest of equals.
+def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0, score: str = "accuracy") -> float:
+    """The penalty out of ``PENALTIES`` that does best in cross-validation; the strongest of equals.
 
     With few pictures and many features a strong one is usually best. A class of one picture leaves nothing to
     validate with: then it is the strongest.
+
+    Parameters
+    ----------
+    features, labels
+        ``(N, D)`` and ``(N,)``.
+    folds, seed
+        How the pictures are dealt.
+    score
+        scikit-learn's name of what is best: ``"accuracy"``, or ``"neg_log_loss"`` where the probabilities matter.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
@@ -87,7 +96,7 @@ def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0
     if folds < 2:
         return PENALTIES[-1]
     dealt = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    scores = {penalty: cross_val_score(probe(penalty), x, y, cv=dealt).mean() for penalty in PENALTIES}
+    scores = {penalty: cross_val_score(probe(penalty), x, y, cv=dealt, scoring=score).mean() for penalty in PENALTIES}
     return max(PENALTIES, key=lambda penalty: (round(float(scores[penalty]), 9), penalty))
 
 
