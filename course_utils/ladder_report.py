@@ -295,7 +295,7 @@ def _suspects(ladder: Ladder) -> str:
     return "\n".join(
         [
             *lines,
-            f"<p>With {len(suspects)} of {total} pictures linear probes that have not seen them disagree with the "
+            f"<p>For {len(suspects)} of {total} pictures, linear probes that have not seen them disagree with the "
             "label (confident learning, five folds). Some of these labels will be wrong, the other pictures are hard. "
             "The most suspicious come first. Nothing was changed or left out because of this.</p>",
             _figures(cells),
@@ -344,7 +344,7 @@ def _left_out(ladder: Ladder) -> str:
 def _method(ladder: Ladder) -> str:
     budget = ladder.budget
     augment = "without augmentation" if budget.augment == "none" else f"with {budget.augment} augmentation"
-    choices = ", ".join(f"{result.name}: {result.detail}" for result in ladder.results if result.detail)
+    choices = "; ".join(f"{result.name}: {result.detail}" for result in ladder.results if result.detail)
     return (
         f"<h2>How this was measured</h2><p>{budget.epochs} epochs for each rung that trains, batches of "
         f"{budget.batch_size}, {augment}, seed {budget.seed}; {html.escape(hardware(budget.device))}; "
