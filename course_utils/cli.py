@@ -14,8 +14,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from course_utils.command_line import OneLineParser
 from course_utils.errors import CourseError
 from course_utils.notebooks import Execution, find_notebooks
 from course_utils.settings import check_dataset
@@ -38,18 +38,15 @@ ELSEWHERE = {
     "quiz": ("course_utils.quiz", "practise the interview questions, with spaced repetition"),
     "questions": ("course_utils.questions", "count, list and show the interview questions"),
     "families": ("course_utils.families", "measure one network of each family by every strategy"),
+    "ladder": ("course_utils.ladder_command", "climb from kNN to full fine-tuning on any photos, and report"),
+    "train": ("course_utils.train_command", "train one network by one strategy, on one process or several"),
+    "predict": ("course_utils.predict_command", "name what is on pictures, with a network of your own"),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # argparse prints the whole usage first; the line that helps is then easily missed.
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def make_parser(root: Path = ROOT) -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = _Parser(prog="course", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OneLineParser(prog="course", description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, function: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:

@@ -382,6 +382,21 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
     return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths)
 
 
+def in_memory_if_it_fits(dataset: PhotoDataset, share: float = 1.0) -> PhotoDataset | MemoryDataset:
+    """:func:`in_memory` where that is possible, the data set as it is where it is too large.
+
+    Parameters
+    ----------
+    dataset
+        As there.
+    share
+        Of the memory that one data set may take, in (0, 1], where several are kept.
+    """
+    first = dataset[0][0] if len(dataset) else None
+    large = isinstance(first, Tensor) and first.nbytes * len(dataset) > share * MAX_MEMORY_BYTES
+    return dataset if large else in_memory(dataset)
+
+
 def few_per_class(dataset: Labelled, n: int, seed: int = 0) -> Any:
     """Return ``n`` samples of every class; those for a smaller ``n`` are among those for a larger one.
 

@@ -28,6 +28,7 @@ from course_utils.tables import markdown_table, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from sklearn.pipeline import Pipeline
 
 Z95 = 1.959963984540054
 FEWEST_RESAMPLES = 100
@@ -709,12 +710,22 @@ def linear_probe(
     ndarray
         Predicted labels ``(M,)``.
     """
+    return probe(penalty).fit(np.asarray(features), np.asarray(labels)).predict(np.asarray(test_features))
+
+
+def probe(penalty: float = 1.0) -> Pipeline:
+    """The unfitted model behind :func:`linear_probe`: standardise, then logistic regression.
+
+    Parameters
+    ----------
+    penalty
+        As there.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
-    return probe.fit(np.asarray(features), np.asarray(labels)).predict(np.asarray(test_features))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
 
 
 def color_histograms(dataset: Dataset, bins: int = 6) -> torch.Tensor:

@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     target = None if options.target is None else class_number(options.target, network.classes)
     shown: list[Explained] = []
     failures: list[str] = []
-    for batch in _batched(paths, CAM_BATCH):
+    for batch in batched(paths, CAM_BATCH):
         done, failed = explain_files(network, batch, target, options.method, options.stage)
         shown += done
         failures += failed
@@ -253,15 +253,9 @@ def explain_files(
     import torch
 
     from course_utils.gradcam import as_seen, explain
-    from course_utils.transforms import eval_transform, load_picture
+    from course_utils.transforms import eval_transform
 
-    readable, pictures, failures = [], [], []
-    for path in paths:
-        try:
-            pictures.append(load_picture(path))
-            readable.append(path)
-        except CourseError as error:
-            failures.append(_reason(path, error))
+    readable, pictures, failures = read_pictures(paths)
     if not pictures:
         return [], failures
     prepare = eval_transform(network.weights)
@@ -294,6 +288,20 @@ def _overlay(seen: Image.Image, heat: np.ndarray) -> Image.Image:
     picture = v2.pil_to_tensor(seen)[None].float() / 255
     enlarged = F.interpolate(torch.from_numpy(heat)[None, None], picture.shape[2:], mode="bilinear")[0].numpy()
     return Image.fromarray(overlay(picture, enlarged)[0])
+
+
+def read_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Image.Image], list[str]]:
+    """Open some files: those that are pictures, the pictures, and a line about each of the others."""
+    from course_utils.transforms import load_picture
+
+    readable, pictures, failures = [], [], []
+    for path in paths:
+        try:
+            pictures.append(load_picture(path))
+            readable.append(path)
+        except CourseError as error:
+            failures.append(_reason(path, error))
+    return readable, pictures, failures
 
 
 def _reason(path: Path, error: CourseError) -> str:
@@ -330,11 +338,11 @@ def page(shown: Sequence[Explained], failures: Sequence[str], how: str) -> str:
 
 def _figure(item: Explained) -> str:
     name, target = html.escape(item.path.name), html.escape(item.target)
-    answers = ", ".join(f"{html.escape(label)} {_percent(share)}" for label, share in item.answers)
+    answers = ", ".join(f"{html.escape(label)} {percent(share)}" for label, share in item.answers)
     about = f"nothing speaks for {target}: the map is empty" if item.empty else f"the map is for {target}"
     return (
-        f'<figure><div><img alt="{name}, as the network saw it" src="{_data_uri(item.seen)}">'
-        f'<img alt="{name}: {about}" src="{_data_uri(item.overlay)}"></div>'
+        f'<figure><div><img alt="{name}, as the network saw it" src="{data_uri(item.seen)}">'
+        f'<img alt="{name}: {about}" src="{data_uri(item.overlay)}"></div>'
         f"<figcaption><strong>{name}</strong>: {answers}; {about}.</figcaption></figure>"
     )
 
@@ -344,12 +352,13 @@ def _table(shown: Sequence[Explained]) -> str:
     for item in shown:
         answer, share = item.answers[0]
         rows.append(
-            [item.path.name, f"{answer}, {_percent(share)}", item.target + (": empty map" if item.empty else "")]
+            [item.path.name, f"{answer}, {percent(share)}", item.target + (": empty map" if item.empty else "")]
         )
     return text_table(["picture", "answer", "explained"], rows)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in [0, 1] in whole percent: ``"93 %"``."""
     return f"{100 * share:.0f} %"
 
 
@@ -359,7 +368,8 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _data_uri(picture: Image.Image) -> str:
+def data_uri(picture: Image.Image) -> str:
+    """A picture as an address that holds all of it, so that a page needs no other file."""
     buffer = io.BytesIO()
     picture.save(buffer, "jpeg", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -375,7 +385,8 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _batched(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+def batched(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    """Paths in groups of at most `size`."""
     for start in range(0, len(paths), size):
         yield paths[start : start + size]
 

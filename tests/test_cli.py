@@ -17,7 +17,8 @@ from course_utils.errors import CourseError
 pytest_plugins = ("pytester",)
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"run", "lab", "test", "doctor", "student", "render", "check", "pretrain", "compare"}
-COMMANDS |= {"animate", "blog", "cache", "diary", "explain", "families", "questions", "quiz", "runs"}
+COMMANDS |= {"animate", "blog", "cache", "diary", "explain", "families", "ladder", "predict"}
+COMMANDS |= {"questions", "quiz", "runs", "train"}
 
 
 def write(root, name, *sources, tags=()):
