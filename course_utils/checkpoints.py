@@ -74,7 +74,7 @@ def describe_call(
     call = {
         "model": describe_layers(model),
         "strategy": asdict(strategy),
-        "settings": {name: value for name, value in settings.items() if name not in IRRELEVANT},
+        "settings": {name: _without_reason(value) for name, value in settings.items() if name not in IRRELEVANT},
         "data": {
             name: describe_data(data) | {"probe": _probe(data, settings["seed"])}
             for name, data in (("train", train), ("val", val))
@@ -82,6 +82,11 @@ def describe_call(
         "machine": dict(machine),
     }
     return json.loads(json.dumps(call, default=str))
+
+
+def _without_reason(value: Any) -> Any:
+    """Why no cache was used is told in words and is no part of what is computed."""
+    return {key: part for key, part in value.items() if key != "reason"} if isinstance(value, dict) else value
 
 
 def _probe(dataset: Any, seed: int) -> str:

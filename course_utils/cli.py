@@ -250,13 +250,15 @@ def test_command(args: argparse.Namespace) -> int:
 def _side_by_side(environ: dict[str, str]) -> list[str]:
     """Options that share the files out among processes; each computes with as many threads as it has cores.
 
-    Whole files, because the cells of a notebook need each other. Two processes of one thread do more than one of two
-    threads: networks as small as these leave the second thread waiting most of the time.
+    Whole files, because the cells of a notebook need each other; in the order given, because xdist would begin with the
+    files that have the most tests and come to the notebooks, which have few and long ones, at the very end. Two
+    processes of one thread do more than one of two threads: networks as small as these leave the second thread waiting
+    most of the time.
     """
     cores = os.cpu_count() or 1
     processes = min(cores, MOST_PROCESSES)
     environ.setdefault("OMP_NUM_THREADS", str(cores // processes))
-    return ["-n", str(processes), "--dist", "loadfile"] if processes > 1 else []
+    return ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"] if processes > 1 else []
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -1,8 +1,14 @@
 """What holds for all tests."""
 
 import os
+import signal
 
 import pytest
+
+# Whoever starts the tests in the background of a script has them ignore Ctrl-C, and what they start inherits that: a
+# test that stops a program by Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -41,6 +41,7 @@ from course_utils.checkpoints import (
 )
 from course_utils.errors import CourseError
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE, Strategy
+from course_utils.processes import Team
 from course_utils.provenance import weights_digest
 from course_utils.runs import delete_run, list_runs, load_run
 from course_utils.sampling import SeededDraws, seeded_draws
@@ -678,6 +679,7 @@ def test_the_gradient_of_the_pieces_is_that_of_the_batch(size, pieces, weighted,
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
     trainer = object.__new__(training._Trainer)
     trainer.accelerator, trainer.wrapped, trainer.pieces = training._accelerator("cpu"), model, pieces
+    trainer.team = Team(trainer.accelerator)
     trainer.loss = nn.CrossEntropyLoss(weight, label_smoothing=0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_layout", lambda batch: batch)

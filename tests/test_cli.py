@@ -226,7 +226,7 @@ def test_whole_files_are_shared_out_among_processes(tmp_path, called, monkeypatc
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cli.main(["test", "--fast"], tmp_path)
     command, environ = called[0]
-    assert command[5:] == (["-n", processes, "--dist", "loadfile"] if processes else [])
+    assert command[5:] == (["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"] if processes else [])
     assert environ["OMP_NUM_THREADS"] == threads
 
 
