@@ -138,8 +138,8 @@ def kernel_environment(environ: Mapping[str, str], dataset: str | None = None) -
     # Jupyter chooses its inline backend itself, but not where the variable is set: figures would be missing then.
     env = {name: value for name, value in environ.items() if name != "MPLBACKEND"}
     env.setdefault("COURSE_PROGRESS", "0")
-    # OpenMP's threads wait for each other by spinning: as soon as anything else wants a core, a lesson of a minute and a
-    # half was seen to take nine. Sleeping instead was no slower where nothing else ran.
+    # OpenMP's threads wait for each other by spinning: as soon as anything else wants a core, a lesson of a minute and
+    # a half was seen to take nine. Sleeping instead was no slower where nothing else ran.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A notebook imports the package that this code belongs to, even where another version is installed.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), env.get("PYTHONPATH")]))
