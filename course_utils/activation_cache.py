@@ -193,26 +193,35 @@ def key_of_data(dataset: Dataset) -> dict[str, Any]:
     ----------
     dataset
         A :class:`~course_utils.datasets.PhotoDataset` with a transform that can be described: its files are known by
-        path, size and times. Or a :class:`~course_utils.datasets.MemoryDataset`, by the bytes of its tensors.
+        path, size and times. A :class:`~course_utils.datasets.MemoryDataset`, by the bytes of its tensors. Others that
+        were entered in ``PICTURES``.
 
     Raises
     ------
     Unknowable
         For any other. Its samples have to be read, see :func:`key_of_samples`.
     """
-    if type(dataset) is MemoryDataset:  # a subclass could do anything
-        facts = f"{dataset.images.dtype} {tuple(dataset.images.shape)}"
-        pictures, transform = _digest(facts, _bytes_of(dataset.images)), None
-    elif type(dataset) is PhotoDataset:
-        transform = describe(dataset.transform)
-        try:
-            pictures = _digest(*map(_key_of_file, dataset.paths))
-        except OSError as error:
-            raise CourseError(f"The picture {error.filename} cannot be read: {error.strerror}.") from error
-    else:
+    if type(dataset) not in PICTURES:  # a subclass could do anything
         raise Unknowable(f"what {_short(dataset)} gives cannot be read off")
+    transform = None if type(dataset) is MemoryDataset else describe(dataset.transform)
+    pictures = PICTURES[type(dataset)](dataset)
     labels = _digest(json.dumps([dataset.labels, dataset.classes]))
     return {"kind": type(dataset).__name__, "pictures": pictures, "labels": labels, "transform": transform}
+
+
+def _key_of_tensors(dataset: MemoryDataset) -> str:
+    return _digest(f"{dataset.images.dtype} {tuple(dataset.images.shape)}", _bytes_of(dataset.images))
+
+
+def _key_of_files(dataset: PhotoDataset) -> str:
+    try:
+        return _digest(*map(_key_of_file, dataset.paths))
+    except OSError as error:
+        raise CourseError(f"The picture {error.filename} cannot be read: {error.strerror}.") from error
+
+
+# Kind of data set → what pictures it has, before its transform.
+PICTURES: dict[type, Callable[[Any], str]] = {MemoryDataset: _key_of_tensors, PhotoDataset: _key_of_files}
 
 
 def _key_of_file(path: Path) -> str:
@@ -624,7 +633,7 @@ def _found_or_written(place: Path, job: _Job) -> tuple[dict[str, Any], bool]:
 
 @contextlib.contextmanager
 def _locked(place: Path, say: Callable[[str], None]) -> Iterator[None]:
-    lock = FileLock(_lock_file(place.parent, place.name))
+    lock = FileLock(lock_file(place.parent, place.name))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -636,7 +645,8 @@ def _locked(place: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _lock_file(folder: Path, name: str) -> Path:
+def lock_file(folder: Path, name: str) -> Path:
+    """What whoever writes the cache of this name in a folder has locked."""
     return folder / f".{name}.lock"
 
 
@@ -668,7 +678,7 @@ def remove_leftovers(folder: Path, held: str | None = None) -> list[Path]:
 @contextlib.contextmanager
 def unused(folder: Path, name: str) -> Iterator[bool]:
     """Whether no process computes this cache; none begins to while the block runs."""
-    lock = FileLock(_lock_file(folder, name))
+    lock = FileLock(lock_file(folder, name))
     try:
         lock.acquire(timeout=0)
     except Timeout:

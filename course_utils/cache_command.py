@@ -1,6 +1,7 @@
-"""See which activations are cached, how much room they take, and clear them.
+"""See what is cached, how much room it takes, and clear it.
 
-``course cache`` lists them with what they were made of, ``course cache --clear NAME`` removes one,
+``course cache`` lists the activations of frozen stages (:mod:`course_utils.activation_cache`) and the decoded pictures
+(:mod:`course_utils.pixel_store`) with what they were made of, ``course cache --clear NAME`` removes one,
 ``course cache --clear`` all. Nothing is lost but time: what is missing is computed again when it is needed.
 """
 
@@ -28,72 +29,125 @@ from course_utils.activation_cache import (
     unused,
 )
 from course_utils.errors import CourseError
+from course_utils.pixel_store import CHOICE, PIXELS, read_store, stores_root
 from course_utils.tables import text_table
 
-COLUMNS = ("name", "in front of", "pictures", "views", "numbers", "MB", "last used", "status")
+COLUMNS = ("name", "holds", "pictures", "views", "numbers", "MB", "last used", "status")
 
 
 @dataclass(frozen=True)
 class CacheRecord:
-    """One folder of cached activations.
+    """Something that was cached.
 
     Parameters
     ----------
-    folder
-        Where it is.
+    path
+        Of a folder of activations, or of the manifest of stored pixels.
     content
         What its manifest holds; empty for a damaged one.
     problem
         Why it cannot be used; empty for a good one.
     """
 
-    folder: Path
+    path: Path
     content: dict[str, Any]
     problem: str = ""
 
     @property
+    def name(self) -> str:
+        """By which the command knows it."""
+        return self.path.name if self.activations else self.path.stem
+
+    @property
+    def activations(self) -> bool:
+        """Whether it is activations rather than pictures."""
+        return self.path.suffix != ".json"
+
+    @property
+    def files(self) -> list[Path]:
+        """What it consists of, the manifest first where there is one."""
+        if self.activations:
+            return sorted((path for path in self.path.iterdir() if path.is_file()), key=_is_no_manifest)
+        return [path for end in (".json", PIXELS, CHOICE) if (path := self.path.with_suffix(end)).exists()]
+
+    @property
     def size(self) -> int:
-        """Bytes that the folder takes."""
-        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+        """Bytes that it takes."""
+        return sum(path.stat().st_size for path in self.files)
 
     @property
     def used(self) -> float:
         """When it was last of use, in seconds since 1970."""
-        path = self.folder / MANIFEST_FILE
-        return (path if path.exists() else self.folder).stat().st_mtime
+        return (self.files or [self.path])[0].stat().st_mtime
 
     def row(self) -> list[object]:
         """For the table."""
         day = f"{datetime.fromtimestamp(self.used).astimezone():%Y-%m-%d %H:%M}"
-        if self.problem:
-            return [self.folder.name, *[None] * 4, f"{self.size / 1e6:.1f}", day, f"damaged: {self.problem}"]
+        about, status = [None] * 4, f"damaged: {self.problem}"
+        if not self.problem:
+            about, status = self._about(), "good"
+        return [self.name, *about, f"{self.size / 1e6:.1f}", day, status]
+
+    def _about(self) -> list[object]:
+        if not self.activations:
+            return [f"pixels, {self.content['side']} the shorter side", len(self.content["sizes"]), None, "uint8"]
         views, pictures, *_ = self.content["shape"]
-        about = [self.content["border"], pictures, views, self.content["dtype"]]
-        return [self.folder.name, *about, f"{self.size / 1e6:.1f}", day, "good"]
+        return [f"activations in front of {self.content['border']}", pictures, views, self.content["dtype"]]
+
+    def delete(self) -> bool:
+        """Remove it, unless a process is computing it just now.
+
+        Returns
+        -------
+        bool
+            Whether it is gone. On Windows a cache that another process has open stays.
+        """
+        with unused(self.path.parent, self.name) as free:
+            if free and self.activations:
+                shutil.rmtree(self.path, ignore_errors=True)
+            elif free:
+                _remove(self.files)
+        return not self.path.exists()
 
 
-def list_caches(root: Path | None = None, thorough: bool = False) -> list[CacheRecord]:
-    """All caches, the one that was used last first.
+def _is_no_manifest(path: Path) -> bool:
+    return path.name != MANIFEST_FILE
+
+
+def _remove(files: Sequence[Path]) -> None:
+    for path in files:  # the manifest first: pixels without one are no store
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+def list_caches(root: Path | None = None, thorough: bool = False, pixels: Path | None = None) -> list[CacheRecord]:
+    """All that is cached, the one that was used last first.
 
     Parameters
     ----------
     root
-        Folder of caches; None for the course's own.
+        Folder of activations; None for the course's own.
     thorough
         Read every byte and compare the checksums; otherwise the manifest and the size of the array have to be right.
+    pixels
+        Folder of stored pixels; None for the course's own.
 
     Raises
     ------
     CourseError
-        If the folder is there and cannot be read.
+        If a folder is there and cannot be read.
     """
     root = caches_root() if root is None else Path(root)
+    pixels = stores_root() if pixels is None else Path(pixels)
     try:
         folders = [path for path in root.iterdir() if _is_cache(path)] if root.is_dir() else []
-        records = [_read(folder, thorough) for folder in folders]
-        return sorted(records, key=lambda record: (-record.used, record.folder.name))
+        manifests = [path for path in pixels.glob("*.json") if not path.name.startswith(".")]
+        records = [_read(path, thorough) for path in (*folders, *manifests)]
+        return sorted(records, key=lambda record: (-record.used, record.name))
     except OSError as error:
-        raise CourseError(f"The folder of caches {root} cannot be read: {error.strerror or error}.") from error
+        raise CourseError(f"{error.filename or root} cannot be read: {error.strerror or error}.") from error
 
 
 def _is_cache(path: Path) -> bool:
@@ -102,25 +156,13 @@ def _is_cache(path: Path) -> bool:
     return named and ((path / MANIFEST_FILE).is_file() or (path / ARRAY_FILE).is_file())
 
 
-def _read(folder: Path, thorough: bool) -> CacheRecord:
+def _read(path: Path, thorough: bool) -> CacheRecord:
     try:
-        return CacheRecord(folder, (checked if thorough else read_manifest)(folder))
+        if path.suffix == ".json":
+            return CacheRecord(path, read_store(path, thorough))
+        return CacheRecord(path, (checked if thorough else read_manifest)(path))
     except Damaged as problem:
-        return CacheRecord(folder, {}, str(problem))
-
-
-def delete_cache(record: CacheRecord) -> bool:
-    """Remove a cache, unless a process is computing it just now.
-
-    Returns
-    -------
-    bool
-        Whether it is gone. On Windows a cache that another process has open stays.
-    """
-    with unused(record.folder.parent, record.folder.name) as free:
-        if free:
-            shutil.rmtree(record.folder, ignore_errors=True)
-    return not record.folder.exists()
+        return CacheRecord(path, {}, str(problem))
 
 
 # --- course cache ------------------------------------------------------------------------------------------------
@@ -147,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"No cached activations in {root}. Training with frozen stages writes them there.")
         return 0
     print(text_table(COLUMNS, [record.row() for record in records]))
-    print(f"\n{_count(records)}, {total / 1e6:,.1f} MB in {root}")
+    places = sorted({str(record.path.parent) for record in records})
+    print(f"\n{_count(records)}, {total / 1e6:,.1f} MB in {' and '.join(places)}")
     return 0
 
 
@@ -158,9 +201,9 @@ def _count(records: list[CacheRecord]) -> str:
 def _chosen(records: list[CacheRecord], names: list[str], root: Path) -> list[CacheRecord]:
     chosen = []
     for name in names:
-        found = [record for record in records if name in record.folder.name]
+        found = [record for record in records if name in record.name]
         if not found:
-            near = difflib.get_close_matches(name, [record.folder.name for record in records], n=1, cutoff=0.4)
+            near = difflib.get_close_matches(name, [record.name for record in records], n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]}?" if near else " `course cache` lists all."
             raise CourseError(f"There is no cache {name!r} in {root}.{hint}")
         chosen += [record for record in found if record not in chosen]
@@ -169,7 +212,7 @@ def _chosen(records: list[CacheRecord], names: list[str], root: Path) -> list[Ca
 
 def _clear(records: list[CacheRecord], root: Path) -> int:
     size = sum(record.size for record in records)
-    kept = [record for record in records if not delete_cache(record)]
+    kept = [record for record in records if not record.delete()]
     size -= sum(record.size for record in kept)
     leftovers = remove_leftovers(root) if root.is_dir() else []
     print(
@@ -177,7 +220,7 @@ def _clear(records: list[CacheRecord], root: Path) -> int:
         + (f"; {len(leftovers)} half-done of killed processes too" if leftovers else "")
     )
     for record in kept:
-        print(f"{record.folder.name} is in use and stays")
+        print(f"{record.name} is in use and stays")
     return 1 if kept else 0
 
 

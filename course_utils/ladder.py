@@ -47,13 +47,14 @@ from course_utils.data_audit import (
     out_of_fold,
     suspected_labels,
 )
-from course_utils.datasets import SPLITS, Splits, in_memory_if_it_fits
+from course_utils.datasets import SPLITS, MemoryDataset, Splits, in_memory_if_it_fits
 from course_utils.errors import CourseError
 from course_utils.evaluation import PairedComparison, Report, compare_models, evaluate, interval_text, probe
 from course_utils.feature_extraction import evaluating, extract_features
 from course_utils.files import sha256_of, written_whole
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FROM_SCRATCH, FULL, LAST_BLOCK, PROGRESSIVE, Strategy
 from course_utils.measuring import Measured
+from course_utils.pixel_store import read_fast
 from course_utils.pretrained_models import feature_dim, last_layer, load_pretrained, weights_entry
 from course_utils.probes import best_neighbours, best_penalty, nearest_neighbours, with_probe_as_head
 from course_utils.progress import progress
@@ -62,7 +63,7 @@ from course_utils.run_log import EpochRecord, RunLog
 from course_utils.runs import RunRecord, add_report, load_run
 from course_utils.tables import text_table
 from course_utils.training import Run, TrainingDiverged, fit
-from course_utils.transforms import eval_transform, train_transform
+from course_utils.transforms import eval_transform
 
 FORMAT = 1
 
@@ -492,12 +493,12 @@ class Climber:
         share = 1 / len(SPLITS)
         return {s: in_memory_if_it_fits(getattr(self.splits, s).with_transform(prepare), share) for s in SPLITS}
 
-    @property
+    @functools.cached_property
     def train(self) -> Dataset:
         """What the rungs that train learn from."""
-        if self.budget.augment == "none":
+        if isinstance(self.parts["train"], MemoryDataset) and self.budget.augment == "none":
             return self.parts["train"]
-        return self.splits.train.with_transform(train_transform(self.entry, self.budget.augment))
+        return read_fast(self.splits.train, self.entry, self.budget.augment, epochs=self.budget.epochs * len(TRAINED))
 
     @functools.cached_property
     def features(self) -> _Features:
@@ -597,6 +598,7 @@ class Climber:
                 batch_size=budget.batch_size,
                 seed=budget.seed,
                 device=budget.device,
+                num_workers="auto",
                 resume=True,
             )
         if run.stopped == "interrupted":

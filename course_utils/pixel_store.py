@@ -20,10 +20,12 @@ small. The same seed cuts out other places, because places are drawn as whole pi
 
 A store belongs to the files (path, size, times), the side and the interpolation, which its name has a fingerprint of.
 ``NAME.pixels`` appears whole, then ``NAME.json`` with its checksum; without the second, the first is not looked at.
+``course cache`` lists and clears them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -47,8 +49,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import functional
 
-from course_utils.activation_cache import key_of_data
-from course_utils.datasets import PhotoDataset
+from course_utils.activation_cache import PICTURES, Damaged, key_of_data, lock_file
+from course_utils.datasets import MemoryDataset, PhotoDataset, in_memory_if_it_fits
 from course_utils.errors import CourseError
 from course_utils.files import sha256_of, written_whole
 from course_utils.progress import progress
@@ -59,6 +61,7 @@ FORMAT = 1
 SMALLEST_CROP = {"none": 1.0, "light": 0.7, "strong": 0.35}  # share of the area, see transforms.train_transform
 LARGEST_SHARE_OF_FREE = 0.5  # of the disk, for a store that nobody asked for
 LOOKS = 8  # pictures that are timed before it is decided
+PIXELS, CHOICE = ".pixels", ".choice"  # endings
 
 Say = Callable[[str], None]
 
@@ -136,6 +139,14 @@ class PixelDataset(Dataset):
         return f"PixelDataset({len(self)} pictures in {self.file.name}, classes {', '.join(self.classes)})"
 
 
+def _key(dataset: PixelDataset) -> str:
+    """Which pictures these are: a store is named after its files, their size and the interpolation."""
+    return f"{dataset.file.name} {dataset.rows}"
+
+
+PICTURES[PixelDataset] = _key
+
+
 # --- does it pay? ------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +206,7 @@ def forecast_store(
     clock
         Tells the time in seconds.
     """
-    root, job = _root(folder), _Job.of(dataset, weights, augment)
+    root, job = stores_root(folder), _Job.of(dataset, weights, augment)
     transform = train_transform(weights, augment)
     spent = {"decode": 0.0, "resize": 0.0, "files": 0.0, "store": 0.0}
 
@@ -248,16 +259,67 @@ def read_fast(
     -------
     PixelDataset or PhotoDataset
         From files also when the store cannot be written: that is said, and no error.
+
+    Notes
+    -----
+    What was decided is written down beside the stores and holds from then on. The seconds vary, and with them the
+    decision could: but a run that is resumed, and all processes that train together, have to see the same pixels.
     """
     say = _to_stderr if say is None else say
-    forecast = forecast_store(dataset, weights, augment, folder=folder)
-    say(forecast.reason(epochs))
-    if forecast.pays(epochs):
+    root, name = stores_root(folder), _Job.of(dataset, weights, augment).name
+
+    def decide() -> dict[str, Any]:
+        forecast = forecast_store(dataset, weights, augment, folder=folder)
+        return {"pays": forecast.pays(epochs), "reason": forecast.reason(epochs)}
+
+    decision = _remembered(root, name, f"{augment}, {epochs} epochs", decide)
+    say(decision["reason"])
+    if decision["pays"]:
         try:
             return store_pixels(dataset, weights, augment, folder=folder, say=say)
         except CourseError as error:
             say(f"Pictures are read from their files after all. {error}")
     return dataset.with_transform(train_transform(weights, augment))
+
+
+def _remembered(root: Path, name: str, question: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer that was given to a question about these pictures before; else that of `decide`, from now on."""
+    file = root / f"{name}{CHOICE}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}{CHOICE}.lock"):
+            kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            if question not in kept:
+                kept[question] = decide()
+                with written_whole(file) as beside:
+                    beside.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            return kept[question]
+    except (OSError, ValueError, CourseError):  # no place to remember it
+        return decide()
+
+
+def training_pictures(
+    dataset: PhotoDataset, weights: Any, augment: str, *, epochs: int, share: float, say: Say | None = None
+) -> PixelDataset | PhotoDataset | MemoryDataset:
+    """What a network shall learn from, in the form in which it is fetched fastest.
+
+    Parameters
+    ----------
+    dataset, weights, augment, epochs, say
+        As for :func:`read_fast`.
+    share
+        As for :func:`~course_utils.datasets.in_memory_if_it_fits`.
+
+    Returns
+    -------
+    MemoryDataset, PixelDataset or PhotoDataset
+        In memory where nothing is drawn and there is room; otherwise what :func:`read_fast` decides.
+    """
+    if augment == "none":
+        finished = in_memory_if_it_fits(dataset.with_transform(train_transform(weights, augment)), share)
+        if isinstance(finished, MemoryDataset):
+            return finished
+    return read_fast(dataset, weights, augment, epochs=epochs, say=say)
 
 
 # --- making one --------------------------------------------------------------------------------------------------
@@ -302,23 +364,22 @@ def store_pixels(
     """
     if not len(dataset):
         raise CourseError("The data set is empty: there are no pixels to store.")
-    root, job = _root(folder), _Job.of(dataset, weights, augment)
+    root, job = stores_root(folder), _Job.of(dataset, weights, augment)
     say = _to_stderr if say is None else say
     manifest = _found(root, job, None)
     if manifest is None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{job.name}.lock"):
+            with FileLock(lock_file(root, job.name)):
                 manifest = _found(root, job, say) or _written(root, job)
         except OSError as error:
             raise CourseError(
                 f"Pixels cannot be stored in {root}: {error.strerror or error}. Set COURSE_CACHE to a folder that you "
                 "may write to."
             ) from error
-    sizes = np.asarray(manifest["sizes"], dtype=np.int64).reshape(-1, 2)
     transform = train_transform(weights, augment)
-    file = root / f"{job.name}.pixels"
-    return PixelDataset(file, sizes, dataset.labels, dataset.classes, dataset.paths, transform)
+    file = root / f"{job.name}{PIXELS}"
+    return PixelDataset(file, _sizes(manifest), dataset.labels, dataset.classes, dataset.paths, transform)
 
 
 @dataclass(frozen=True)
@@ -352,29 +413,59 @@ class _Job:
         return np.asarray(small)
 
 
-def _found(root: Path, job: _Job, say: Say | None) -> dict[str, Any] | None:
-    """The manifest of a store that is as it was written; None if there is none. `say` is told what is wrong."""
-    manifest_file, file = root / f"{job.name}.json", root / f"{job.name}.pixels"
-    if not manifest_file.exists():
-        return None
-    problem = "its pixels have changed"
+def read_store(manifest_file: Path, thorough: bool = True) -> dict[str, Any]:
+    """What a store says about itself.
+
+    Parameters
+    ----------
+    manifest_file
+        ``NAME.json``.
+    thorough
+        Compare the checksum of all pixels too, not their number alone.
+
+    Raises
+    ------
+    Damaged
+        If the store is not as it was written.
+    """
+    file = manifest_file.with_suffix(PIXELS)
     try:
         manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-        sizes = np.asarray(manifest["sizes"], dtype=np.int64).reshape(-1, 2)
-        if len(sizes) == len(job.paths) and 3 * int(sizes.prod(1).sum()) == file.stat().st_size:
-            if sha256_of(file) == manifest["sha256"]:
-                return manifest
-        else:
-            problem = f"{file.name} has {file.stat().st_size:,} bytes, which is not what {manifest_file.name} says"
+        sizes, size = _sizes(manifest), file.stat().st_size
+        if 3 * int(sizes.prod(1).sum()) != size:
+            raise Damaged(f"{file.name} has {size:,} bytes, which is not what {manifest_file.name} says")
+        if thorough and sha256_of(file) != manifest["sha256"]:
+            raise Damaged("its pixels have changed")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = str(getattr(error, "strerror", None) or error)
-    if say is not None:
-        say(f"The stored pixels {job.name} are damaged ({problem}); they are made anew.")
-    return None
+        raise Damaged(str(getattr(error, "strerror", None) or error)) from error
+    return manifest
+
+
+def _sizes(manifest: dict[str, Any]) -> np.ndarray:
+    """Height and width of each picture, ``(N, 2)``."""
+    return np.asarray(manifest["sizes"], dtype=np.int64).reshape(-1, 2)
+
+
+def _found(root: Path, job: _Job, say: Say | None) -> dict[str, Any] | None:
+    """The manifest of a store that is as it was written; None if there is none. `say` is told what is wrong."""
+    manifest_file = root / f"{job.name}.json"
+    if not manifest_file.exists():
+        return None
+    try:
+        manifest = read_store(manifest_file)
+        if len(manifest["sizes"]) != len(job.paths):
+            raise Damaged(f"it has {len(manifest['sizes'])} pictures")
+    except Damaged as problem:
+        if say is not None:
+            say(f"The stored pixels {job.name} are damaged ({problem}); they are made anew.")
+        return None
+    with contextlib.suppress(OSError):  # when it was last of use, for whoever clears; a read-only folder serves too
+        os.utime(manifest_file)
+    return manifest
 
 
 def _written(root: Path, job: _Job) -> dict[str, Any]:
-    manifest_file, file = root / f"{job.name}.json", root / f"{job.name}.pixels"
+    manifest_file, file = root / f"{job.name}.json", root / f"{job.name}{PIXELS}"
     for left_over in root.glob(f".{job.name}.*.partial"):  # of a killed process: the lock is ours
         left_over.unlink(missing_ok=True)
     manifest_file.unlink(missing_ok=True)
@@ -407,7 +498,8 @@ def _threads() -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def _root(folder: str | Path | None) -> Path:
+def stores_root(folder: str | Path | None = None) -> Path:
+    """The folder of all stores: the given one, or ``pixels`` in the course's cache."""
     return Path(folder).expanduser() if folder is not None else load_settings().cache / "pixels"
 
 

@@ -39,7 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--patience", type=at_least_one, help="stop after so many epochs without a better one")
     parser.add_argument("--label-smoothing", type=float, default=0.0, metavar="SHARE", help="from 0 up to below 1")
     parser.add_argument("--oversample", action="store_true", help="draw every class equally often")
-    parser.add_argument("--workers", type=from_zero, default=0, help="processes that load pictures (default 0)")
+    parser.add_argument(
+        "--workers", type=_workers, default="auto", help="processes that load pictures (default: by a rule)"
+    )
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
     parser.add_argument("--no-checkpoint", action="store_true", help="keep no checkpoint, and go on from none")
     parser.add_argument("--test", action="store_true", help="ask the test pictures at the end; do that once")
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     from course_utils.datasets import in_memory_if_it_fits, open_dataset
+    from course_utils.pixel_store import training_pictures
     from course_utils.pretrained_models import weights_entry
     from course_utils.settings import load_settings
     from course_utils.training import fit
@@ -73,17 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = options.model or family_network(options.family or "resnet", settings.models)
     entry = weights_entry(name)
     seed = settings.seed if options.seed is None else options.seed
-    learn, see = train_transform(entry, options.augment), eval_transform(entry)
-    splits = open_dataset(options.data, seed=seed, cache=settings.cache, mirror=settings.mirror).with_transforms(
-        learn, see
-    )
+    train_transform(entry, options.augment)  # complains of an unknown word before any work
+    splits = open_dataset(options.data, seed=seed, cache=settings.cache, mirror=settings.mirror)
+    splits = splits.with_transforms(None, eval_transform(entry))
     model = strategy.starting_model(name, len(splits.classes), seed=seed)
     if first:
         print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary()}\n\n{name}, {strategy.name}", flush=True)
         print(f"{strategy.plan(model)}\n", flush=True)
     run = fit(
         model,
-        splits.train if options.augment != "none" else in_memory_if_it_fits(splits.train, 0.5),
+        training_pictures(
+            splits.train, entry, options.augment, epochs=options.epochs, share=0.5, say=None if first else _nothing
+        ),
         in_memory_if_it_fits(splits.val, 0.5),
         strategy,
         epochs=options.epochs,
@@ -128,6 +132,14 @@ def _test(model: object, run: Run, splits: Splits) -> None:
     report = evaluate(model, splits.test)
     add_report(run.folder, report)
     print(f"\nTest\n{report}")
+
+
+def _nothing(_: str) -> None:
+    pass
+
+
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else from_zero(text)
 
 
 def is_first_process() -> bool:

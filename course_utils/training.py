@@ -213,7 +213,10 @@ def fit(
         _check_workers(num_workers)
         order = _order(train, seed, oversample)
         target = _accelerator(device).device
-        inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=target)
+        try:
+            inputs = inputs_for(caching, model, train, val, plan, epochs=epochs, seed=seed, device=target)
+        except KeyboardInterrupt:
+            return _stopped_while_caching(run, model)
         settings["cache"], run.cached = inputs.facts(caching), inputs.border
         trainer = _Trainer(model, inputs, order, plan, epochs, batch_size, num_workers, device)
         trainer.loss = _loss(class_weights, label_smoothing, trainer.accelerator.device)
@@ -257,6 +260,15 @@ def fit(
         # with it every tensor that was in use.
         if trouble:
             raise trouble
+    return run
+
+
+def _stopped_while_caching(run: Run, model: nn.Module) -> Run:
+    """Nothing was learned yet, and half a cache is none: there is nothing to take up."""
+    run.stopped = "interrupted"
+    model.eval()
+    clear_device_cache(garbage_collection=True)
+    print("Stopped while the frozen stages ran over the pictures, before the first epoch. The same call begins anew.")
     return run
 
 

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -25,10 +25,19 @@ from torch.utils.data import Dataset
 from torchvision import models
 
 from course_utils import mini_models  # noqa: F401 - registers resnet18_mini
-from course_utils.fine_tuning import FEATURE_EXTRACTION, FROM_SCRATCH, FULL, PROGRESSIVE, STRATEGIES, Strategy
+from course_utils.fine_tuning import (
+    FEATURE_EXTRACTION,
+    FROM_SCRATCH,
+    FULL,
+    LAST_BLOCK,
+    PROGRESSIVE,
+    STRATEGIES,
+    Strategy,
+)
 from course_utils.pretrained_models import stage_of_parameters
 
 if TYPE_CHECKING:
+    from course_utils.run_log import EpochRecord
     from course_utils.training import Run
 
 INITIALISERS = ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_")
@@ -61,6 +70,22 @@ class Noisy(ColourPatches):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = super().__getitem__(index)
         return image + 0.1 * torch.randn_like(image) + 0.1 * random.random() + 0.1 * np.random.rand(), label
+
+
+class Act(Dataset):
+    """The samples of a data set; the image at the given number of accesses is what `act` makes of it."""
+
+    def __init__(self, data: ColourPatches, access: int, act: Callable[[Tensor], Tensor]) -> None:
+        self.data, self.access, self.act, self.accesses = data, access, act, 0
+        self.labels, self.classes = data.labels, data.classes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.accesses += 1
+        image, label = self.data[index]
+        return (self.act(image) if self.accesses == self.access else image), label
 
 
 def mini(seed: int = 0, num_classes: int = 3) -> nn.Module:
@@ -179,6 +204,10 @@ SHARED_RUNS = (
     SharedRun("dropout and augmentation", FULL, "vgg11_mini", size=5, epochs=1, pictures=Noisy),
     SharedRun("stochastic depth", FULL, "efficientnet_b0_mini", size=5, epochs=1),
 )
+CACHED_RUNS = tuple(  # in float32, because activations are
+    SharedRun(f"cached, {s.name}", s, dtype=torch.float32, options={"log": "off", "cache": "on"})
+    for s in (FEATURE_EXTRACTION, LAST_BLOCK)
+)
 LOGGED_RUNS = (
     SharedRun("frozen", FEATURE_EXTRACTION, size=8, dtype=torch.float32, options={}),
     SharedRun("unfreezing", PROGRESSIVE, epochs=3, dtype=torch.float32, options={"class_weights": [1, 2, 3]}),
@@ -199,7 +228,7 @@ def _fit_on_this_rank(folder: Path) -> None:
     from safetensors.torch import save_file
 
     _run_the_appendix(folder)
-    for job in (*SHARED_RUNS, *LOGGED_RUNS):
+    for job in (*SHARED_RUNS, *CACHED_RUNS, *LOGGED_RUNS):
         model, run = job.fit()
         state = PartialState()
         assert state.num_processes == 2
@@ -208,7 +237,30 @@ def _fit_on_this_rank(folder: Path) -> None:
         told = {"history": [asdict(record) | {"seconds": 0} for record in run.history], "best": run.best.epoch}
         told["classes"] = sorted({type(module).__name__ for module in model.modules()})
         Path(f"{stem}.json").write_text(json.dumps(told), encoding="utf-8")
+    _stop_and_go_on(folder, state.process_index)
     _meet_accidents(folder, state.process_index)
+
+
+def _stop_and_go_on(folder: Path, rank: int) -> None:
+    """A run that is stopped before its last epoch and taken up again, beside one that is not."""
+    from course_utils.training import _Trainer
+
+    job = SharedRun("resumed", PROGRESSIVE, epochs=3, dtype=torch.float32, options={"log": "light", "resume": True})
+    whole, unbroken = replace(job, options={"log": "off"}).fit()
+    epoch = _Trainer.epoch
+
+    def stopping(trainer: _Trainer, number: int) -> EpochRecord:
+        if number == 2:
+            raise KeyboardInterrupt  # a Ctrl-C in the terminal reaches all of them
+        return epoch(trainer, number)
+
+    with mock.patch.dict(os.environ, {"COURSE_RUNS": str(folder / "resumed")}):
+        with mock.patch.object(_Trainer, "epoch", stopping):
+            _, stopped = job.fit()
+        model, run = job.fit()
+    told = {"stopped": stopped.stopped, "resumed": run.resumed, "moved": sorted(moved(copy_of(whole), copy_of(model)))}
+    told["histories"] = [[asdict(r) | {"seconds": 0} for r in one.history] for one in (unbroken, run)]
+    (folder / f"resumed{rank}.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 def _run_the_appendix(folder: Path) -> None:
@@ -230,19 +282,6 @@ def _run_the_appendix(folder: Path) -> None:
         module.main()
 
 
-class Accident(ColourPatches):
-    """In one of the processes, `act` makes the sample after so many are read."""
-
-    def __init__(self, rank: int, act: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(12, seed=1)
-        self.rank, self.act, self.reads = rank, act, 0
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = super().__getitem__(index)
-        self.reads += 1
-        return (self.act(image) if self.rank == 1 and self.reads == 6 else image), label
-
-
 def _meet_accidents(folder: Path, rank: int) -> None:
     """A picture that is no number, then a death, each in the second process alone; both tell what they saw."""
     from course_utils.errors import CourseError
@@ -253,7 +292,8 @@ def _meet_accidents(folder: Path, rank: int) -> None:
         model = mini()
         start = copy_of(model)
         try:
-            fit(model, Accident(rank, act), ColourPatches(7, seed=2), FULL, batch_size=4, device="cpu", log="off")
+            train = Act(ColourPatches(12, seed=1), 6, act if rank == 1 else lambda image: image)
+            fit(model, train, ColourPatches(7, seed=2), FULL, batch_size=4, device="cpu", log="off")
         except CourseError as error:
             told = {"error": str(error), "kind": type(error).__name__, "moved": sorted(moved(start, copy_of(model)))}
             (folder / f"{name}{rank}.json").write_text(json.dumps(told), encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ColourPatches, copy_of, generators_untouched, mini, moved, moved_stages
+from helpers import Act, ColourPatches, copy_of, generators_untouched, mini, moved, moved_stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -72,6 +72,7 @@ TRAIN, VAL = patches(10, seed=1), patches(6, seed=2)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder of caches, which is the default one too."""
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COURSE_ACTIVATIONS", str(tmp_path / "caches"))
     return tmp_path / "caches"
 
@@ -671,6 +672,25 @@ def test_a_killed_writer_leaves_no_cache_and_a_second_process_waits(folder):
     assert names(folder) == [kept.name] and not hidden(folder)
     alone = cache_activations(mini(), ColourPatches(8), "layer4", folder=folder / "alone")
     torch.testing.assert_close(kept.activations(), alone.activations())
+
+
+def test_a_stop_while_the_cache_is_filled_ends_the_run(folder, capsys):
+    """The notebook has its prompt back, the model is as it came, and the same call begins there again."""
+
+    def stop(_image):
+        raise KeyboardInterrupt
+
+    model = mini()
+    before = copy_of(model)
+    train = Act(TRAIN, None, stop)
+    quick(mini(), train, VAL, HEAD, cache=CacheOptions("on", folder=folder / "elsewhere"), epochs=1)
+    read = train.accesses  # by fit, by the fingerprint, by the cache; every epoch reads the cache alone
+    interrupted = quick(model, Act(TRAIN, read - 3, stop), VAL, HEAD, cache="on")
+    assert (interrupted.stopped, interrupted.history, interrupted.folder) == ("interrupted", [], None)
+    assert not moved(before, copy_of(model)) and not model.training
+    assert names(folder) == ["elsewhere"] and hidden(folder) == []
+    assert "before the first epoch" in capsys.readouterr().out
+    assert quick(model, TRAIN, VAL, HEAD, cache="on").cached == "head"
 
 
 # --- course cache ------------------------------------------------------------------------------------------------

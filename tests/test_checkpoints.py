@@ -22,7 +22,7 @@ import interrupted_runs
 import numpy as np
 import pytest
 import torch
-from helpers import ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved
+from helpers import Act, ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted_runs import Noisy
@@ -51,21 +51,6 @@ HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
 TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
 needs_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on Windows")
 LOOKS = 1 + 3  # before the first epoch fit looks at the first picture, and a run with resume at three
-
-
-class Act(Noisy):
-    """Calls `act` before the sample with the given number of accesses is handed out."""
-
-    def __init__(self, access, act, size=12, seed=1):
-        super().__init__(size, seed)
-        self.accesses, self.access, self.act = 0, access, act
-
-    def __getitem__(self, index):
-        self.accesses += 1
-        image, label = super().__getitem__(index)
-        if self.accesses == self.access:
-            image = self.act(image)
-        return image, label
 
 
 def stop(image):
@@ -119,7 +104,7 @@ def same(model, run, unbroken):
 def interrupted(model=None, epoch=3, **options):
     """Stop a run in an epoch, counted from 1; gives its model, the run, and its checkpoint."""
     model = mini() if model is None else model
-    run = quick(model, Act(in_epoch(epoch), stop), **options)
+    run = quick(model, Act(Noisy(12, 1), in_epoch(epoch), stop), **options)
     assert run.stopped == "interrupted"
     (path,) = run.folder.glob("checkpoint-*.bin")
     return model, run, path
@@ -244,7 +229,7 @@ def test_after_a_stop_the_same_cell_goes_on(root, unbroken, epoch, capsys):
 def test_stopped_again_and_again(root, unbroken):
     model = mini()
     for epoch in (1, 2, 1):  # counted from where it goes on
-        run = quick(model, Act(in_epoch(epoch), stop))
+        run = quick(model, Act(Noisy(12, 1), in_epoch(epoch), stop))
         assert run.stopped == "interrupted"
     assert len(run.history) == 1
     assert same(model, quick(model), unbroken)
@@ -281,10 +266,10 @@ def test_a_complete_run_is_not_resumed_into_nothing(root):
 
 def test_a_diverged_run_begins_anew_and_a_failed_one_goes_on(root, unbroken):
     with pytest.raises(TrainingDiverged):
-        quick(train=Act(in_epoch(2), lambda image: image * math.nan))
+        quick(train=Act(Noisy(12, 1), in_epoch(2), lambda image: image * math.nan))
     assert not list(root.glob("*/checkpoint-*"))
     with pytest.raises(ZeroDivisionError):
-        quick(train=Act(in_epoch(3), lambda image: image / (1 // 0)))
+        quick(train=Act(Noisy(12, 1), in_epoch(3), lambda image: image / (1 // 0)))
     model = mini()
     run = quick(model)
     assert run.resumed == 2 and same(model, run, unbroken)
@@ -387,7 +372,7 @@ def test_a_run_that_goes_on_is_left_alone(root, capsys):
         seen.append((record.folder, quick().folder))
         return image
 
-    run = quick(train=Act(in_epoch(2), meanwhile))
+    run = quick(train=Act(Noisy(12, 1), in_epoch(2), meanwhile))
     ((there, other),) = seen
     assert there == run.folder != other
     assert "of the same call is still going on" in capsys.readouterr().out
@@ -546,7 +531,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_does_not_stop_training(root, 
     model = mini()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = quick(model, Act(in_epoch(3), stop))
+        run = quick(model, Act(Noisy(12, 1), in_epoch(3), stop))
     (text,) = [str(item.message) for item in caught]
     assert text.startswith("The checkpoint of epoch 2 was not written") and "No space left on device" in text
     assert "a resumed run would begin with the last checkpoint" in text
@@ -611,7 +596,7 @@ def test_a_stop_frees_what_only_training_needs(root, watched):
     gc.collect()
     gc.disable()
     try:
-        run = quick(model, Act(in_epoch(2), stop), strategy=FULL)
+        run = quick(model, Act(Noisy(12, 1), in_epoch(2), stop), strategy=FULL)
         assert alive(held) == 0
     finally:
         gc.enable()
@@ -627,7 +612,7 @@ def test_an_error_that_somebody_keeps_holds_no_memory(root, watched, act, error)
     """IPython keeps the last error with its traceback until the next one."""
     model, held = watched
     with pytest.raises(error) as kept:
-        quick(model, Act(in_epoch(2), act), strategy=FULL)
+        quick(model, Act(Noisy(12, 1), in_epoch(2), act), strategy=FULL)
     assert alive(held) == 0 and kept.value is not None
 
 
@@ -708,7 +693,7 @@ def test_a_resumed_run_keeps_to_the_pieces_it_had(root):
         model = mini()
         limit(model, 2)
         with pytest.warns(UserWarning):
-            run = quick(model, Act(in_epoch(3), stop) if broken else None)
+            run = quick(model, Act(Noisy(12, 1), in_epoch(3), stop) if broken else None)
         if broken:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -762,7 +747,7 @@ def test_what_a_picture_draws_depends_on_seed_epoch_and_index_alone(seed, epoch,
 
 def test_an_error_puts_the_generators_back():
     with generators_untouched(), pytest.raises(KeyboardInterrupt):
-        SeededDraws(Act(1, stop), 0)[0]
+        SeededDraws(Act(Noisy(12, 1), 1, stop), 0)[0]
 
 
 def test_what_draws_nothing_is_left_as_it_is():

@@ -208,6 +208,19 @@ def test_what_is_damaged_or_gone_is_climbed_again(climbed, splits, tmp_path, dam
     assert store.load_result(NAME, PROBE, weights) is None
 
 
+def test_rungs_that_augment_read_stored_pixels(splits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setattr("course_utils.pixel_store.StoreForecast.pays", lambda *_: True)
+    budgets = {augment: Budget(epochs=1, augment=augment) for augment in ("none", "light")}
+    kinds = {}
+    for augment, budget in budgets.items():
+        climber = ladder.Climber(NAME, splits, budget, Store(tmp_path, splits))
+        kinds[augment] = type(climber.train).__name__
+        assert climber.train is climber.train
+    assert kinds == {"none": "MemoryDataset", "light": "PixelDataset"}
+    assert "decoded once" in capsys.readouterr().err
+
+
 def test_other_pictures_and_other_settings_have_a_folder_of_their_own(splits, tmp_path):
     digests = [str(i) for i in range(len(ladder.all_paths(splits)))]
     folders = {

@@ -5,27 +5,31 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import os
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from helpers import ColourPatches, copy_of, generators_untouched, moved
 from PIL import Image
 from torchvision.models import EfficientNet_B0_Weights, ResNet18_Weights
 from torchvision.transforms import v2
 
-from course_utils import loading, pixel_store, training
+from course_utils import activation_cache, cache_command, loading, pixel_store, training
+from course_utils.activation_cache import Unknowable, key_of_data
 from course_utils.datasets import PhotoDataset, in_memory
 from course_utils.errors import CourseError
 from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.loading import choose_workers, workers_for
-from course_utils.pixel_store import StoreForecast, forecast_store, read_fast, store_pixels
+from course_utils.pixel_store import StoreForecast, forecast_store, read_fast, store_pixels, training_pictures
 from course_utils.pretrained_models import weights_entry
 from course_utils.provenance import describe_data
 from course_utils.sampling import seeded_draws
-from course_utils.transforms import eval_transform
+from course_utils.transforms import eval_transform, train_transform
 
 MINI = weights_entry("resnet18_mini")
 SIZES = [(90, 60), (60, 100), (64, 64), (200, 151), (33, 77), (300, 80)]
@@ -183,7 +187,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(photos, tmp_path, monke
         patch.setattr(StoreForecast, "pays", lambda *_: True)
         files = read_fast(photos, MINI, epochs=3, folder=folder, say=said.append)
         assert isinstance(files, PhotoDataset) and "after all" in said[1]
-    assert [path.name for path in folder.iterdir() if not path.name.endswith(".lock")] == []
+    assert [path.name for path in folder.iterdir() if path.suffix not in (".lock", ".choice")] == []
     assert len(store_pixels(photos, MINI, folder=folder)) == len(photos)
 
 
@@ -246,6 +250,95 @@ def test_read_fast_says_what_it_does(photos, tmp_path, monkeypatch, pays):
     dataset = read_fast(photos, MINI, "light", epochs=3, folder=tmp_path / "pixels", say=said.append)
     assert isinstance(dataset, PhotoDataset) != pays and dataset[0][0].shape == (3, 128, 128)
     assert len(said) == 1 and ("decoded once" in said[0]) == pays
+
+
+def test_what_was_decided_holds_from_then_on(photos, tmp_path, monkeypatch):
+    """A slow moment must not change the pixels of a run that goes on, or those of one of several processes."""
+    folder, answers = tmp_path / "pixels", iter([False, True])
+    monkeypatch.setattr(StoreForecast, "pays", lambda *_: next(answers))
+    monkeypatch.setattr(StoreForecast, "reason", lambda _, epochs: f"for {epochs}")
+    said = []
+    options = {"folder": folder, "say": said.append}
+    kinds = [type(read_fast(photos, MINI, "light", epochs=epochs, **options)) for epochs in (3, 3, 9, 9, 3)]
+    files, stored = PhotoDataset, pixel_store.PixelDataset
+    assert kinds == [files, files, stored, stored, files] and said == ["for 3", "for 3", "for 9", "for 9", "for 3"]
+    next(folder.glob("*.choice")).write_text("{")
+    monkeypatch.setattr(StoreForecast, "pays", lambda *_: True)
+    assert type(read_fast(photos, MINI, "light", epochs=3, **options)) is stored
+
+
+def test_several_processes_decide_alike(photos, tmp_path, monkeypatch):
+    """Threads here: each of them asks for the lock anew, as processes do."""
+    answers = iter([True])  # a second one who measures finds no answer
+    monkeypatch.setattr(StoreForecast, "pays", lambda *_: next(answers))
+    monkeypatch.setattr(StoreForecast, "reason", lambda *_: "")
+    with ThreadPoolExecutor(4) as pool:
+        options = {"epochs": 3, "folder": tmp_path / "pixels", "say": lambda _: None}
+        found = list(pool.map(lambda _: read_fast(photos, MINI, "light", **options), range(4)))
+    assert {type(dataset) for dataset in found} == {pixel_store.PixelDataset}
+
+
+def test_course_cache_lists_and_clears_stores_too(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.delenv("COURSE_ACTIVATIONS", raising=False)
+    monkeypatch.setattr(StoreForecast, "pays", lambda *_: True)
+    read_fast(photos, MINI, "light", epochs=3, say=lambda _: None)
+    store_pixels(photos.subset([0, 1]), MINI)
+    two, six = sorted((tmp_path / "pixels").glob("*.pixels"))
+    assert cache_command.main([]) == 0
+    told = capsys.readouterr().out
+    assert two.stem in told and six.stem in told and "2 caches" in told and str(tmp_path / "pixels") in told
+    side = two.stem.partition("-")[0].partition("x")[2]
+    assert f"pixels, {side} the shorter side" in told and "uint8" in told and told.count("good") == 2
+    content = bytearray(two.read_bytes())
+    content[5] ^= 1
+    two.write_bytes(content)
+    assert cache_command.main(["--check"]) == 0 and "damaged: its pixels have changed" in capsys.readouterr().out
+    with FileLock(activation_cache.lock_file(two.parent, two.stem)):
+        assert cache_command.main(["--clear", two.stem]) == 1 and two.exists()
+    os.utime(two.with_suffix(".json"), (0, 0))
+    assert cache_command.main(["--clear", "--unused", "30"]) == 0
+    left = {path.name for path in two.parent.iterdir() if path.suffix != ".lock"}
+    assert left == {six.name, f"{six.stem}.json", f"{six.stem}.choice"}
+    assert cache_command.main(["--clear", six.stem]) == 0
+    assert [path.name for path in two.parent.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_store_is_known_without_reading_it(photos, store, tmp_path):
+    """So ``fit`` can cache what frozen stages make of its pictures."""
+    key = key_of_data(store)
+    assert key == key_of_data(store_pixels(photos, MINI, folder=tmp_path / "pixels"))
+    others = [store.subset([1, 0, 2, 3, 4, 5]), store.with_transform(eval_transform(ResNet18_Weights.DEFAULT))]
+    others += [store_pixels(photos.subset([0, 1, 2, 3, 5, 4]), MINI, folder=tmp_path / "pixels")]
+    assert all(key_of_data(other) != key for other in others)
+
+    class Other(pixel_store.PixelDataset):
+        pass
+
+    with pytest.raises(Unknowable):
+        key_of_data(Other(store.file, store.sizes, store.labels, store.classes, store.paths, store.transform))
+
+
+def test_pictures_to_learn_from(photos, tmp_path, monkeypatch):
+    """In memory where nothing is drawn and there is room; else a store where that pays."""
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(StoreForecast, "pays", lambda *_: True)
+    options = {"epochs": 5, "share": 0.5, "say": lambda _: None}
+    kept = training_pictures(photos, MINI, "none", **options)
+    assert torch.equal(kept.images, in_memory(photos.with_transform(eval_transform(MINI))).images)
+    stored = training_pictures(photos, MINI, "light", **options)
+    assert stored.transform is not None and repr(stored.transform) == repr(train_transform(MINI, "light"))
+    monkeypatch.setattr("course_utils.datasets.MAX_MEMORY_BYTES", 1000)
+    large = training_pictures(photos, MINI, "none", **options)
+    assert type(stored) is type(large) is pixel_store.PixelDataset
+    assert torch.equal(large[3][0], kept.images[3])
+
+
+def test_a_store_that_is_read_counts_as_used(photos, store, tmp_path):
+    manifest = next((tmp_path / "pixels").glob("*.json"))
+    os.utime(manifest, (0, 0))
+    store_pixels(photos, MINI, folder=tmp_path / "pixels")
+    assert manifest.stat().st_mtime > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="starts a worker by fork, which imports nothing anew")

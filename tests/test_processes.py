@@ -16,7 +16,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import LOGGED_RUNS, SHARED_RUNS, copy_of, moved, moved_stages, no_hooks
+from helpers import CACHED_RUNS, LOGGED_RUNS, SHARED_RUNS, copy_of, moved, moved_stages, no_hooks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -249,7 +249,7 @@ def two_processes(tmp_path_factory):
     paths = [str(Path(helpers.__file__).parent), str(root), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "COURSE_RUNS": str(folder / "runs"),
+        "COURSE_RUNS": str(folder / "runs"), "COURSE_ACTIVATIONS": str(folder / "activations"),
     }  # fmt: skip
     code = "import sys, helpers; helpers.fit_in_two_processes(sys.argv[1])"
     done = subprocess.run(
@@ -286,6 +286,30 @@ def test_two_processes_are_one(two_processes, job):
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-7, atol=1e-8, msg=lambda m, name=name: f"{name}: {m}")
     assert story["classes"] == sorted({type(module).__name__ for module in model.modules()})
+
+
+@LINUX
+@pytest.mark.parametrize("job", CACHED_RUNS, ids=lambda job: job.name)
+def test_two_processes_share_a_cache(two_processes, job):
+    """One of them computed it and the other waited; here it is computed anew, and trained on alone."""
+    state, story = outcome(two_processes, job.name)
+    model, run = job.fit()
+    assert run.cached and len(list((two_processes / "activations").glob(f"[!.]*-{run.cached}-*"))) == 2  # train and val
+    for name in ("train_loss", "val_loss"):
+        alone, together = [getattr(r, name) for r in run.history], [r[name] for r in story["history"]]
+        assert alone == pytest.approx(together, abs=1e-5)
+    assert [r.val_accuracy for r in run.history] == [r["val_accuracy"] for r in story["history"]]
+    start = copy_of(job.strategy.starting_model(job.model, 3))
+    assert moved_stages(model, start, state) == set(run.plan.learning_at(0))
+
+
+@LINUX
+def test_two_processes_take_up_what_they_were_stopped_in(two_processes):
+    for rank in (0, 1):
+        told = json.loads((two_processes / f"resumed{rank}.json").read_text(encoding="utf-8"))
+        assert (told["stopped"], told["resumed"], told["moved"]) == ("interrupted", 2, [])
+        unbroken, resumed = told["histories"]
+        assert unbroken == resumed and len(resumed) == 3
 
 
 @LINUX

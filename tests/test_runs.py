@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import ColourPatches, copy_of, generators_untouched, mini, moved
+from helpers import Act, ColourPatches, copy_of, generators_untouched, mini, moved
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -226,21 +226,6 @@ def test_weights_are_written_in_the_middle_only_where_it_takes_little_time(size,
 # --- runs that do not come to their end --------------------------------------------------------------------------
 
 
-class Act(ColourPatches):
-    """Calls `act` before the sample with the given number of accesses is handed out."""
-
-    def __init__(self, size, seed, access, act):
-        super().__init__(size, seed)
-        self.accesses, self.access, self.act = 0, access, act
-
-    def __getitem__(self, index):
-        self.accesses += 1
-        image, label = super().__getitem__(index)
-        if self.accesses == self.access:
-            image = self.act(image)
-        return image, label
-
-
 IN_EPOCH_3 = 1 + 2 * 12 + 5  # one look before the first epoch, then 12 pictures in each
 
 
@@ -258,7 +243,7 @@ def test_a_killed_run_keeps_what_it_had(root, monkeypatch, weights):
         seen.append((record, files_in(record.folder), record.status))
         return image
 
-    run = quick(train=Act(12, 1, IN_EPOCH_3, look), epochs=3)
+    run = quick(train=Act(ColourPatches(12, 1), IN_EPOCH_3, look), epochs=3)
     ((record, files, status),) = seen
     assert files == {"run.json", "history.csv"} | ({"best.safetensors"} if weights else set())
     assert status == "running" and record.history == tuple(run.history[:2])
@@ -270,11 +255,11 @@ def test_a_killed_run_keeps_what_it_had(root, monkeypatch, weights):
 def test_how_a_run_ended(root):
     early = quick(epochs=9, patience=1, strategy=Strategy("tiny", starts=(0, None), rates=(1e-12,)))
     assert early.stopped == "early"
-    interrupted = quick(train=Act(12, 1, IN_EPOCH_3, interrupt), epochs=5)
+    interrupted = quick(train=Act(ColourPatches(12, 1), IN_EPOCH_3, interrupt), epochs=5)
     with pytest.raises(TrainingDiverged) as diverged:
-        quick(train=Act(12, 1, IN_EPOCH_3, lambda image: image * torch.nan), epochs=5)
+        quick(train=Act(ColourPatches(12, 1), IN_EPOCH_3, lambda image: image * torch.nan), epochs=5)
     with pytest.raises(ZeroDivisionError):
-        quick(train=Act(12, 1, IN_EPOCH_3, lambda image: image / (1 // 0)), epochs=5)
+        quick(train=Act(ColourPatches(12, 1), IN_EPOCH_3, lambda image: image / (1 // 0)), epochs=5)
     records = list_runs()
     assert [record.status for record in records] == ["failed", "diverged", "interrupted", "early"]
     failed = records[0]
@@ -288,7 +273,7 @@ def test_how_a_run_ended(root):
 
 
 def test_a_run_without_an_epoch(root):
-    run = quick(train=Act(12, 1, 5, interrupt))
+    run = quick(train=Act(ColourPatches(12, 1), 5, interrupt))
     assert files_in(run.folder) == {"run.json"}
     record = load_run(run.folder)
     assert record.status == "interrupted" and record.best is None and record.seconds == 0

@@ -12,12 +12,13 @@ import torch
 from helpers import ColourPatches, mini
 from PIL import Image
 
-from course_utils import pets, predict_command, train_command
+from course_utils import pets, predict_command, train_command, training
 from course_utils.datasets import in_memory_if_it_fits, open_dataset
 from course_utils.errors import CourseError
 from course_utils.explain_command import Network, open_network
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, LAST_BLOCK, STRATEGIES
 from course_utils.mini_models import ResNet18_Mini_Weights
+from course_utils.pixel_store import PixelDataset
 from course_utils.runs import list_runs, load_run
 from course_utils.train_command import family_network, strategy_named
 from course_utils.training import fit
@@ -57,6 +58,24 @@ def test_train_is_fit(photos, capsys):
     printed = capsys.readouterr().out
     assert f"course predict PICTURE --run {record.id}" in printed
     assert "resnet18_mini, last block" in printed and "\nTest\n" in printed and record.test_accuracy is not None
+
+
+def test_changed_pictures_come_from_a_store_where_that_pays(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("course_utils.pixel_store.StoreForecast.pays", lambda *_: True)
+    seen = []
+
+    def watched(model, train, *rest, **options):
+        seen.append(train)
+        return fit(model, train, *rest, **options)
+
+    monkeypatch.setattr(training, "fit", watched)
+    command = [str(photos), "--strategy", "last-block", "--epochs", "1", "--augment", "light", "--device", "cpu"]
+    assert train_command.main(command) == 0
+    assert type(seen[0]) is PixelDataset and "decoded once" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    assert train_command.main(command) == 0 and type(seen[1]) is PixelDataset
+    assert "decoded once" not in capsys.readouterr().err
 
 
 def test_only_the_first_process_prints_and_tests(photos, monkeypatch, capsys):
