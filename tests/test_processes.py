@@ -16,7 +16,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import CACHED_RUNS, LOGGED_RUNS, SHARED_RUNS, copy_of, moved, moved_stages, no_hooks
+from helpers import CACHED_RUNS, LOGGED_RUNS, SHARED_RUNS, SINGLE_RUNS, copy_of, moved, moved_stages, no_hooks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -267,6 +267,13 @@ def outcome(folder, name):
     return states[0], stories[0]
 
 
+def same_losses(run, story):
+    """Whether a run had, to 1e-5, the losses of the story that two processes tell."""
+    alone = [(record.train_loss, record.val_loss) for record in run.history]
+    together = [(record["train_loss"], record["val_loss"]) for record in story["history"]]
+    return np.allclose(alone, together, rtol=0, atol=1e-5)
+
+
 def test_every_strategy_is_among_the_runs():
     assert {job.strategy for job in SHARED_RUNS} == set(STRATEGIES)
 
@@ -289,15 +296,21 @@ def test_two_processes_are_one(two_processes, job):
 
 
 @LINUX
+@pytest.mark.parametrize("job", SINGLE_RUNS, ids=lambda job: job.name)
+def test_in_single_precision_two_processes_have_the_losses_of_one(two_processes, job):
+    _, story = outcome(two_processes, job.name)
+    _, run = job.fit()
+    assert same_losses(run, story)
+
+
+@LINUX
 @pytest.mark.parametrize("job", CACHED_RUNS, ids=lambda job: job.name)
 def test_two_processes_share_a_cache(two_processes, job):
     """One of them computed it and the other waited; here it is computed anew, and trained on alone."""
     state, story = outcome(two_processes, job.name)
     model, run = job.fit()
     assert run.cached and len(list((two_processes / "activations").glob(f"[!.]*-{run.cached}-*"))) == 2  # train and val
-    for name in ("train_loss", "val_loss"):
-        alone, together = [getattr(r, name) for r in run.history], [r[name] for r in story["history"]]
-        assert alone == pytest.approx(together, abs=1e-5)
+    assert same_losses(run, story)
     assert [r.val_accuracy for r in run.history] == [r["val_accuracy"] for r in story["history"]]
     start = copy_of(job.strategy.starting_model(job.model, 3))
     assert moved_stages(model, start, state) == set(run.plan.learning_at(0))
