@@ -438,10 +438,11 @@ class _Trainer:
             model.to(memory_format=torch.channels_last)
         model.to(accelerator.device)
         self.pictures = seeded_draws(inputs.train, order.seed)
-        workers = workers_for(self.pictures)[0] if num_workers == "auto" else num_workers
-        loader = {"batch_size": batch_size, "team": self.team, "num_workers": workers, "pin_memory": cuda}
-        self.train_batches = Batches(self.pictures, order, **loader)
-        self.val_batches = Batches(inputs.val, range(len(inputs.val)), **loader)
+        loader = {"batch_size": batch_size, "team": self.team, "pin_memory": cuda}
+        self.train_batches, self.val_batches = (
+            Batches(data, indices, num_workers=workers_for(data)[0] if num_workers == "auto" else num_workers, **loader)
+            for data, indices in ((self.pictures, order), (inputs.val, range(len(inputs.val))))
+        )
         optimizer = torch.optim.AdamW(parameter_groups(model, plan))
         per_epoch = len(self.train_batches)
         # Neither the scheduler nor, with it, the number of steps is handed to accelerate: it would step once for

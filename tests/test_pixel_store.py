@@ -362,33 +362,43 @@ def test_what_is_learned_does_not_depend_on_who_loads_it(photos, tmp_path, monke
     ("facts", "workers", "reason"),
     [
         ({}, 7, "7, and of 8 cores one is left"),
-        ({"cores": 2}, 1, "1, and of 2 cores"),
+        ({"cores": 3}, 2, "2, and of 3 cores"),
+        ({"cores": 2}, 0, "2 cores for 1 training process."),
         ({"cores": 64}, 8, "8, and of 64"),
-        ({"cores": 1}, 0, "one core"),
-        ({"processes": 4}, 1, "of 2 cores"),
-        ({"processes": 9}, 0, "not even a core"),
-        ({"decodes": False}, 0, "in memory"),
+        ({"cores": 1}, 0, "1 cores for"),
+        ({"processes": 2}, 3, "of 4 cores"),
+        ({"processes": 4}, 0, "8 cores for 4 training processes"),
+        ({"processes": 9}, 0, "for 9"),
+        ({"source": "memory"}, 0, "in memory"),
+        ({"source": "store"}, 7, "7"),
+        ({"pictures": 20}, 0, "save about 0.1 s in an epoch of 20 pictures, and take 0.1 s"),
+        ({"pictures": 100, "source": "store"}, 0, "to start"),
         ({"at_home": ["MyPhotos"]}, 7, "7"),
         ({"at_home": ["MyPhotos"], "start_method": "spawn"}, 0, "cannot import MyPhotos"),
         ({"at_home": ["A", "B"], "start_method": "forkserver"}, 0, "A, B"),
-        ({"start_method": "spawn"}, 7, "7"),
+        ({"start_method": "spawn"}, 0, "take 4.5 s to start"),
+        ({"start_method": "spawn", "pictures": 5000}, 7, "7"),
     ],
 )
 def test_the_rule_for_workers(facts, workers, reason):
-    usual = {"decodes": True, "at_home": [], "start_method": "fork", "cores": 8, "processes": 1}
+    usual = {"source": "file", "pictures": 400, "at_home": [], "start_method": "fork", "cores": 8, "processes": 1}
     chosen, why = choose_workers(**(usual | facts))
     assert chosen == workers and reason in why
 
 
 def test_workers_are_chosen_by_what_a_data_set_is(photos, store, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
-    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(loading, "SECONDS_TO_START", {"fork": 0.0, "spawn": 0.0})  # six pictures are few
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     files = photos.with_transform(eval_transform(MINI))
-    assert workers_for(files)[0] == 3 and workers_for(seeded_draws(files, 0))[0] == 3
+    assert workers_for(files)[0] == 5 and workers_for(seeded_draws(files, 0))[0] == 5
+    assert workers_for(store)[0] == 5 and workers_for(seeded_draws(store, 0))[0] == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert workers_for(files)[0] == 1 and workers_for(files, 1)[0] == 3
+    assert workers_for(files)[0] == 2 and workers_for(files, 1)[0] == 5
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    assert workers_for(store)[0] == workers_for(in_memory(files))[0] == workers_for(ColourPatches(3))[0] == 0
+    assert workers_for(in_memory(files))[0] == workers_for(ColourPatches(3))[0] == 0
+    monkeypatch.setattr(loading, "SECONDS_PER_PICTURE", {"file": 0.0, "store": 1.0})
+    assert workers_for(files)[0] == 0 and workers_for(store)[0] == 5  # a store has paths too, and does not read them
 
     class Cell(v2.Transform):
         pass
@@ -397,7 +407,8 @@ def test_workers_are_chosen_by_what_a_data_set_is(photos, store, monkeypatch):
     Cell.__module__ = "__main__"
     cell, unnamed = v2.Compose([Cell(), v2.ToDtype(torch.float32)]), photos.with_transform(lambda picture: picture)
     assert workers_for(photos.with_transform(cell)) == (0, choose_workers(
-        decodes=True, at_home=["Cell"], start_method="spawn", cores=4, processes=1)[1])  # fmt: skip
+        source="file", pictures=6, at_home=["Cell"], start_method="spawn", cores=6, processes=1)[1])  # fmt: skip
     assert workers_for(unnamed)[0] == 0 and "lambda" in workers_for(unnamed)[1]
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "fork")
-    assert workers_for(photos.with_transform(cell))[0] == 3
+    monkeypatch.setattr(loading, "SECONDS_PER_PICTURE", {"file": 1.0})
+    assert workers_for(photos.with_transform(cell))[0] == 5
