@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.experiments import hardware
-from course_utils.files import written_whole
+from course_utils.files import write_record
 from course_utils.settings import best_device
 from course_utils.tables import markdown_table, text_table
 
@@ -123,10 +123,7 @@ def write_results(path: Path, name: str, entry: dict[str, Any]) -> None:
     path = Path(path)
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results = dict(sorted((results | {name: entry}).items()))
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with written_whole(path.with_suffix(".md")) as beside:
-        beside.write_text(as_markdown(results), encoding="utf-8")
+    write_record(path, results, as_markdown(results))
 
 
 def as_markdown(results: dict[str, dict[str, Any]]) -> str:

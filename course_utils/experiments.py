@@ -7,7 +7,6 @@ that the README reads.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from torch.utils.data import Dataset
 from course_utils.datasets import in_memory, open_dataset
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, mean_and_sd
-from course_utils.files import written_whole
+from course_utils.files import write_record, written_whole
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
     FEATURE_EXTRACTION,
@@ -249,10 +248,7 @@ def as_record(results: dict, settings: Settings, options: argparse.Namespace) ->
 
 def write_results(path: Path, record: dict) -> None:
     """Write the JSON file, and beside it the same numbers as Markdown and as a picture."""
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with written_whole(path.with_suffix(".md")) as beside:
-        beside.write_text(as_markdown(record), encoding="utf-8")
+    write_record(path, record, as_markdown(record))
     with written_whole(path.with_suffix(".png")) as beside:
         beside.write_bytes(picture(record))
 

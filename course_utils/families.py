@@ -7,7 +7,6 @@ results file that day 21 reads.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -23,7 +22,7 @@ from torch import nn
 from course_utils.datasets import Splits, in_memory, open_dataset
 from course_utils.evaluation import interval_text, majority_baseline
 from course_utils.experiments import Comparison, compare_strategies, hardware
-from course_utils.files import written_whole
+from course_utils.files import write_record
 from course_utils.fine_tuning import DISCRIMINATIVE, FEATURE_EXTRACTION, FROM_SCRATCH, LAST_BLOCK, PROGRESSIVE
 from course_utils.pretrained_models import feature_dim, last_layer_name, load_pretrained, multiply_adds, weights_entry
 from course_utils.settings import DATASETS, Settings, check_dataset, load_settings
@@ -181,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings.models, splits, seeds=range(options.seeds), epochs=options.epochs, device=settings.device
     )
     if options.out:
-        write_results(options.out, as_record(options, settings, splits, cards, comparisons))
+        record = as_record(options, settings, splits, cards, comparisons)
+        write_record(options.out, record, as_markdown(record))
     return 0
 
 
@@ -216,14 +216,6 @@ def as_record(
             for card in cards
         },
     }
-
-
-def write_results(path: Path, record: dict) -> None:
-    """Write the JSON file, and beside it the same numbers as a page."""
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with written_whole(path.with_suffix(".md")) as beside:
-        beside.write_text(as_markdown(record), encoding="utf-8")
 
 
 def strategy_table(record: dict, value: str = "test", markdown: bool = False) -> str:

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from course_utils.errors import CourseError
+
+
+def write_record(path: Path, record: dict, page: str) -> None:
+    """Write what was measured as JSON, and a Markdown page for readers beside it.
+
+    Parameters
+    ----------
+    path
+        Of the JSON file; the page has the same name and ends in ``.md``.
+    record, page
+        Plain data, and its text.
+
+    Raises
+    ------
+    CourseError
+        If one of them cannot be written; what was there before is untouched.
+    """
+    for place, text in (
+        (path, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
+        (path.with_suffix(".md"), page),
+    ):
+        with written_whole(place) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:

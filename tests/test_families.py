@@ -14,6 +14,7 @@ from torch import nn
 from course_utils import experiments, families
 from course_utils.experiments import compare_strategies
 from course_utils.families import FIVE, FamilyCard, as_markdown, as_record, card_table, family_card, strategy_table
+from course_utils.files import write_record
 from course_utils.settings import load_settings
 from course_utils.training import EpochRecord
 
@@ -141,7 +142,7 @@ def test_the_record_has_every_strategy_and_seed_and_no_private_path(record):
 
 
 def test_the_page_has_the_numbers_of_the_record(record, tmp_path):
-    families.write_results(tmp_path / "day21.json", record)
+    write_record(tmp_path / "day21.json", record, as_markdown(record))
     assert json.loads((tmp_path / "day21.json").read_text(encoding="utf-8")) == record
     page = (tmp_path / "day21.md").read_text(encoding="utf-8")
     assert page == as_markdown(record)
