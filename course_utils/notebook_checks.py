@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_LINES = 25
 MAX_PICTURE = 150_000
-MAX_NOTEBOOK = 500_000
+MAX_NOTEBOOK = 1_000_000  # with figures in the resolution that a projector shows
 CODE_CELLS = range(25, 46)
 # 1,500 to 2,500 words are the aim; a notebook is not wrong for being 15 % off.
 WORDS = range(1275, 2876)

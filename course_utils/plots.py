@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
-LARGEST_PNG = 60_000
+LARGEST_PNG = 90_000
 THUMBNAIL = 160  # pixels
 
 STYLE = {
@@ -394,7 +394,7 @@ def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
         visible = [value if value > 0 else np.nan for value in values]
         axis.plot(visible, color=COLORS[i % 7], linestyle=("-", "--", ":", "-.")[i % 4], linewidth=2.5, label=name)
     axis.set(xlabel="step", ylabel="learning rate", yscale="log")
-    axis.legend()
+    axis.legend(loc="lower center", ncols=2)  # below the curves, which end on the right
     return figure
 
 

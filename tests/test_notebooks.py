@@ -326,8 +326,8 @@ def test_what_came_after_rendering_is_found(path, spoil, expected):
 
 
 def test_large_file_is_found(path):
-    notebook = stored(*[code("1", outputs=[picture("x", size=140_000)]) for _ in range(4)])
-    assert any(re.search(r"the file has [\d,]+ bytes, allowed are 500,000", p) for p in problems(notebook, path))
+    notebook = stored(*[code("1", outputs=[picture("x", size=280_000)]) for _ in range(4)])
+    assert any(re.search(r"the file has [\d,]+ bytes, allowed are 1,000,000", p) for p in problems(notebook, path))
 
 
 def test_size_of_a_day(tmp_path):
