@@ -123,7 +123,7 @@ class Result:
         Answers to the validation pictures.
     seconds, memory
         Time, and peak of memory in bytes (:class:`~course_utils.measuring.Measured`). For kNN and the probe the time
-        that it took to read the pictures and cache their features is in it; a rung that trains finds them in memory.
+        that it took to read the pictures and cache their features is in it; a rung that trains finds them decoded.
     trainable
         How many parameters learn when most do.
     run

@@ -129,7 +129,7 @@ def _rungs(ladder: Ladder) -> str:
             _table(COLUMNS, rows, chosen, "short"),
             *failed,
             "<p>kNN asks the nearest training pictures and leaves no network: it is the yardstick. Reading the "
-            "pictures is in the seconds of kNN and the probe; rungs that train find them in memory. Memory is the "
+            "pictures is in the seconds of kNN and the probe; rungs that train find them decoded. Memory is the "
             f"peak, {memory}. <code>course runs NAME</code> tells all about a run.</p>",
         ]
     )
@@ -220,11 +220,11 @@ def _mistakes(ladder: Ladder) -> str:
         if why
         else "On the right (Grad-CAM): the brighter, the more a place speaks for the wrong answer."
     )
+    which = "the surest first" if shown == wrong else f"the {len(shown)} that the network was surest of"
     return "\n".join(
         [
             "<h2>Mistakes</h2>",
-            f"<p>{len(wrong)} of {len(ladder.test.labels)} test pictures; the {len(shown)} that the network was surest "
-            f"of. {maps}</p>",
+            f"<p>{len(wrong)} of {len(ladder.test.labels)} test pictures; {which}. {maps}</p>",
             _figures(cells),
         ]
     )

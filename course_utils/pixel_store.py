@@ -185,7 +185,7 @@ class StoreForecast:
             return f"Pictures are read from their files: a store would take {cost} of {self.free / 1e6:,.0f} MB free."
         speeds = f"{self.from_store:.1f} s instead of {self.from_files:.1f} s for each of {epochs} epochs"
         if self.pays(epochs):
-            return f"Pictures are decoded once ({cost}, {self.build:.0f} s): reading takes {speeds}."
+            return f"Pictures are decoded once ({cost}, {self.build:.1f} s): reading takes {speeds}."
         return f"Pictures are read from their files: a store ({cost}, {self.build:.1f} s) would read {speeds}."
 
 
