@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.experiments import hardware
-from course_utils.files import write_record
+from course_utils.files import put_between, write_record
 from course_utils.settings import best_device
 from course_utils.tables import markdown_table, text_table
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "benchmarks.json"
+RESULTS, README = ROOT / "results" / "benchmarks.json", ROOT / "README.md"
+START, END = "<!-- benchmarks: written by the scripts in benchmarks/ -->", "<!-- end of benchmarks -->"
 
 
 def make_parser(about: str) -> argparse.ArgumentParser:
@@ -114,16 +115,25 @@ def report(name: str, entry: dict[str, Any], options: argparse.Namespace) -> Non
         print(line)
     path = options.out or (None if options.quick else RESULTS)
     if path is not None:
-        write_results(path, name, entry)
+        results = write_results(path, name, entry)
+        if path == RESULTS:
+            put_between(README, START, END, readme_section(results))
         print(f"\nWritten to {path.name} and {path.with_suffix('.md').name}.")
 
 
-def write_results(path: Path, name: str, entry: dict[str, Any]) -> None:
-    """Add an entry to a results file, and write the page that shows all of them."""
+def write_results(path: Path, name: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Add an entry to a results file, and write the page that shows all of them; returns all."""
     path = Path(path)
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results = dict(sorted((results | {name: entry}).items()))
     write_record(path, results, as_markdown(results))
+    return results
+
+
+def readme_section(results: dict[str, dict[str, Any]]) -> str:
+    """What the README says about the benchmarks: the first finding of each, and the command."""
+    rows = [[entry["title"], entry["findings"][0], f"`{entry['command']}`"] for entry in results.values()]
+    return "\n".join([START, "", markdown_table(["what", "found", "measure again"], rows), "", END])
 
 
 def as_markdown(results: dict[str, dict[str, Any]]) -> str:

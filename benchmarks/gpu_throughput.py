@@ -98,11 +98,11 @@ def _there(images: Tensor) -> Tensor:
     return images.to("cuda", memory_format=torch.channels_last, non_blocking=True)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and keep; or say that there is no GPU."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", help="a network of torchvision or the course (default: resnet50)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("torch sees no CUDA GPU here (`course doctor` says more): nothing was measured.")
         return
@@ -118,7 +118,7 @@ def main() -> None:
             spent, _ = timed(lambda function=function, model=model: function(model, train, val, sizes))
             if turn >= 0:
                 seconds[key].append(spent)
-    report("gpu throughput", entry(name, sizes, seconds), options)
+    report("e", entry(name, sizes, seconds), options)
 
 
 def entry(name: str, sizes: dict[str, int], seconds: dict[str, list[float]]) -> dict:
@@ -132,7 +132,7 @@ def entry(name: str, sizes: dict[str, int], seconds: dict[str, list[float]]) -> 
         rows.append([names[key], rate, f"{1 / middle:.3f}", f"{1 / high:.3f} to {1 / low:.3f}"])
     return make_entry(
         f"fit on a GPU beside a bare loop, {name}",
-        columns=["", "training images per second", "of the bare loop's", "quartiles"],
+        columns=["", "training images per second", "of the bare loop's", "95 % interval"],
         rows=rows,
         findings=[f"fit reaches {1 / ratios(seconds, 'ours')[0]:.1%} of the bare loop's images per second."],
         limit="forward and backward passes alone, on a batch that is on the GPU already (last row).",

@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> dict:
         findings=[
             f"Per 1,000 pictures: {per_1000['fill'][0]:.2f} s to fill, {per_1000['open'][0]:.4f} s to open (every byte "
             f"is checked), {per_1000['epoch'][0]:.3f} s per epoch, {per_1000['fill_bytes'][0] / 1e6:.2f} MB of memory "
-            f"while filling, {per_1000['train_bytes'][0] / 1e6:.2f} while training, "
+            f"while filling, {round(per_1000['train_bytes'][0] / 1e6, 2) + 0.0:.2f} while training, "
             f"{per_1000['disk_bytes'][0] / 1e6:.2f} on disk.",
             f"From {sizes[-2]:,} to {sizes[-1]:,} pictures the time to fill grows with the power "
             f"{per_1000['fill'][1]:.2f} of their number, that of an epoch with "

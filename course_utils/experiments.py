@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from course_utils.datasets import in_memory, open_dataset
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, mean_and_sd
-from course_utils.files import write_record, written_whole
+from course_utils.files import put_between, write_record, written_whole
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
     FEATURE_EXTRACTION,
@@ -317,12 +317,7 @@ def readme_section(record: dict) -> str:
 
 def update_readme(readme: Path, record: dict) -> None:
     """Put the results between the two markers of a README."""
-    text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise CourseError(f"{readme} has no place for the results: it needs the lines {START} and {END}.")
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    with written_whole(readme) as beside:
-        beside.write_text(before + readme_section(record) + after, encoding="utf-8")
+    put_between(readme, START, END, readme_section(record))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,30 @@ def write_record(path: Path, record: dict, page: str) -> None:
             beside.write_text(text, encoding="utf-8")
 
 
+def put_between(path: Path, start: str, end: str, section: str) -> None:
+    """Replace what stands in a text file from one marker to another, the markers included.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    start, end
+        The markers.
+    section
+        What shall stand there; it brings the markers again.
+
+    Raises
+    ------
+    CourseError
+        If a marker is missing; the file is then as it was.
+    """
+    text = path.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise CourseError(f"{path} has no place for the results: it needs the lines {start} and {end}.")
+    with written_whole(path) as beside:
+        beside.write_text(text.partition(start)[0] + section + text.partition(end)[2], encoding="utf-8")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with open(path, "rb") as file:

@@ -8,13 +8,18 @@ course ladder labels.csv --epochs 10 --out my.html a list of files and labels
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_utils.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.errors import CourseError
 from course_utils.files import written_whole
+
+if TYPE_CHECKING:
+    from course_utils.ladder import Ladder
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,12 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with written_whole(out) as beside:
         beside.write_text(report_page(ladder), encoding="utf-8")
     print(f"\n{ladder}\n")
-    print(f"{steps_table(ladder.steps)}\n\n{closing_lines(ladder)}\n\nThe report is {out}.")
+    print(f"{steps_table(ladder.steps)}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
     return 0
 
 
-def closing_lines(ladder: object) -> str:
-    """Which network was chosen, what it reaches, what was found among the pictures, and how to use it."""
+def closing_lines(ladder: Ladder, data: str) -> str:
+    """Which network was chosen, what it reaches, what was found among the pictures, and how to go on.
+
+    Parameters
+    ----------
+    ladder
+        From :func:`~course_utils.ladder.measure`.
+    data
+        As it was given to the command.
+    """
     from course_utils.evaluation import interval_text
 
     chosen, audit = ladder.chosen, ladder.audit
@@ -85,8 +98,23 @@ def closing_lines(ladder: object) -> str:
             f"Pictures in two splits: {twice}. Labels to look at: {len(audit.suspects)}. "
             f"Files left out: {len(ladder.splits.quarantine)}.",
             f"Use it: course predict PICTURE --run {run}",
+            f"Train such a network anew, for longer: {train_command(ladder, data)}",
         ]
     )
+
+
+def train_command(ladder: Ladder, data: str) -> str:
+    """The ``course train`` command for the network and the rung that were chosen, with twice the epochs."""
+    from course_utils.fine_tuning import FEATURE_EXTRACTION
+    from course_utils.ladder import PROBE
+
+    chosen, budget = ladder.chosen, ladder.budget
+    # The probe is feature extraction that is solved at once instead of trained.
+    rung = FEATURE_EXTRACTION.name if chosen.rung == PROBE.name else chosen.rung
+    words = ["course", "train", data, "--model", chosen.model, "--strategy", rung.replace(" ", "-")]
+    words += ["--epochs", str(2 * budget.epochs), "--batch-size", str(budget.batch_size)]
+    words += ["--augment", budget.augment] if budget.augment != "none" else []
+    return shlex.join(words)
 
 
 def _say(line: str) -> None:

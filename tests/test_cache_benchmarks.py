@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,43 @@ def test_growth_from_few_to_many(scripts, monkeypatch, capsys):
     rows = [{"pictures": n, "s": 2 + 3 * n} for n in (10, 100, 1000, 10_000)]
     per_1000, exponent = growth.slope(rows, "s")
     assert math.isclose(per_1000, 3000) and math.isclose(exponent, 1, abs_tol=1e-3)
+
+
+def test_fit_beside_other_loops(scripts, monkeypatch, capsys):
+    """The same is learned by all of them: that is why their seconds can be compared."""
+    import fit_overhead
+
+    monkeypatch.setattr(fit_overhead.importlib.util, "find_spec", lambda name: None)
+    entry = fit_overhead.main(["--quick"])
+    losses = entry["numbers"]["losses"]
+    assert losses["ours"] == losses["recorded"] == pytest.approx(losses["bare"], abs=1e-6)
+    assert all(len(seconds) == 2 for seconds in entry["numbers"]["seconds"].values())
+    assert "fastai's Learner is not installed here" in capsys.readouterr().out
+    seconds = {"ours": [2.2, 4.4, 3.3], "bare": [2.0, 4.0, 3.0], "lightning": [2.0, 4.0, 3.0]}
+    job = SimpleNamespace(train=fit_overhead._pictures(4, 8, 0), epochs=1, rounds=3, loader=lambda: [1])
+    seconds |= {"recorded": seconds["ours"], "limit": seconds["bare"]}
+    told = fit_overhead.entry(job, seconds, dict.fromkeys(seconds, 0.5), [])["findings"]
+    assert "not told apart" in fit_overhead.beside({"ours": [1.1, 1.0, 1.2], "bare": [1.0, 1.1, 1.1]}, "bare", 0.0)
+    assert told == [
+        "Time of fit: beside a bare loop +10.0% (+10.0% to +10.0%; goal: at most +3%, not met); beside Lightning's "
+        "Trainer +10.0% (+10.0% to +10.0%; goal: at most +0%, not met)."
+    ]
+
+
+def test_without_a_gpu_its_benchmark_says_so(scripts, monkeypatch, capsys):
+    import gpu_throughput
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu_throughput.main([])
+    assert "nothing was measured" in capsys.readouterr().out
+
+
+def test_the_readme_says_what_the_results_file_says(scripts):
+    import common
+
+    stored = json.loads(common.RESULTS.read_text(encoding="utf-8"))
+    assert set("abcdf") <= set(stored) and common.readme_section(stored) in common.README.read_text(encoding="utf-8")
+    assert common.as_markdown(stored) == common.RESULTS.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_a_results_file_keeps_the_other_benchmarks(scripts, tmp_path, capsys):

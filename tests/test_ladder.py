@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from course_utils import data_audit, ladder, ladder_command, ladder_report, pets
 from course_utils.datasets import open_dataset
 from course_utils.errors import CourseError
 from course_utils.evaluation import Report, evaluate
-from course_utils.fine_tuning import LAST_BLOCK
+from course_utils.fine_tuning import FEATURE_EXTRACTION, LAST_BLOCK
 from course_utils.ladder import (
     KNN,
     PROBE,
@@ -31,6 +32,8 @@ from course_utils.ladder import (
 )
 from course_utils.pretrained_models import weights_entry
 from course_utils.runs import load_run
+from course_utils.train_command import make_parser as make_train_parser
+from course_utils.train_command import strategy_named
 from course_utils.training import TrainingDiverged, _Trainer, fit
 from course_utils.transforms import eval_transform
 
@@ -286,6 +289,23 @@ def test_the_choice_is_the_best_network_and_of_equals_the_first():
     assert choose([yardstick, answers(20), first, second]) is first
     with pytest.raises(CourseError, match="No rung of this ladder left a network"):
         choose([yardstick])
+
+
+def test_the_command_to_train_such_a_network_is_one(climbed, tmp_path):
+    """It is read by the parser of `course train`, for every rung that leaves a network."""
+    found, _, _ = climbed
+    strategies = {}
+    for rung in ladder.RUNGS[1:]:
+        chosen = dataclasses.replace(found.chosen, rung=rung.name)
+        ended = dataclasses.replace(found, chosen=chosen, budget=Budget(epochs=4, augment="light"))
+        words = shlex.split(ladder_command.train_command(ended, "my photos/cats"))
+        assert words[:3] == ["course", "train", "my photos/cats"]
+        options = make_train_parser().parse_args(words[2:])
+        assert (options.model, options.epochs, options.augment) == (NAME, 8, "light")
+        strategies[rung.name] = strategy_named(options.strategy)
+    assert strategies["linear probe"] is FEATURE_EXTRACTION and strategies["last block"] is LAST_BLOCK
+    assert len(set(strategies.values())) == 5
+    assert ladder_command.train_command(found, "pets") in ladder_command.closing_lines(found, "pets")
 
 
 def test_a_second_choice_on_the_same_test_pictures_is_counted(climbed, splits, tmp_path):
