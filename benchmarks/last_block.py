@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import make_entry, make_parser, report, timed
@@ -68,67 +69,83 @@ def tail_alone(name: str, border: str, activations: torch.Tensor, val: torch.Ten
     return min(timed(epoch)[0] for _ in range(3))
 
 
-def measure(name: str, options: argparse.Namespace, epochs: int) -> dict[str, float]:
-    """Seconds per epoch of one network in three ways, and what limits them."""
+def measure(name: str, options: argparse.Namespace, epochs: int, rounds: int) -> dict[str, Any]:
+    """Seconds per epoch of one network in three ways that take turns, and what limits them."""
     transform = eval_transform(weights_entry(name))
     train, val = (data.with_transform(transform) for data in pictures(options.quick))
+    decoded = [in_memory(data) for data in (train, val)]
     arguments = {"epochs": epochs, "batch_size": options.batch_size}
-    from_files = run(name, train, val, cache="off", **arguments)
-    from_memory = run(name, in_memory(train), in_memory(val), cache="off", **arguments)
     with tempfile.TemporaryDirectory() as folder:
-        cached = run(name, train, val, cache=CacheOptions("on", folder=folder), **arguments)
+        ways = {
+            "files": lambda: run(name, train, val, cache="off", **arguments),
+            "memory": lambda: run(name, *decoded, cache="off", **arguments),
+            "cached": lambda: run(name, train, val, cache=CacheOptions("on", folder=folder), **arguments),
+        }
+        runs = [{way: train_it() for way, train_it in ways.items()} for _ in range(rounds)]
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
+    files, cached = runs[-1]["files"], runs[-1]["cached"]
     activations = [torch.rand(len(data), *_shape(name, cached.cached)) for data in (train, val)]
     return {
-        "files": epoch_seconds(from_files),
-        "memory": epoch_seconds(from_memory),
-        "cached": epoch_seconds(cached),
+        "seconds": {way: [epoch_seconds(turn[way]) for turn in runs] for way in ways},
         "tail_alone": tail_alone(name, cached.cached, *activations, options.batch_size),
         "bytes": size,
-        "apart": max(abs(a.train_loss - b.train_loss) for a, b in zip(from_files.history, cached.history, strict=True)),
+        "apart": max(abs(a.train_loss - b.train_loss) for a, b in zip(files.history, cached.history, strict=True)),
     }
+
+
+def times(seconds: dict[str, list[float]], way: str) -> list[float]:
+    """How many times longer than from the cache one way took: the median over the rounds, the least, the most."""
+    found = [one / cached for one, cached in zip(seconds[way], seconds["cached"], strict=True)]
+    return [statistics.median(found), min(found), max(found)]
 
 
 def main(arguments: list[str] | None = None) -> dict:
     """Run the benchmark and return its entry."""
     parser = make_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["resnet18", "efficientnet_b0"], metavar="NAME")
-    parser.add_argument("--epochs", type=int, default=4, help="at least 2")
+    parser.add_argument("--epochs", type=int, default=2, help="of each turn, at least 2")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each way has")
     parser.add_argument("--batch-size", type=int, default=32, help=f"the tutorial has {TUTORIAL_BATCH}")
     options = parser.parse_args(arguments)
     if options.epochs < 2:
         parser.error("--epochs: at least 2, because the first one is not counted")
-    models, epochs = (["resnet18_mini"], 2) if options.quick else (options.models, options.epochs)
-    found = {name: measure(name, options, epochs) for name in models}
+    models, epochs, rounds = options.models, options.epochs, options.rounds
+    if options.quick:
+        models, epochs, rounds = ["resnet18_mini"], 2, 1
+    found = {name: measure(name, options, epochs, rounds) for name in models}
     entry = make_entry(
         f"last block on hymenoptera, {', '.join(models)}: an epoch from the cache and through the whole network",
         columns=["network", "pictures", "seconds per epoch", "times slower than from the cache"],
         rows=[
-            [name, text, f"{seconds[way]:.2f}", f"{seconds[way] / seconds['cached']:.1f}"]
-            for name, seconds in found.items()
+            [name, text, f"{statistics.median(facts['seconds'][way]):.2f}", f"{times(facts['seconds'], way)[0]:.1f}"]
+            for name, facts in found.items()
             for way, text in WAYS.items()
         ],
-        findings=[
-            f"{name}: {seconds['files'] / seconds['cached']:.1f} times faster per epoch than from files "
-            f"(goal: {GOAL}), "
-            f"{seconds['memory'] / seconds['cached']:.1f} times than from tensors in memory. The training losses "
-            f"differ by at most {seconds['apart']:.1g}."
-            for name, seconds in found.items()
-        ],
+        findings=["; ".join(_finding(name, facts["seconds"]) for name, facts in found.items()) + f" (goal: {GOAL})."],
         limit="what lies behind the border alone, forward and backward: "
         + "; ".join(
-            f"{name} {seconds['tail_alone']:.2f} s per epoch, which reads {seconds['bytes'] / 1e6:.1f} MB"
-            for name, seconds in found.items()
+            f"{name} {facts['tail_alone']:.2f} s per epoch, which reads {facts['bytes'] / 1e6:.1f} MB"
+            for name, facts in found.items()
         )
         + ".",
         notes=[
-            f"Batches of {options.batch_size}; random weights; median over the {epochs - 1} epochs behind the first."
+            f"The training losses differ by at most {max(facts['apart'] for facts in found.values()):.1g}.",
+            f"Batches of {options.batch_size}; random weights; medians over {rounds} rounds in which all take their "
+            f"turn, of {epochs} epochs each, the first of which does not count.",
         ],
         numbers=found,
         device="cpu",
     )
     report("b", entry, options)
     return entry
+
+
+def _finding(name: str, seconds: dict[str, list[float]]) -> str:
+    files, least, most = times(seconds, "files")
+    return (
+        f"{name}: {files:.1f} times faster per epoch than from files ({least:.1f} to {most:.1f}), "
+        f"{times(seconds, 'memory')[0]:.1f} times than from tensors in memory"
+    )
 
 
 def _layout(batch: torch.Tensor) -> torch.Tensor:
