@@ -287,7 +287,7 @@ def _remembered(root: Path, name: str, question: str, decide: Callable[[], dict[
     file = root / f"{name}{CHOICE}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}{CHOICE}.lock"):
+        with FileLock(lock_file(root, f"{name}{CHOICE}")):
             kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
             if question not in kept:
                 kept[question] = decide()
