@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +65,9 @@ def formula(tex: str) -> str:
     from matplotlib.mathtext import math_to_image
 
     source, drawn = html.escape(tex.strip()), io.BytesIO()
+    known = re.sub(r"\\[bB]igg?[lmr]?(?![A-Za-z])", "", tex.strip())  # matplotlib has brackets of one size only
     try:
-        depth = math_to_image(f"${tex.strip()}$", drawn, prop=FontProperties(size=11), format="svg")
+        depth = math_to_image(f"${known}$", drawn, prop=FontProperties(size=11), format="svg")
     except ValueError:
         return f"<code>{source}</code>"
     data = base64.b64encode(drawn.getvalue()).decode()

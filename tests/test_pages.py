@@ -9,7 +9,7 @@ from helpers import mini, on_meta
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from course_utils import blog
+from course_utils import blog, pages
 from course_utils.blog import FIGURES, NUMBERS, BlogFigure, Printed
 from course_utils.errors import CourseError
 from course_utils.notebooks import read_notebook, write_notebook
@@ -281,3 +281,17 @@ def test_what_cannot_be_found_is_named(project, monkeypatch):
     monkeypatch.setattr(blog, "MAX_PICTURE", 1000)
     with pytest.raises(CourseError, match="allowed are 1,000"):
         blog.picture_of(FIGURES[0], project)
+
+
+def test_every_formula_of_the_notebooks_is_drawn():
+    """A bracket with a size of its own, which matplotlib does not know, showed the learner the source."""
+    drawn = pages.formula(r"\mathrm{ReLU}\Big(\sum_k \alpha_k^c A^k\Big)")
+    assert drawn.startswith("<img") and r"\Big(" in drawn  # in the alt text the source stays
+    assert pages.formula(r"\bigotimes_k A^k \nosuchthing").startswith("<code>")
+    assert pages.formula(r"\bigcup_k A^k").startswith("<img")  # a symbol whose name begins like a size
+    formulas = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
+    for day in DAYS:
+        notebook = read_notebook(ROOT / "notebooks" / f"{day}.ipynb")
+        for text in (cell.source for cell in notebook.cells if cell.cell_type == "markdown"):
+            for block, inline in formulas.findall(text):
+                assert pages.formula(block or inline).startswith("<img"), block or inline
