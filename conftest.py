@@ -1,6 +1,6 @@
 """How pytest treats the notebooks, and when a run counts as one.
 
-``course test`` passes the options; see ``course_utils.cli.test_command``.
+``course test`` passes the options; see ``course_tools.cli.test_command``.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def main(argv):
         check_arguments(argv)
         if not is_ready():
             set_up()
-        return call([venv_python(), "-m", "course_utils.cli", *argv])
+        return call([venv_python(), "-m", "course_tools.cli", *argv])
     except Stop as stop:
         sys.stderr.write("start.py: %s\n" % stop)
         return 1
@@ -86,8 +86,8 @@ def check_arguments(argv):
     """
     sys.dont_write_bytecode = True
     sys.path.insert(0, ROOT)
-    from course_utils import cli
-    from course_utils.errors import CourseError
+    from course_tools import cli
+    from course_utils.common.errors import CourseError
 
     try:
         cli.parse(argv)

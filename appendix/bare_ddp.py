@@ -7,9 +7,9 @@ the copies equal is that ``DistributedDataParallel`` (DDP) averages the gradient
 talk over gloo, with GPUs over NCCL. Several machines: the same command on each, with ``--nnodes 2``, ``--rdzv-backend
 c10d``, and ``--rdzv-endpoint HOST:29500`` naming the same machine on all of them.
 
-What is missing here and is in :mod:`course_utils.processes`: the last batch may be uneven and must not be filled up,
-BatchNorm has to see the whole batch where it learns, dropout has to draw for the whole batch, and stages that wake up
-later need a new wrapper. Without all that two processes train a little differently from one.
+What is missing here and is in :mod:`course_utils.engine.processes`: the last batch may be uneven and must not be filled
+up, BatchNorm has to see the whole batch where it learns, dropout has to draw for the whole batch, and stages that wake
+up later need a new wrapper. Without all that two processes train a little differently from one.
 """
 
 from __future__ import annotations

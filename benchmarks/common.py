@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from course_utils.experiments import hardware
-from course_utils.files import put_between, write_record
+from course_utils.common.files import put_between, write_record
+from course_utils.common.tables import markdown_table, text_table
+from course_utils.experiments.compare import hardware
 from course_utils.settings import best_device
-from course_utils.tables import markdown_table, text_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, README = ROOT / "results" / "benchmarks.json", ROOT / "README.md"

@@ -30,8 +30,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from course_utils.datasets import MemoryDataset
+from course_utils.engine.sampling import SeededOrder
 from course_utils.fine_tuning import FULL, parameter_groups, rate_factor
-from course_utils.sampling import SeededOrder
 from course_utils.training import fit
 
 BATCH, SEED, GOAL, FEW_ROUNDS = 32, 0, 0.03, 5

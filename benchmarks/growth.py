@@ -22,9 +22,9 @@ from common import make_entry, make_parser, report, timed
 from PIL import Image
 from torchvision.transforms import v2
 
-from course_utils.activation_cache import cache_activations, cut
+from course_utils.common.state import evaluating
 from course_utils.datasets import PhotoDataset
-from course_utils.feature_extraction import evaluating
+from course_utils.engine.activation_cache import cache_activations, cut
 from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.pretrained_models import load_pretrained
 from course_utils.training import fit

@@ -15,7 +15,7 @@ How a folder of photos is read:
   to ``Splits.quarantine`` with the reason. What an operating system left behind (``.DS_Store``, ``Thumbs.db``) is
   passed over in silence; links to folders are followed for a class folder itself, not further down.
 
-A list of files and labels (:mod:`course_utils.csv_labels`) goes the same way once its files are found.
+A list of files and labels (:mod:`course_utils.data.csv_labels`) goes the same way once its files are found.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from course_utils.csv_labels import MASK_FOLDER, SPLIT_NAMES, read_labels
-from course_utils.downloads import fetch, is_hidden, read_manifest
-from course_utils.errors import CourseError
-from course_utils.progress import progress
+from course_utils.common.errors import CourseError
+from course_utils.common.progress import progress
+from course_utils.common.state import generator_marks
+from course_utils.common.tables import text_table
+from course_utils.data.csv_labels import MASK_FOLDER, SPLIT_NAMES, read_labels
+from course_utils.data.downloads import fetch, is_hidden, read_manifest
 from course_utils.settings import DATASETS, load_settings
-from course_utils.tables import text_table
 from course_utils.transforms import PictureError, decode_picture, load_picture
 
 SPLITS = ("train", "val", "test")
@@ -276,14 +277,14 @@ def open_dataset(
         for pets. A share is rounded to whole pictures, at least one.
     **pets_options
         ``counts``, ``size``, ``light`` ("day", "night"), ``style`` ("photo", "sketch"): see
-        :func:`course_utils.pets.write_pets`.
+        :func:`course_utils.data.pets.write_pets`.
 
     Raises
     ------
     CourseError
         If there is no such data set, folder or list; if a folder has fewer than two classes, a class without a
         usable picture, with too few to split, or with none to learn from; if a list does not fit its files (see
-        :func:`course_utils.csv_labels.read_labels`); if data cannot be fetched or written.
+        :func:`course_utils.data.csv_labels.read_labels`); if data cannot be fetched or written.
     """
     _check_options(name_or_folder, val_fraction, test_fraction, pets_options)
     if name_or_folder == "pets":
@@ -314,7 +315,7 @@ def open_csv(
     Parameters
     ----------
     csv_file, folder, file_column, label_column, split_column
-        As in :func:`course_utils.csv_labels.read_labels`: by default the headings are ``file``, ``label`` and, if
+        As in :func:`course_utils.data.csv_labels.read_labels`: by default the headings are ``file``, ``label`` and, if
         the list says which rows are for what, ``split``; names start from the folder of the list.
     seed, val_fraction, test_fraction
         As in :func:`open_dataset`, where the list does not split: what it has no rows of is taken out of train.
@@ -356,9 +357,9 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
     """
     if not len(dataset) or dataset.transform is None:
         raise CourseError("in_memory wants a data set with pictures and a transform: use with_transform(...) first.")
-    before = torch.get_rng_state()
+    before = generator_marks()
     first, _ = dataset[0]
-    if not torch.equal(before, torch.get_rng_state()):
+    if generator_marks() != before:
         raise CourseError(
             "The transform draws random numbers, so it must run anew in every epoch: use this data set as it is, or "
             "in_memory(dataset.with_transform(eval_transform(weights)))."
@@ -506,7 +507,7 @@ class _Listing(NamedTuple):
 
 
 def _open_pets(cache: Path, seed: int, options: dict[str, Any]) -> Splits:
-    from course_utils.pets import write_pets
+    from course_utils.data.pets import write_pets
 
     defaults = inspect.signature(write_pets).parameters
     options = {word: value for word, value in options.items() if value != defaults[word].default}
@@ -514,7 +515,7 @@ def _open_pets(cache: Path, seed: int, options: dict[str, Any]) -> Splits:
     key = hashlib.sha256(json.dumps([seed, options], sort_keys=True).encode()).hexdigest()[:8]
     words = ["pets", *(str(options[word]) for word in ("light", "style") if word in options), key]
     folder = write_pets(cache / "-".join(words), seed=seed, **options)
-    source = "drawn on this machine by course_utils.pets; free to use like the rest of the course"
+    source = "drawn on this machine by course_utils.data.pets; free to use like the rest of the course"
     return _open_folder(folder, "pets", source, seed, 0.2, 0.2)
 
 

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from course_utils.errors import CourseError
-from course_utils.feature_extraction import evaluating
-from course_utils.tables import markdown_table, text_table
+from course_utils.common.errors import CourseError
+from course_utils.common.state import evaluating
+from course_utils.common.tables import markdown_table, percent, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -287,7 +287,7 @@ class Report:
         low, high = self.macro_f1_interval()
         return (
             f"all: accuracy {interval_text(self.right, len(self.labels))}, "
-            f"macro F1 {_percent(self.macro_f1)} ({100 * low:.1f} to {100 * high:.1f})"
+            f"macro F1 {percent(self.macro_f1)} ({100 * low:.1f} to {100 * high:.1f})"
         )
 
     def _per_class(self) -> list[dict[str, Any]]:
@@ -320,9 +320,9 @@ class Report:
             [
                 row["class"],
                 row["n"],
-                _percent(row["precision"]) if row["predicted"] else None,
+                percent(row["precision"]) if row["predicted"] else None,
                 _share_and_interval(row["recall"], *row["recall_interval"]) if row["n"] else "no samples",
-                _percent(row["f1"]) if row["n"] else None,
+                percent(row["f1"]) if row["n"] else None,
             ]
             for row in self._per_class()
         ]
@@ -346,12 +346,8 @@ def _macro_f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.n
     return (_f1(hits, true, predicted) * (true > 0)).sum(-1) / (true > 0).sum(-1)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def _share_and_interval(share: float, low: float, high: float) -> str:
-    return f"{_percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _for_markdown(name: str) -> str:
@@ -508,7 +504,7 @@ class PairedComparison:
         low, high = self.interval
         return "\n".join(
             [
-                f"{first} {_percent(a)}, {second} {_percent(b)} of the same {self.n} samples: difference "
+                f"{first} {percent(a)}, {second} {percent(b)} of the same {self.n} samples: difference "
                 f"{100 * self.difference:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f})",
                 f"right: both {self.both_right}, only {first} {self.only_first}, only {second} {self.only_second}, "
                 f"neither {self.both_wrong}",

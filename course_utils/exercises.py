@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from course_utils.common.state import generators_put_back
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
@@ -120,8 +122,7 @@ def check_repaired_step(step: Callable[[nn.Module, Tensor, Tensor], None]) -> Ve
     from course_utils.feature_extraction import FrozenMoved, freeze, frozen_proof
     from course_utils.pretrained_models import load_pretrained
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with generators_put_back(seed=0):
         model = freeze(load_pretrained("resnet18_mini", 2, weights=None))
         model.train()  # as somebody else's code may have left it
         images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
@@ -159,8 +160,7 @@ def check_residual(block: Callable[[Tensor, nn.Module, nn.Module | None], Tensor
     import torch
     from torch import nn
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with generators_put_back(seed=0), torch.no_grad():
         x, same, wider = torch.randn(2, 4, 5, 5), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1)
         projection = nn.Conv2d(4, 6, 1, stride=2)
         before = x.clone()
@@ -321,8 +321,7 @@ def check_frozen_gradient(function: Callable[[nn.Module, nn.Module, Tensor, int]
     from course_utils.feature_extraction import freeze
     from course_utils.pretrained_models import cam_layer, load_pretrained
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with generators_put_back(seed=0):
         model = freeze(load_pretrained("resnet18_mini", 2, weights=None), before=None).eval()
         images = torch.randn(2, 3, 64, 64)
     layer = cam_layer(model)

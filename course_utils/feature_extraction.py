@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
+from course_utils.common.state import evaluating
 from course_utils.pretrained_models import family_of, last_layer, stage_of_parameters, stages
 
 
@@ -136,19 +137,6 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     a, b = a.detach().contiguous(), b.detach().to(a.device).contiguous()
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode and no gradients inside the block; afterwards every module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield model
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> tuple[Tensor, Tensor]:

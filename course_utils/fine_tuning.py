@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
+from course_utils.common.state import generators_put_back
+from course_utils.common.tables import text_table
 from course_utils.pretrained_models import load_pretrained, replace_head, stages
-from course_utils.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ class Strategy:
         """
         import torch
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with generators_put_back(seed):
             model = load_pretrained(name, weights=weights if self.pretrained else None)
             torch.manual_seed(seed)  # again, so that the head does not depend on whether the body was drawn before it
             return replace_head(model, num_classes)

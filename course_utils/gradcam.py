@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.errors import CourseError
-from course_utils.feature_extraction import evaluating
-from course_utils.mini_models import initialise_convolutions
+from course_utils.common.errors import CourseError
+from course_utils.common.state import evaluating, generators_put_back
+from course_utils.mini.networks import initialise_convolutions
 from course_utils.pretrained_models import cam_layer, last_layer, map_stages, stages
 from course_utils.transforms import eval_transform
 
@@ -611,8 +611,7 @@ def road(
     order = _ranks(maps, seed)
     first = next(model.parameters())
     scores = []
-    with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with evaluating(model), generators_put_back(seed):
         for start in range(0, len(images), _at_least_one(batch_size)):
             part = slice(start, start + batch_size)
             inputs = images[part].to(first.device, first.dtype)
@@ -797,9 +796,8 @@ def randomise_stage(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     row = stages(model)
     if stage not in row:
         raise CourseError(f"There is no stage {stage!r} in this model; it has {', '.join(row)}.")
-    with torch.random.fork_rng(devices=[]):
-        # Not the plain seed: training began with a head that was drawn from it, and that head would come back.
-        torch.manual_seed(zlib.crc32(f"randomised {stage} {seed}".encode()))
+    # Not the plain seed: training began with a head that was drawn from it, and that head would come back.
+    with generators_put_back(zlib.crc32(f"randomised {stage} {seed}".encode())):
         for module in row[stage].modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()

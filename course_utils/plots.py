@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 
 if TYPE_CHECKING:
     import torch

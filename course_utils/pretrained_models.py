@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models._api import WeightsEnum
 
-from course_utils import mini_models
-from course_utils.errors import CourseError
-from course_utils.files import sha256_of
-from course_utils.tables import text_table
+from course_utils.common.errors import CourseError
+from course_utils.common.files import sha256_of
+from course_utils.common.state import evaluating
+from course_utils.common.tables import text_table
+from course_utils.mini import networks
 
 # --- one row per family ------------------------------------------------------------------------------------------
 
@@ -255,7 +256,8 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 128, 128)) 
     rows = []
     x = torch.zeros(1, *input_size, device=next(model.parameters()).device)
     for name, stage in stages(model).items():
-        x = _output(stage, x)
+        with evaluating(stage):
+            x = stage(x)
         total = sum(p.numel() for p in stage.parameters())
         learning = sum(p.numel() for p in stage.parameters() if p.requires_grad)
         rows.append([name, " × ".join(map(str, x.shape[1:])), total, learning])
@@ -284,8 +286,8 @@ def stage_costs(model: nn.Module, size: int) -> list[StageCost]:
     x = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     costs = []
     for name, stage in stages(model).items():
-        with FlopCounterMode(display=False) as counter:
-            x = _output(stage, x)
+        with FlopCounterMode(display=False) as counter, evaluating(stage):
+            x = stage(x)
         parameters = sum(p.numel() for p in stage.parameters())
         costs.append(StageCost(name, parameters, counter.get_total_flops() // 2))
     return costs
@@ -294,18 +296,6 @@ def stage_costs(model: nn.Module, size: int) -> list[StageCost]:
 def multiply_adds(model: nn.Module, size: int) -> int:
     """The multiply-adds of a whole network for one picture; see :func:`stage_costs`."""
     return sum(cost.multiply_adds for cost in stage_costs(model, size))
-
-
-@torch.no_grad()
-def _output(stage: nn.Module, x: Tensor) -> Tensor:
-    """Run a stage in eval mode and put the mode of every module back."""
-    modes = {module: module.training for module in stage.modules()}
-    stage.eval()
-    try:
-        return stage(x)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
@@ -408,7 +398,7 @@ def _check_classes(num_classes: int) -> None:
 
 
 def _default_classes(name: str) -> int:
-    return 200 if name in mini_models.BUILDERS else 1000
+    return 200 if name in networks.BUILDERS else 1000
 
 
 def _filled(name: str, classes: int, state: dict[str, Tensor]) -> nn.Module:
@@ -421,7 +411,7 @@ def _filled(name: str, classes: int, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _state_dict_of(entry: WeightsEnum) -> dict[str, Tensor]:
-    if isinstance(entry, mini_models.MiniWeightsEnum):
+    if isinstance(entry, networks.MiniWeightsEnum):
         return entry.get_state_dict()
     return torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
 

@@ -11,9 +11,10 @@ Five environment variables change everything that the course does:
 ``COURSE_SEED``        seed of everything random (default: 0)
 =====================  ==========================================================================================
 
-What is kept of every training run is :mod:`course_utils.run_log`'s business: ``COURSE_RUNS`` is the folder for it, and
-``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well. In the same way ``COURSE_QUIZ`` is the file of answers that
-:mod:`course_utils.quiz_progress` keeps, and ``COURSE_ACTIVATIONS`` the folder of :mod:`course_utils.activation_cache`.
+What is kept of every training run is :mod:`course_utils.engine.run_log`'s business: ``COURSE_RUNS`` is the folder for
+it, and ``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well. In the same way ``COURSE_QUIZ`` is the file of
+answers that :mod:`course_tools.study.quiz_progress` keeps, and ``COURSE_ACTIVATIONS`` the folder of
+:mod:`course_utils.engine.activation_cache`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 
 WEIGHTS = ("mini", "imagenet")
 DATASETS = ("pets", "hymenoptera")

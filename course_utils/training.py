@@ -3,25 +3,22 @@
 ``fit`` is the loop that everybody writes, with the details that are easily forgotten: frozen stages stay in eval
 mode, accuracy is counted over samples, the best weights on the validation split come back, a Stop keeps what was
 learned, the same seed gives the same weights to the last bit, and what was done is on disk afterwards
-(:mod:`course_utils.run_log`). With ``resume=True`` a run that was stopped or killed goes on where it was
-(:mod:`course_utils.checkpoints`). A batch that the memory is too small for is computed in pieces. Moving to a GPU,
-mixed precision and several processes are accelerate's work (https://huggingface.co/docs/accelerate).
+(:mod:`course_utils.engine.run_log`). With ``resume=True`` a run that was stopped or killed goes on where it was
+(:mod:`course_utils.engine.checkpoints`). A batch that the memory is too small for is computed in pieces. Moving to a
+GPU, mixed precision and several processes are accelerate's work (https://huggingface.co/docs/accelerate).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -30,26 +27,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from course_utils.checkpoints import (
+from course_utils.common.errors import CourseError
+from course_utils.common.progress import progress
+from course_utils.common.state import generator_states, generators_put_back, set_generator_states
+from course_utils.engine.checkpoints import (
     BUSY,
     Checkpoints,
     Found,
     describe_call,
-    generators,
     read_checkpoint,
-    set_generators,
 )
-from course_utils.errors import CourseError
+from course_utils.engine.inputs import CacheOptions, Inputs, inputs_for, options_of
+from course_utils.engine.loading import workers_for
+from course_utils.engine.processes import Batches, Team, acting_as_one, gathered, loss_of_share, summed
+from course_utils.engine.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
+from course_utils.engine.sampling import BalancedOrder, SeededDraws, SeededOrder, seeded_draws
 from course_utils.feature_extraction import same_bits, set_learning, train_mode
 from course_utils.fine_tuning import Plan, Strategy, parameter_groups, rate_factor
-from course_utils.loading import workers_for
 from course_utils.pretrained_models import last_layer
-from course_utils.processes import Batches, Team, acting_as_one, gathered, loss_of_share, summed
-from course_utils.progress import progress
-from course_utils.run_log import LEVELS, EpochRecord, RunLog, best_epoch, history_table
-from course_utils.sampling import BalancedOrder, SeededDraws, SeededOrder, seeded_draws
 from course_utils.settings import best_device
-from course_utils.training_inputs import CacheOptions, Inputs, inputs_for, options_of
 
 CHECK_EVERY = 20  # steps between two looks at whether the loss still is a number
 
@@ -68,7 +64,7 @@ class Run:
         ``"finished"``, ``"early"`` (no better for `patience` epochs), ``"interrupted"`` (Stop, Ctrl-C),
         ``"diverged"`` (the loss was no number any more) or ``"failed"`` (another error).
     folder
-        Where the log is, see :mod:`course_utils.run_log`; None without one.
+        Where the log is, see :mod:`course_utils.engine.run_log`; None without one.
     resumed
         How many of the epochs were there already when this call of ``fit`` took the run up.
     cached
@@ -149,30 +145,30 @@ def fit(
         One weight per class for the loss, for unbalanced data; None weighs all alike.
     oversample
         For unbalanced data too: an epoch draws as many pictures as there are, with replacement, every class equally
-        often on average (:class:`~course_utils.sampling.BalancedOrder`). The data set needs ``labels``. Together with
-        class weights the rare classes count twice.
+        often on average (:class:`~course_utils.engine.sampling.BalancedOrder`). The data set needs ``labels``. Together
+        with class weights the rare classes count twice.
     num_workers
         Processes that load pictures. 0 is right for small sets and for data that is in memory; ``"auto"`` goes by a
-        rule (:mod:`course_utils.loading`). What is learned does not depend on it.
+        rule (:mod:`course_utils.engine.loading`). What is learned does not depend on it.
     device
         ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision (bfloat16, or
         float16 where that is missing), channels_last, pinned memory and copies that do not block.
     log
-        What is kept of the run in a folder of its own (:mod:`course_utils.run_log`): ``"full"``; ``"light"``, without
-        weights, report and figures, for comparisons of many runs; ``"off"``, nothing. The weights that come out are
-        the same, and a folder that cannot be written is a warning, no error.
+        What is kept of the run in a folder of its own (:mod:`course_utils.engine.run_log`): ``"full"``; ``"light"``,
+        without weights, report and figures, for comparisons of many runs; ``"off"``, nothing. The weights that come out
+        are the same, and a folder that cannot be written is a warning, no error.
     resume
         True keeps a checkpoint in the run's folder after every epoch, and begins by looking for one: the same call
         again, after a Stop or a killed kernel, goes on there and comes to the weights and the history of the unbroken
         run, bit by bit. An epoch that was cut off begins anew. A run that came to its end has no checkpoint: the same
         call again is a new run. The name or folder of a run (``course runs``) takes up that one. See
-        :mod:`course_utils.checkpoints`.
+        :mod:`course_utils.engine.checkpoints`.
     cache
         Whether the frozen stages run once, and their activations come from disk in every epoch
-        (:mod:`course_utils.activation_cache`). ``"auto"``: where the border stays the same, nothing is augmented at
-        random, and the data are of the course; ``"on"``: an error where it cannot be; ``"off"`` or None: never;
-        :class:`~course_utils.training_inputs.CacheOptions` for augmented views, half precision or another folder.
-        Losses are the same to about 1e-6. `train` and `val` may also be caches themselves.
+        (:mod:`course_utils.engine.activation_cache`). ``"auto"``: where the border stays the same, nothing is augmented
+        at random, and the data are of the course; ``"on"``: an error where it cannot be; ``"off"`` or None: never;
+        :class:`~course_utils.engine.inputs.CacheOptions` for augmented views, half precision or another folder. Losses
+        are the same to about 1e-6. `train` and `val` may also be caches themselves.
 
     Returns
     -------
@@ -207,7 +203,7 @@ def fit(
     }
     trouble: CourseError | None = None
     caching = options_of(cache)
-    with _seeded(seed):
+    with generators_put_back(seed):
         _check(model, train, val, epochs, batch_size, patience, label_smoothing, class_weights)
         _check_log(log, resume)
         _check_workers(num_workers)
@@ -590,7 +586,7 @@ class _Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "pieces": self.pieces,
-            "random": generators(),
+            "random": generator_states(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -604,7 +600,7 @@ class _Trainer:
         if state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.pieces = state["pieces"]
-        set_generators(state["random"])
+        set_generator_states(state["random"])
         state.clear()  # all of it is copied; a second model and optimizer in memory would be one too many
 
     def find(self, checkpoints: Checkpoints, resume: bool | str | Path) -> Found | None:
@@ -716,19 +712,3 @@ def _forget_other_device(device: str | None, precision: str) -> None:
     other_device = PartialState().device.type != (device or best_device())
     if other_device or AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed every generator for the block, and put all of them back where the caller had them."""
-    before = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])

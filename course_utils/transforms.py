@@ -11,8 +11,6 @@ transform, by looking at what comes out for a few made-up pictures.
 
 from __future__ import annotations
 
-import contextlib
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +23,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
+from course_utils.common.state import generator_marks, generators_put_back
 
 AUGMENTATIONS = ("none", "light", "strong")
 
@@ -268,7 +267,7 @@ def check_transform(transform: Transform, weights: Any, training: bool = False) 
             f"{transform!r} is no transform: give something that takes a PIL picture and returns a tensor, such as "
             "eval_transform(weights)."
         )
-    with borrowed_generators():
+    with generators_put_back(seed=0):
         try:
             return _mismatches(transform, preset, side, training)
         except _Unusable as error:
@@ -601,33 +600,12 @@ def _call(transform: Transform, picture: Image.Image) -> Any:
 
 def _draws(transform: Transform, picture: Image.Image) -> bool:
     """Whether anything is left to chance: a global generator moves, or two views differ."""
-    before = generator_states()
+    before = generator_marks()
     first = _as_channels(_call(transform, picture))
-    if generator_states() != before:
+    if generator_marks() != before:
         return True
     others = (_as_channels(_call(transform, picture)) for _ in range(RANDOM_VIEWS // 2))
     return any(other.shape != first.shape or not torch.equal(other, first) for other in others)
-
-
-def generator_states() -> tuple[Any, ...]:
-    """Where the global generators of Python, NumPy and torch (CPU) are; equal when nothing was drawn in between."""
-    kind, keys, *rest = np.random.get_state()
-    return random.getstate(), (kind, keys.tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
-
-
-@contextlib.contextmanager
-def borrowed_generators() -> Iterator[None]:
-    """The global generators with a fixed seed, so that a check always ends alike; put back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(0)
-            np.random.seed(0)
-            torch.manual_seed(0)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _probe_size(preset: Any, times: float) -> tuple[int, int]:

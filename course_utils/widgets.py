@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from course_utils import plots
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 from course_utils.gradcam import METHODS, Explanation, explain, overlay
 from course_utils.pretrained_models import last_layer, map_stages
 from course_utils.transforms import denormalise

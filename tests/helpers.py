@@ -24,7 +24,6 @@ from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import Dataset
 from torchvision import models
 
-from course_utils import mini_models  # noqa: F401 - registers resnet18_mini
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
     FEATURE_EXTRACTION,
@@ -35,10 +34,11 @@ from course_utils.fine_tuning import (
     STRATEGIES,
     Strategy,
 )
+from course_utils.mini import networks  # noqa: F401 - registers resnet18_mini
 from course_utils.pretrained_models import stage_of_parameters
 
 if TYPE_CHECKING:
-    from course_utils.run_log import EpochRecord
+    from course_utils.engine.run_log import EpochRecord
     from course_utils.training import Run
 
 INITIALISERS = ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_")
@@ -291,7 +291,7 @@ def _run_the_appendix(folder: Path) -> None:
 
 def _meet_accidents(folder: Path, rank: int) -> None:
     """A picture that is no number, then a death, each in the second process alone; both tell what they saw."""
-    from course_utils.errors import CourseError
+    from course_utils.common.errors import CourseError
     from course_utils.training import fit
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the first process when the second is dead

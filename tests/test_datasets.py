@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from course_utils import datasets, pets
+from course_utils import datasets
+from course_utils.common.errors import CourseError
+from course_utils.data import pets
 from course_utils.datasets import (
     PhotoDataset,
     Quarantined,
@@ -29,8 +31,7 @@ from course_utils.datasets import (
     shuffled,
     stratified_split,
 )
-from course_utils.errors import CourseError
-from course_utils.mini_models import ResNet18_Mini_Weights
+from course_utils.mini.networks import ResNet18_Mini_Weights
 from course_utils.transforms import eval_transform, train_transform
 
 WEIGHTS = ResNet18_Mini_Weights.TINY_IMAGENET

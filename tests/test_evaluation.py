@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn import metrics
 
+from course_utils.common.errors import CourseError
 from course_utils.datasets import MemoryDataset, PhotoDataset
-from course_utils.errors import CourseError
 from course_utils.evaluation import (
     PairedComparison,
     Report,

@@ -7,10 +7,10 @@ import torch
 from helpers import ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, moved_stages, no_hooks
 from torch.nn import functional as F
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
+from course_utils.common.state import evaluating
 from course_utils.feature_extraction import (
     FrozenMoved,
-    evaluating,
     extract_features,
     first_filters,
     freeze,

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
     FEATURE_EXTRACTION,

@@ -16,13 +16,14 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils import gradcam, pets
+from course_utils import gradcam
+from course_utils.common.errors import CourseError
+from course_utils.data import pets
 from course_utils.datasets import PhotoDataset
-from course_utils.errors import CourseError
 from course_utils.feature_extraction import freeze
 from course_utils.fine_tuning import FULL
 from course_utils.gradcam import METHODS, explain
-from course_utils.mini_models import BUILDERS, ResNet18_Mini_Weights
+from course_utils.mini.networks import BUILDERS, ResNet18_Mini_Weights
 from course_utils.pretrained_models import cam_layer, map_stages, stages
 from course_utils.transforms import eval_transform
 

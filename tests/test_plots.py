@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from course_utils import plots
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE
 from course_utils.training import fit
 

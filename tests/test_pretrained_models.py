@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from course_utils import mini_models, pretrained_models
-from course_utils.errors import CourseError
+from course_utils import pretrained_models
+from course_utils.common.errors import CourseError
+from course_utils.mini import networks
 from course_utils.pretrained_models import (
     available_models,
     cam_layer,
@@ -61,7 +62,7 @@ def test_every_name_of_the_families_is_available():
         for name in models.list_models(module=models)
         if name.startswith(("resnet", "resnext", "wide_resnet", "vgg", "efficientnet", "mobilenet"))
     }
-    assert set(available_models()) == expected | set(mini_models.BUILDERS)
+    assert set(available_models()) == expected | set(networks.BUILDERS)
     assert len(available_models()) >= 33
 
 
@@ -289,7 +290,7 @@ def test_an_entry_without_a_classifier_is_refused():
 def test_every_file_name_carries_a_checksum():
     for name in available_models():
         for entry in models.get_model_weights(name):
-            if not isinstance(entry, mini_models.MiniWeightsEnum):
+            if not isinstance(entry, networks.MiniWeightsEnum):
                 digits = weights_path(entry).stem.rpartition("-")[2]
                 assert len(digits) == 8 and int(digits, 16) >= 0
 
@@ -313,7 +314,7 @@ def test_the_embedded_weights_are_torchvisions_too():
     assert not moved(ours, theirs)
 
 
-@pytest.mark.parametrize("weights", ["DEFAULT", "TINY_IMAGENET", mini_models.ResNet18_Mini_Weights.DEFAULT])
+@pytest.mark.parametrize("weights", ["DEFAULT", "TINY_IMAGENET", networks.ResNet18_Mini_Weights.DEFAULT])
 def test_embedded_weights_with_a_new_head(weights):
     torch.manual_seed(3)
     model = load_pretrained("resnet18_mini", num_classes=3, weights=weights)
@@ -339,11 +340,11 @@ def test_the_entry_says_where_the_weights_come_from():
 
 
 def test_a_damaged_embedded_file_is_refused(monkeypatch, tmp_path):
-    entry = mini_models.ResNet18_Mini_Weights.DEFAULT
+    entry = networks.ResNet18_Mini_Weights.DEFAULT
     damaged = bytearray(entry.path.read_bytes())
     damaged[-1] ^= 1
     (tmp_path / entry.path.name).write_bytes(damaged)
-    monkeypatch.setattr(mini_models, "WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setattr(networks, "WEIGHTS_FOLDER", tmp_path)
     with pytest.raises(ValueError, match="SHA-256"):
         load_pretrained("resnet18_mini")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 from course_utils.settings import Settings, best_device, check_dataset, load_settings
 
 

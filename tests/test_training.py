@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from course_utils import training
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 from course_utils.evaluation import evaluate
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,

@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
 from course_utils import transforms as course_transforms
-from course_utils.errors import CourseError
-from course_utils.mini_models import BUILDERS, ResNet18_Mini_Weights
+from course_utils.common.errors import CourseError
+from course_utils.mini.networks import BUILDERS, ResNet18_Mini_Weights
 from course_utils.transforms import (
     AUGMENTATIONS,
     check_transform,

@@ -12,9 +12,9 @@ from helpers import ColourPatches, cheap_model, mini
 from PIL import Image
 
 from course_utils import plots, widgets
-from course_utils.errors import CourseError
+from course_utils.common.errors import CourseError
 from course_utils.gradcam import METHODS, overlay
-from course_utils.mini_models import BUILDERS, ResNet18_Mini_Weights
+from course_utils.mini.networks import BUILDERS, ResNet18_Mini_Weights
 from course_utils.pretrained_models import map_stages
 from course_utils.transforms import denormalise
 from course_utils.widgets import Gallery, View, describe_view, draw_view, explain_view, explorer

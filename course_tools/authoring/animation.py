@@ -1,0 +1,578 @@
+"""An animation of a network that learns: ``course animate`` makes it from a real run.
+
+``fit`` trains by progressive unfreezing while :func:`record` looks over its shoulder: after each epoch it keeps the
+weights. What the animation shows (curves, answers, heat maps, shares) is computed from these; nothing is drawn by
+hand. Beside the picture come the facts as JSON and a page that says in words what every scene shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from course_utils import plots
+from course_utils.common.errors import CourseError
+from course_utils.common.files import written_whole
+from course_utils.datasets import MemoryDataset, Splits, in_memory, open_dataset
+from course_utils.evaluation import evaluate, interval_text, majority_baseline
+from course_utils.experiments.compare import hardware
+from course_utils.fine_tuning import PROGRESSIVE, Strategy
+from course_utils.gradcam import common_scale, energy_inside, explain, masks_of, mean_with_interval, overlay
+from course_utils.pretrained_models import weights_entry
+from course_utils.settings import load_settings
+from course_utils.training import fit
+from course_utils.transforms import denormalise, eval_transform
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+PROJECT = Path(__file__).resolve().parents[2]
+OUT = PROJECT / "notebooks" / "media" / "day20.gif"
+EPOCHS, BATCH_SIZE = 8, 16
+INCHES, DOTS = (8.0, 4.5), 120  # 960 × 540 pixels
+COLOURS = 128
+MAX_BYTES, MAX_SECONDS = 3_000_000, 60
+LEARNS, FROZEN = plots.COLORS[1], "#D9D9D9"
+RIGHT, WRONG = plots.COLORS[0], plots.COLORS[1]  # told apart by a mark as well
+
+
+# --- recording ---------------------------------------------------------------------------------------------------
+
+
+class _Watched(Dataset):
+    """A validation split that tells when its first picture is asked for.
+
+    ``fit`` asks for it once before it begins, and once after each epoch, in eval mode and before anything else
+    changes. So whoever hands out that picture can look at the network as it was after the epoch, and ``fit`` goes on
+    as if nobody had looked: with growing numbers of epochs instead, the learning rates would be others.
+    """
+
+    def __init__(self, data: MemoryDataset, on_first: Callable[[], None]) -> None:
+        self.data, self.on_first = data, on_first
+        self.labels, self.classes, self.paths = data.labels, data.classes, data.paths
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 0:
+            self.on_first()
+        return self.data[index]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run, as the animation needs it. E is the number of epochs, K that of the pictures that are shown.
+
+    Parameters
+    ----------
+    facts
+        Everything that is said in words, as plain values: see :func:`record`.
+    pictures
+        ``(K, 3, H, W)`` in [0, 1].
+    heat
+        Float ``(E + 1, K, H, W)`` in [0, 1]: the map for the true class of each picture, before the first epoch and
+        after each, all on one scale.
+    """
+
+    facts: dict[str, Any]
+    pictures: Tensor
+    heat: np.ndarray
+
+
+def record(
+    name: str, splits: Splits, strategy: Strategy = PROGRESSIVE, epochs: int = EPOCHS, seed: int = 0
+) -> Recording:
+    """Train a network, and keep what the animation shows of it.
+
+    Parameters
+    ----------
+    name
+        Of the network, as ``load_pretrained`` takes it.
+    splits
+        With masks, as the drawn pets have.
+    strategy, epochs, seed
+        As for ``fit``.
+
+    Returns
+    -------
+    Recording
+        Shown are pictures of the validation split with an animal that takes a tenth of them or more: the first one of
+        each class, and one more, so that there are right and wrong answers among them at the end, if there are any.
+
+    Raises
+    ------
+    CourseError
+        If pictures have no masks, or there is no animal in those of a class.
+    """
+    entry = weights_entry(name)
+    data = splits.with_transforms(eval_transform(entry), eval_transform(entry))
+    train, val, test = (in_memory(part) for part in (data.train, data.val, data.test))
+    masks = masks_of(data.val, entry)
+    model = strategy.starting_model(name, len(splits.classes), seed=seed)
+    states: list[dict[str, Tensor]] = []
+
+    def keep() -> None:
+        state = {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
+        if not states or any(not torch.equal(state[key], states[-1][key]) for key in state):
+            states.append(state)
+
+    run = fit(model, train, _Watched(val, keep), strategy, epochs=epochs, batch_size=BATCH_SIZE, seed=seed, log="off")
+    if len(states) != epochs + 1:
+        raise CourseError(f"{len(states)} states of the network were seen for {epochs} epochs and the start.")
+    report = evaluate(model, test)  # the best epoch's weights
+    network = strategy.starting_model(name, len(splits.classes), seed=seed)
+    answers = np.stack([_answers(network, state, val) for state in states])
+    shown = _chosen(masks, np.array(val.labels), answers[run.best.epoch + 1], len(splits.classes))
+    seen = [_look(network, state, val, masks, shown) for state in states]
+    facts = {
+        "model": name,
+        "strategy": strategy.name,
+        "data": splits.name,
+        "seed": seed,
+        "batch_size": BATCH_SIZE,
+        "hardware": hardware("cpu"),
+        "date": datetime.now(UTC).date().isoformat(),
+        "classes": list(splits.classes),
+        "stages": [row.stage for row in run.plan.rows],
+        "pictures": {"train": len(train), "val": len(val), "test": len(test)},
+        "start": {"val_right": int((answers[0] == np.array(val.labels)).sum()), "energy": seen[0][1]},
+        "epochs": [
+            {
+                "epoch": r.epoch + 1,
+                "learning": list(r.learning),
+                "val_right": round(r.val_accuracy * len(val)),
+                "val_loss": round(r.val_loss, 4),
+                "train_accuracy": round(r.train_accuracy, 4),
+                "energy": seen[r.epoch + 1][1],
+            }
+            for r in run.history
+        ],
+        "best_epoch": run.best.epoch + 1,
+        "test_right": report.right,
+        "majority_right": majority_baseline(train.labels, test.labels),
+        "shown": [
+            {"truth": val.classes[val.labels[i]], "answers": [val.classes[a] for a in answers[:, i]]} for i in shown
+        ],
+    }
+    scaled = common_scale(*(explanation for explanation, _ in seen))
+    return Recording(facts, denormalise(val.images[shown], entry), np.stack(scaled))
+
+
+def _answers(network: nn.Module, state: dict[str, Tensor], val: MemoryDataset) -> np.ndarray:
+    network.load_state_dict(state)
+    return evaluate(network, val).predictions
+
+
+def _chosen(masks: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes: int) -> list[int]:
+    size, shown = masks.mean((1, 2)), []
+    for label in range(classes):
+        fitting = np.flatnonzero((labels == label) & (size >= 0.1))
+        if not len(fitting):
+            raise CourseError(f"No validation picture of class {label} shows an animal that takes a tenth of it.")
+        shown.append(int(fitting[0]))
+    wrong = [i for i in shown if answers[i] != labels[i]]
+    fitting = (labels == labels[wrong[0]]) & (answers == labels) if wrong else answers != labels
+    others = [int(i) for i in np.flatnonzero(fitting & (size >= 0.1)) if i not in shown]
+    return shown + others[:1]
+
+
+def _look(
+    network: nn.Module, state: dict[str, Tensor], val: MemoryDataset, masks: np.ndarray, shown: list[int]
+) -> tuple[Any, dict[str, float]]:
+    """Maps of the shown pictures, and the share of the map on the animal over all pictures that have one."""
+    network.load_state_dict(state)
+    labels = np.array(val.labels)
+    with_animal = np.flatnonzero(masks.any((1, 2)))
+    maps = explain(network, val.images[with_animal], labels[with_animal]).heat
+    energy = mean_with_interval(energy_inside(maps, masks[with_animal]))
+    rounded = {key: round(value, 4) for key, value in energy._asdict().items()}
+    return explain(network, val.images[shown], labels[shown]), rounded
+
+
+# --- scenes ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One still picture of the animation.
+
+    Parameters
+    ----------
+    kind
+        ``"title"``, ``"task"``, ``"state"``, ``"comparison"`` or ``"result"``.
+    seconds
+        How long it stays.
+    title, caption
+        What is written in it.
+    description
+        What somebody who cannot see it needs to know besides.
+    state
+        Which state of the network it shows: 0 before the first epoch.
+    """
+
+    kind: str
+    seconds: float
+    title: str
+    caption: str
+    description: str
+    state: int = 0
+
+
+def scenes_of(facts: dict[str, Any]) -> list[Scene]:
+    """The scenes of an animation, in order, with every number in them."""
+    n, classes = facts["pictures"], facts["classes"]
+    best = facts["epochs"][facts["best_epoch"] - 1]
+    before, after = (_energy(state) for state in (facts["start"], best))
+    scenes = [
+        Scene(
+            "title",
+            4,
+            "A network learns to look",
+            f"Transfer learning with {n['train']} pictures.\nEverything you will see was measured in one real run.",
+            "Text only.",
+        ),
+        Scene(
+            "task",
+            5,
+            f"The task: {' or '.join([', '.join(classes[:-1]), classes[-1]])}?",
+            f"{n['train']} pictures to learn from, {n['val']} to choose by,\n"
+            f"{n['test']} new ones for the test at the end.",
+            f"{_names(facts)}, without heat maps.",
+        ),
+        Scene(
+            "state",
+            6,
+            "Before: borrowed eyes, new names",
+            "The body has learned to see from other pictures; the last layer is random. Bright: what speaks for the "
+            f"true class. {interval_text(facts['start']['val_right'], n['val'])} right.",
+            f"All stages are grey, frozen. {_answers_in_words(facts, 0)} The heat on them is faint.",
+        ),
+    ]
+    done: list[str] = []
+    for epoch in facts["epochs"]:
+        woken = [stage for stage in reversed(epoch["learning"]) if stage not in done]
+        done += woken
+        news = f"{' and '.join(woken)} {'begin' if len(woken) > 1 else 'begins'} to learn" if woken else "all go on"
+        right = interval_text(epoch["val_right"], n["val"])
+        scenes.append(
+            Scene(
+                "state",
+                3.5,
+                f"Epoch {epoch['epoch']} of {len(facts['epochs'])}: {news}",
+                f"{right} of the validation pictures are right.",
+                f"Learning: {', '.join(epoch['learning'])}. {_answers_in_words(facts, epoch['epoch'])} Share of the "
+                f"heat on the animal: {_energy(epoch)}.",
+                epoch["epoch"],
+            )
+        )
+    return [
+        *scenes,
+        Scene(
+            "comparison",
+            7,
+            "Before and after",
+            f"Share of the heat on the animal: {before} before, {after} after (mean of the {best['energy']['n']} "
+            "validation pictures with an animal, 95 % interval).",
+            f"The same pictures in two rows, before the first and after epoch {facts['best_epoch']}, the best one.",
+            facts["best_epoch"],
+        ),
+        Scene(
+            "result",
+            8,
+            f"{n['test']} new pictures, looked at once",
+            f"right: {interval_text(facts['test_right'], n['test'])}\n"
+            f"always the same answer: {interval_text(facts['majority_right'], n['test'])}",
+            "Two bars with these numbers, and the intervals as lines on them.",
+        ),
+    ]
+
+
+def _energy(state: dict[str, Any]) -> str:
+    mean, low, high = (f"{100 * state['energy'][key]:.0f}" for key in ("mean", "low", "high"))
+    return f"{mean} % ({low} to {high})"
+
+
+def _names(facts: dict[str, Any]) -> str:
+    return f"{len(facts['shown'])} pictures: {', '.join(picture['truth'] for picture in facts['shown'])}"
+
+
+def _answers_in_words(facts: dict[str, Any], state: int) -> str:
+    said = [f"{p['truth']} is called {p['answers'][state]}" for p in facts["shown"]]
+    return f"{'; '.join(said)}."
+
+
+# --- drawing -----------------------------------------------------------------------------------------------------
+
+
+@plots.styled
+def draw(scene: Scene, recording: Recording) -> Figure:
+    """A scene as a figure of 8 × 4.5 inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=INCHES)
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 0.93, scene.title, ha="center", va="center", fontsize=19, weight="bold")
+    {
+        "title": _draw_title,
+        "task": _draw_task,
+        "state": _draw_state,
+        "comparison": _draw_comparison,
+        "result": _draw_result,
+    }[scene.kind](figure, scene, recording)
+    return figure
+
+
+def _caption(figure: Figure, text: str, width: int = 78) -> None:
+    import textwrap
+
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, width)]
+    figure.text(0.5, 0.085, "\n".join(lines), ha="center", va="center", fontsize=14, linespacing=1.35)
+
+
+def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:
+    facts = recording.facts
+    figure.text(0.5, 0.6, scene.caption, ha="center", va="center", fontsize=17, linespacing=1.6)
+    about = f"{facts['model']}, {facts['strategy']} unfreezing, {len(facts['epochs'])} epochs, seed {facts['seed']}"
+    figure.text(0.5, 0.25, about, ha="center", va="center", fontsize=14, color="#555555")
+
+
+def _draw_task(figure: Figure, scene: Scene, recording: Recording) -> None:
+    _pictures_in_a_row(figure, recording, [p["truth"] for p in recording.facts["shown"]], 0.24, 0.56)
+    _caption(figure, scene.caption)
+
+
+def _pictures_in_a_row(
+    figure: Figure,
+    recording: Recording,
+    titles: Sequence[str],
+    bottom: float,
+    height: float,
+    state: int | None = None,
+    left: float = 0.01,
+) -> None:
+    shown = (
+        recording.pictures.permute(0, 2, 3, 1).numpy()
+        if state is None
+        else overlay(recording.pictures, recording.heat[state], opacity=0.75)
+    )
+    count = len(shown)
+    width = min(0.23, height * INCHES[1] / INCHES[0])
+    gap = (0.99 - left - count * width) / (count + 1)
+    for i, (picture, title) in enumerate(zip(shown, titles, strict=True)):
+        axis = figure.add_axes((left + gap + i * (width + gap), bottom, width, height), xticks=[], yticks=[])
+        axis.imshow(picture)
+        axis.grid(visible=False)
+        axis.set_title(title, fontsize=14 if state is None else 11)
+
+
+def _verdicts(facts: dict[str, Any], state: int) -> tuple[list[str], list[str]]:
+    texts, colors = [], []
+    for picture in facts["shown"]:
+        right = picture["answers"][state] == picture["truth"]
+        texts.append(f"{picture['truth']} → {picture['answers'][state]} {'✓' if right else '✗'}")
+        colors.append(RIGHT if right else WRONG)
+    return texts, colors
+
+
+def _draw_state(figure: Figure, scene: Scene, recording: Recording) -> None:
+    facts = recording.facts
+    learning = facts["epochs"][scene.state - 1]["learning"] if scene.state else []
+    _draw_stages(figure, facts["stages"], learning)
+    _draw_curve(figure, facts, scene.state)
+    shown = overlay(recording.pictures, recording.heat[scene.state], opacity=0.75)
+    for i, (picture, text, color) in enumerate(zip(shown, *_verdicts(facts, scene.state), strict=True)):
+        place = (0.55 + 0.225 * (i % 2), 0.545 - 0.36 * (i // 2), 0.2, 0.29)
+        axis = figure.add_axes(place, xticks=[], yticks=[])
+        axis.imshow(picture)
+        axis.grid(visible=False)
+        axis.set_title(text, fontsize=11.5, color=color, pad=4)
+    _caption(figure, scene.caption)
+
+
+def _draw_stages(figure: Figure, stages: Sequence[str], learning: Sequence[str]) -> None:
+    """The network as a column of boxes, the pixels below: what learns is orange and says so."""
+    axis = figure.add_axes((0.015, 0.2, 0.16, 0.66))
+    axis.axis("off")
+    axis.set(xlim=(0, 1), ylim=(0, len(stages)))
+    for i, stage in enumerate(stages):
+        learns = stage in learning
+        axis.add_patch(
+            mpl.patches.FancyBboxPatch(
+                (0.06, i + 0.12), 0.88, 0.74, boxstyle="round,pad=0.02", color=LEARNS if learns else FROZEN
+            )
+        )
+        text = f"{stage}\nlearns" if learns else f"{stage}\nfrozen"
+        axis.text(0.5, i + 0.49, text, ha="center", va="center", fontsize=11, color="white" if learns else "#333333",
+                  weight="bold" if learns else "normal", linespacing=0.95)  # fmt: skip
+
+
+def _draw_curve(figure: Figure, facts: dict[str, Any], state: int) -> None:
+    """Accuracy on training and validation up to a state of the network."""
+    n = facts["pictures"]["val"]
+    axis = figure.add_axes((0.255, 0.3, 0.255, 0.52))
+    val = [facts["start"]["val_right"], *(epoch["val_right"] for epoch in facts["epochs"])]
+    trained = [100 * epoch["train_accuracy"] for epoch in facts["epochs"]]
+    axis.plot(range(state + 1), [100 * right / n for right in val[: state + 1]], **plots.look(0), label="validation")
+    axis.plot(range(1, state + 1), trained[:state], **plots.look(1), label="training")
+    axis.set(xlim=(-0.4, len(trained) + 0.4), ylim=(0, 104), xlabel="epoch")
+    axis.set_title("right answers (%)", fontsize=13)
+    axis.set_xticks(range(len(trained) + 1))
+    axis.tick_params(labelsize=11)
+    axis.legend(loc="lower right", fontsize=11)
+
+
+def _draw_comparison(figure: Figure, scene: Scene, recording: Recording) -> None:
+    for state, bottom, name in ((0, 0.56, "before"), (scene.state, 0.2, "after")):
+        figure.text(0.06, bottom + 0.135, name, ha="center", va="center", fontsize=14, weight="bold")
+        _pictures_in_a_row(figure, recording, _verdicts(recording.facts, state)[0], bottom, 0.27, state, left=0.1)
+    _caption(figure, scene.caption)
+
+
+def _draw_result(figure: Figure, scene: Scene, recording: Recording) -> None:
+    from course_utils.evaluation import wilson_interval
+
+    facts = recording.facts
+    n = facts["pictures"]["test"]
+    axis = figure.add_axes((0.3, 0.42, 0.62, 0.4))
+    for i, (right, color) in enumerate(((facts["majority_right"], FROZEN), (facts["test_right"], plots.COLORS[0]))):
+        low, high = wilson_interval(right, n)
+        axis.barh(i, 100 * right / n, color=color, height=0.6)
+        axis.plot([100 * low, 100 * high], [i, i], color="black", linewidth=3)
+    axis.set_yticks([0, 1], ["always the\nsame answer", "the network"], fontsize=13)
+    axis.set(xlim=(0, 100), xlabel="right answers (%); the line is the 95 % interval")
+    figure.text(0.5, 0.14, scene.caption, ha="center", va="center", fontsize=16, linespacing=1.5)
+
+
+def frame(scene: Scene, recording: Recording) -> Image.Image:
+    """A scene as a picture of 960 × 540 pixels with few colours."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    with mpl.rc_context(plots.STYLE):
+        draw(scene, recording).savefig(drawn, format="png", dpi=DOTS)
+    return Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def gif_bytes(recording: Recording) -> bytes:
+    """The animation; the fingerprint of its facts is the comment in the file.
+
+    Raises
+    ------
+    CourseError
+        If it is larger than 3 MB or lasts a minute or more.
+    """
+    scenes = scenes_of(recording.facts)
+    seconds = sum(scene.seconds for scene in scenes)
+    frames = [frame(scene, recording) for scene in scenes]
+    stored = io.BytesIO()
+    frames[0].save(
+        stored,
+        "gif",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[round(1000 * scene.seconds) for scene in scenes],
+        loop=0,
+        comment=fingerprint(recording.facts).encode(),
+    )
+    if stored.tell() > MAX_BYTES or seconds >= MAX_SECONDS:
+        raise CourseError(
+            f"The animation has {stored.tell():,} bytes and lasts {seconds:g} s; allowed are {MAX_BYTES:,} and less "
+            f"than {MAX_SECONDS}. Record fewer epochs."
+        )
+    return stored.getvalue()
+
+
+HOW_TO_READ = (
+    "On the left the network, pixels at the bottom: a stage is grey while it is frozen and orange while it learns. In "
+    "the middle the share of right answers; training is counted while the weights still change. On the right the "
+    "pictures, grey where nothing speaks for the true class and bright where much does, on one scale for the whole "
+    "run; above each stand its class and what the network answers. The pictures were taken by a rule: of each class "
+    "the first with an animal that is large enough, and one more, so that there are right and wrong answers at the end."
+)
+
+
+def fingerprint(facts: dict[str, Any]) -> str:
+    """SHA-256 of the facts: an animation, its page and its JSON file with the same one belong together."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def page_of(facts: dict[str, Any], file: str) -> str:
+    """The text alternative as a Markdown page: what is shown, scene by scene, with every number."""
+    scenes = scenes_of(facts)
+    seconds = sum(scene.seconds for scene in scenes)
+    lines = [
+        "# A network learns to look",
+        "",
+        "![Animation: a column of network stages that wake one after another, a rising accuracy curve, and heat maps "
+        f"on {len(facts['shown'])} pictures, epoch by epoch; described scene by scene below.]({file})",
+        "",
+        f"{seconds:g} seconds, captioned, without sound; it starts again at the end. One run of `fit` with "
+        f"`{facts['model']}` on the {facts['data']}, strategy *{facts['strategy']}*, {len(facts['epochs'])} epochs, "
+        f"batch size {facts['batch_size']}, seed {facts['seed']}; {facts['date']}, {facts['hardware']}. Made, with "
+        "this page, by `course animate`.",
+        "",
+        "## The same in words",
+        "",
+    ]
+    for number, scene in enumerate(scenes, start=1):
+        said, end = " ".join(scene.caption.split()), "" if scene.title.endswith("?") else "."
+        lines += [f"{number}. **{scene.title}{end}** ({scene.seconds:g} s) “{said}” *{scene.description}*"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "## How to read it",
+            "",
+            HOW_TO_READ,
+            "",
+            "One run shows how it goes, not how good the method is: five repetitions and other ways to train are in "
+            "the [results](../../results/day20.md).",
+            "",
+        ]
+    )
+
+
+def write(recording: Recording, path: Path) -> None:
+    """Write the animation, its facts (``.json``) and its text alternative (``.md``) beside it."""
+    facts = json.dumps(recording.facts, indent=1, ensure_ascii=False) + "\n"
+    page = page_of(recording.facts, path.name)
+    for suffix, content in ((".json", facts.encode()), (".md", page.encode()), (path.suffix, gif_bytes(recording))):
+        with written_whole(path.with_suffix(suffix)) as beside:
+            beside.write_bytes(content)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Record a run on the drawn pets and write the animation; return the exit code."""
+    parser = argparse.ArgumentParser(prog="course animate", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=OUT, help="the .gif; .md and .json are written beside it")
+    args = parser.parse_args(arguments)
+    if args.out.suffix.lower() != ".gif":
+        raise CourseError(f"--out {args.out}: the animation is a GIF, so give a name that ends in .gif.")
+    settings = load_settings()
+    splits = open_dataset("pets", seed=settings.seed, cache=settings.cache, mirror=settings.mirror)
+    recording = record("resnet18_mini", splits, seed=settings.seed)
+    write(recording, args.out)
+    best = recording.facts["epochs"][recording.facts["best_epoch"] - 1]
+    print(f"{args.out}: {args.out.stat().st_size:,} bytes, {sum(s.seconds for s in scenes_of(recording.facts)):g} s")
+    print(f"test: {interval_text(recording.facts['test_right'], recording.facts['pictures']['test'])}")
+    print(f"heat on the animal: {recording.facts['start']['energy']['mean']:.1%} → {best['energy']['mean']:.1%}")
+    return 0

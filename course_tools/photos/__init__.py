@@ -1,0 +1,1 @@
+"""Your own photos: the ladder, training, prediction, explanation, and what they leave on the disk."""

@@ -1,0 +1,325 @@
+"""Three questions to a data set before anybody believes a number measured on it.
+
+* Is a test picture in the training set as well? :func:`exact_copies` compares contents, :func:`near_duplicates` finds
+  pictures that were scaled, cropped, mirrored or brightened.
+* Does every picture carry the right label? :func:`suspected_labels` lists those that a probe disagrees with.
+
+All of them take features of a frozen network: nothing is trained but a probe.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_tools.photos.probes import best_penalty
+from course_utils.common.errors import CourseError
+from course_utils.common.progress import progress
+from course_utils.evaluation import probe
+from course_utils.transforms import load_picture
+
+SAMPLED = 24  # pictures of which altered copies are made
+MISSED = 0.02  # share of the altered copies that the threshold may miss
+SAME_PIXELS = 0.95
+MOST_PAIRS = 2000
+THUMBNAIL = 24
+CHUNK = 1024
+
+Embed = Callable[[list[Image.Image]], Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of different splits that look the same.
+
+    Parameters
+    ----------
+    first, second
+        Numbers of the pictures.
+    similarity
+        Cosine of the angle between their centred features, in [-1, 1].
+    pixels
+        Correlation of their thumbnails, in [-1, 1]; 1 for files with the same bytes.
+    """
+
+    first: int
+    second: int
+    similarity: float
+    pixels: float
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What :func:`near_duplicates` found, and how well it could have.
+
+    Parameters
+    ----------
+    pairs
+        The same picture in two splits, the most similar first.
+    alike
+        Pairs that the network holds for as alike as a picture and its altered copy, and the pixels do not: perhaps
+        two photographs of one scene.
+    threshold
+        Similarity from which pairs were looked at closely; measured on altered copies.
+    altered, found
+        How many altered copies were made, and how many of them this search finds.
+    """
+
+    pairs: tuple[Pair, ...]
+    alike: tuple[Pair, ...]
+    threshold: float
+    altered: int
+    found: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A picture whose label a probe disagrees with.
+
+    Parameters
+    ----------
+    index
+        Number of the picture.
+    label, likely
+        What it is called, and what the probe calls it.
+    probability
+        Of the likely class, in [0, 1], by a probe that has not seen this picture.
+    margin
+        How much more probable that is than the label, in [-1, 1].
+    """
+
+    index: int
+    label: int
+    likely: int
+    probability: float
+    margin: float
+
+
+# --- copies ------------------------------------------------------------------------------------------------------
+
+
+def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
+    """Pairs of files with the same bytes in different splits.
+
+    Parameters
+    ----------
+    digests, splits
+        Hash of each file, and the name of the split that it is in.
+    """
+    members: dict[str, list[int]] = {}
+    for i, digest in enumerate(digests):
+        members.setdefault(digest, []).append(i)
+    return [
+        Pair(first, second, 1.0, 1.0)
+        for group in members.values()
+        for place, first in enumerate(group)
+        for second in group[place + 1 :]
+        if splits[first] != splits[second]
+    ]
+
+
+def near_duplicates(
+    features: Tensor, splits: Sequence[str], paths: Sequence[Path], embed: Embed, seed: int = 0
+) -> Duplicates:
+    """Find pictures that are in two splits, though not as the same file.
+
+    Features name the candidates and pixels decide. How similar a candidate has to be is measured on the data at hand:
+    some of its pictures are made smaller and compressed, cropped, brightened and mirrored, and the threshold is what
+    98 % of these copies reach. What then counts is whether thumbnails agree as well: two photographs of one subject
+    may be close for a network, but their pixels are not.
+
+    Parameters
+    ----------
+    features
+        ``(N, D)`` of all splits together, of one network.
+    splits
+        The name of the split that each picture is in.
+    paths
+        File of each picture.
+    embed
+        From N pictures to features ``(N, D)`` of the same network.
+    seed
+        Of which pictures are altered.
+
+    Raises
+    ------
+    CourseError
+        If the lengths differ, or a candidate's file cannot be read any more.
+    """
+    if not len(features) == len(splits) == len(paths):
+        raise CourseError(f"{len(features)} features, {len(splits)} splits and {len(paths)} paths: give one of each.")
+    # Activations behind a ReLU are all positive, so that any two pictures have a cosine of about 0.9. Without their
+    # mean, unrelated ones are near 0.
+    mean = features.mean(0)
+    copies, originals = _altered_copies(paths, seed)
+    to_originals = F.cosine_similarity(embed([copy for _, copy in copies]) - mean, features[originals] - mean)
+    threshold, usual = np.quantile(to_originals.numpy(), [MISSED, 0.5])
+    seen = functools.cache(lambda i: thumbnails(load_picture(paths[i], smallest_side=4 * THUMBNAIL)))
+    same = [agreement(seen(i), thumbnails(copy)) >= SAME_PIXELS for i, copy in copies]
+    found = sum(ok and float(s) >= threshold for ok, s in zip(same, to_originals, strict=True))
+    candidates = similar_pairs(F.normalize(features - mean), splits, float(threshold))
+    pairs, alike = [], []
+    for first, second, similarity in progress(candidates, "looking for duplicates"):
+        pixels = agreement(seen(first), seen(second))
+        if pixels >= SAME_PIXELS:
+            pairs.append(Pair(first, second, similarity, pixels))
+        elif similarity >= usual:
+            alike.append(Pair(first, second, similarity, pixels))
+    return Duplicates(tuple(pairs), tuple(alike), float(threshold), len(copies), found)
+
+
+def similar_pairs(unit: Tensor, splits: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+    """Pairs of different splits whose features point into nearly the same direction.
+
+    Parameters
+    ----------
+    unit
+        ``(N, D)``, each row of length 1.
+    splits
+        The split of each row.
+    threshold
+        Smallest cosine.
+
+    Returns
+    -------
+    list of (int, int, float)
+        Numbers of the two, the lower first, and their cosine; falling, at most 2000.
+    """
+    _, number = np.unique(np.asarray(splits), return_inverse=True)
+    split, found = torch.from_numpy(number), []
+    for start in range(0, len(unit), CHUNK):
+        rows = torch.arange(start, min(start + CHUNK, len(unit)))
+        cosines = unit[rows] @ unit.T
+        wanted = (split[rows, None] != split[None]) & (rows[:, None] < torch.arange(len(unit))[None])
+        first, second = torch.nonzero(wanted & (cosines >= threshold), as_tuple=True)
+        found += zip((first + start).tolist(), second.tolist(), cosines[first, second].tolist(), strict=True)
+    return sorted(found, key=lambda pair: (-pair[2], pair[:2]))[:MOST_PAIRS]
+
+
+def thumbnails(picture: Image.Image) -> list[np.ndarray]:
+    """A picture as 24 × 24 grey values, whole and with a twentieth cut off on each side; mean 0, length 1."""
+    width, height = picture.size
+    grey, found = picture.convert("L"), []
+    for cut in (0.0, 0.05):
+        box = (width * cut, height * cut, width * (1 - cut), height * (1 - cut))
+        values = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box), np.float64)
+        values = values - values.mean()
+        found.append(values / max(np.linalg.norm(values), 1e-9))  # one grey all over has no form: it agrees with none
+    return found
+
+
+def agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+    """How well the pixels of two pictures agree, whatever their size, brightness and contrast.
+
+    Parameters
+    ----------
+    first, second
+        From :func:`thumbnails`.
+
+    Returns
+    -------
+    float
+        The highest correlation over mirroring and over cutting off the edges of either, in [-1, 1].
+    """
+    return max(float((a * b).sum()) for a in first for whole in second for b in (whole, whole[:, ::-1]))
+
+
+def _altered_copies(paths: Sequence[Path], seed: int) -> tuple[list[tuple[int, Image.Image]], list[int]]:
+    """Copies with the number of their original, and these numbers again."""
+    chosen = np.random.default_rng(seed).permutation(len(paths))[:SAMPLED].tolist()
+    copies = [(i, copy) for i in chosen for copy in altered(load_picture(paths[i]))]
+    return copies, [i for i, _ in copies]
+
+
+def altered(picture: Image.Image) -> list[Image.Image]:
+    """Four ways in which the same picture gets into a collection twice: smaller, cut, brightened, mirrored."""
+    width, height = picture.size
+    buffer = io.BytesIO()
+    picture.resize((max(1, width // 2), max(1, height // 2))).save(buffer, "jpeg", quality=40)
+    cut = (round(width * 0.05), round(height * 0.05), round(width * 0.95), round(height * 0.95))
+    return [
+        Image.open(buffer).convert("RGB"),
+        picture.crop(cut) if min(width, height) >= 20 else picture.copy(),
+        ImageEnhance.Brightness(picture).enhance(1.25),
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    ]
+
+
+# --- labels ------------------------------------------------------------------------------------------------------
+
+
+def out_of_fold(
+    features: Tensor, labels: Tensor, penalty: float | None = None, folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """What linear probes that have not seen a picture say about it.
+
+    Parameters
+    ----------
+    features, labels
+        ``(N, D)`` and ``(N,)``, labels from 0 without a gap.
+    penalty
+        As for :func:`~course_utils.evaluation.probe`. None takes the one with the best probabilities (the least log
+        loss): a probe that is as accurate but too sure of itself suspects everything that it gets wrong.
+    folds
+        In how many parts the pictures are dealt, each of them answered by a probe fitted on the others. Made smaller
+        where a class has fewer pictures.
+    seed
+        Of the dealing.
+
+    Returns
+    -------
+    ndarray
+        Probabilities ``(N, C)``.
+
+    Raises
+    ------
+    CourseError
+        If a class has a single picture: a probe that has not seen it does not know the class.
+    """
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    x, y = np.asarray(features), np.asarray(labels)
+    folds = min(folds, int(np.bincount(y).min()))
+    if folds < 2:
+        raise CourseError("A class has fewer than two pictures: no probe can know it without having seen that one.")
+    dealt = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    if penalty is None:
+        penalty = best_penalty(features, labels, folds, seed, "neg_log_loss")
+    return cross_val_predict(probe(penalty), x, y, cv=dealt, method="predict_proba")
+
+
+def suspected_labels(probabilities: np.ndarray, labels: Sequence[int]) -> list[Suspect]:
+    """Pictures that are probably called by a wrong name, the most suspicious first.
+
+    Confident learning (Northcutt, Jiang & Chuang 2021, https://doi.org/10.1613/jair.1.12125): a picture counts as of
+    class k when its probability for k reaches what pictures labelled k have on average. So a class that the probe is
+    generally unsure about needs less. Suspected is what counts as of another class than its label. On difficult data
+    that includes pictures that are merely hard: somebody has to look at them.
+
+    Parameters
+    ----------
+    probabilities
+        ``(N, C)``, each row by a probe that has not seen the picture: :func:`out_of_fold`.
+    labels
+        ``(N,)``; every class occurs.
+    """
+    labels = np.asarray(labels)
+    usual = np.array([probabilities[labels == k, k].mean() for k in range(probabilities.shape[1])])
+    # Where several classes reach their mark, the most probable of them counts.
+    reached = np.where(probabilities >= usual, probabilities, -1.0)
+    likely = reached.argmax(1)
+    found = [
+        Suspect(i, int(labels[i]), int(likely[i]), float(p[likely[i]]), float(p[likely[i]] - p[labels[i]]))
+        for i, p in enumerate(probabilities)
+        if reached[i].max() >= 0 and likely[i] != labels[i]
+    ]
+    return sorted(found, key=lambda suspect: (-suspect.margin, suspect.index))

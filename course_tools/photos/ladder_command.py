@@ -1,0 +1,121 @@
+"""``course ladder``: from nearest neighbours to full fine-tuning on any photos, with a report at the end.
+
+course ladder hymenoptera                          six rungs with the ResNet of the settings
+course ladder photos/ --families resnet,vgg        a folder of one's own, two families
+course ladder labels.csv --epochs 10 --out my.html a list of files and labels
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
+from course_utils.common.errors import CourseError
+from course_utils.common.files import written_whole
+
+if TYPE_CHECKING:
+    from course_tools.photos.ladder import Ladder
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of ``course ladder``."""
+    parser = OneLineParser(prog="course ladder", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("data", help="pets, hymenoptera, a folder of photos, or a .csv file of files and labels")
+    parser.add_argument(
+        "--families", default="resnet", metavar="NAME,NAME", help="families or networks, or all (default: resnet)"
+    )
+    parser.add_argument("--epochs", type=at_least_one, default=6, help="of every rung that trains (default 6)")
+    parser.add_argument("--batch-size", type=at_least_one, default=16, help="default 16")
+    parser.add_argument("--seed", type=from_zero, help="default: that of the settings")
+    parser.add_argument("--augment", default="none", help="none (default), light or strong, for the rungs that train")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the report (default: ladder-NAME.html)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when the report is written, also where pictures are broken: they are listed.
+
+    Raises
+    ------
+    CourseError
+        For data, families or an output that cannot be used, or when no rung gave a network.
+    KeyboardInterrupt
+        When it was stopped, after a line about how to go on.
+    """
+    options = make_parser().parse_args(arguments)
+    from course_tools.photos.ladder import Budget, measure, networks, steps_table
+    from course_tools.photos.ladder_report import report_page
+    from course_utils.datasets import open_dataset
+    from course_utils.pretrained_models import weights_entry
+    from course_utils.settings import load_settings
+    from course_utils.transforms import train_transform
+
+    settings = load_settings()
+    models = networks([word for word in options.families.split(",") if word], settings.models)
+    train_transform(weights_entry(models[0]), options.augment)  # complains of an unknown word before any work
+    seed = settings.seed if options.seed is None else options.seed
+    splits = open_dataset(options.data, seed=seed, cache=settings.cache, mirror=settings.mirror)
+    out = options.out or Path(f"ladder-{splits.name}.html")
+    if out.is_dir():
+        raise CourseError(f"--out {str(out)!r} is a folder: give the name of a file, such as report.html.")
+    print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary(len(splits.quarantine))}\n", flush=True)
+    budget = Budget(options.epochs, options.batch_size, seed, options.augment, settings.device)
+    try:
+        ladder = measure(splits, models, budget, settings.cache / "ladders", say=_say)
+    except KeyboardInterrupt:
+        print("\nStopped. What is finished is kept: the same command goes on from there.", file=sys.stderr)
+        raise
+    with written_whole(out) as beside:
+        beside.write_text(report_page(ladder), encoding="utf-8")
+    print(f"\n{ladder}\n")
+    print(f"{steps_table(ladder.steps)}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
+    return 0
+
+
+def closing_lines(ladder: Ladder, data: str) -> str:
+    """Which network was chosen, what it reaches, what was found among the pictures, and how to go on.
+
+    Parameters
+    ----------
+    ladder
+        From :func:`~course_tools.photos.ladder.measure`.
+    data
+        As it was given to the command.
+    """
+    from course_utils.evaluation import interval_text
+
+    chosen, audit = ladder.chosen, ladder.audit
+    twice = len(audit.copies) + len(audit.duplicates.pairs)
+    run = chosen.run.rpartition("-")[2]
+    return "\n".join(
+        [
+            f"Chosen on validation: {chosen.name}. Test: {interval_text(ladder.test.right, len(ladder.test.labels))}.",
+            f"Pictures in two splits: {twice}. Labels to look at: {len(audit.suspects)}. "
+            f"Files left out: {len(ladder.splits.quarantine)}.",
+            f"Use it: course predict PICTURE --run {run}",
+            f"Train such a network anew, for longer: {train_command(ladder, data)}",
+        ]
+    )
+
+
+def train_command(ladder: Ladder, data: str) -> str:
+    """The ``course train`` command for the network and the rung that were chosen, with twice the epochs."""
+    from course_tools.photos.ladder import PROBE
+    from course_utils.fine_tuning import FEATURE_EXTRACTION
+
+    chosen, budget = ladder.chosen, ladder.budget
+    # The probe is feature extraction that is solved at once instead of trained.
+    rung = FEATURE_EXTRACTION.name if chosen.rung == PROBE.name else chosen.rung
+    words = ["course", "train", data, "--model", chosen.model, "--strategy", rung.replace(" ", "-")]
+    words += ["--epochs", str(2 * budget.epochs), "--batch-size", str(budget.batch_size)]
+    words += ["--augment", budget.augment] if budget.augment != "none" else []
+    return shlex.join(words)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

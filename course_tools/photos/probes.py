@@ -1,0 +1,130 @@
+"""What can be done with features alone: nearest neighbours, and a linear probe that becomes a network's head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_utils.common.errors import CourseError
+from course_utils.common.state import generators_put_back
+from course_utils.evaluation import probe
+from course_utils.pretrained_models import last_layer, replace_head
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+NEIGHBOURS = (1, 3, 5, 11, 21)
+PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+CHUNK = 1024
+
+
+def nearest_neighbours(
+    features: Tensor, labels: Tensor, queries: Tensor, k: int, classes: int, leave_out: bool = False
+) -> Tensor:
+    """Which share of the nearest pictures belongs to each class.
+
+    Parameters
+    ----------
+    features, labels
+        What is known: ``(N, D)`` and ``(N,)``.
+    queries
+        ``(M, D)``; their neighbours are those with the highest cosine.
+    k
+        How many neighbours vote, 1 to N.
+    classes
+        How many classes there are, C.
+    leave_out
+        The queries are the known pictures themselves, and none of them votes for itself; `k` is at most N - 1 then.
+
+    Returns
+    -------
+    Tensor
+        Shares ``(M, C)``; each row sums to 1.
+
+    Raises
+    ------
+    CourseError
+        If there are not that many neighbours.
+    """
+    most = len(features) - leave_out
+    if not 1 <= k <= most:
+        raise CourseError(f"k={k} neighbours were asked for; with {len(features)} pictures it is from 1 to {most}.")
+    known, asked = F.normalize(features.float()), F.normalize(queries.float())
+    votes = F.one_hot(labels, classes).float()
+    shares = []
+    for start in range(0, len(asked), CHUNK):
+        cosines = asked[start : start + CHUNK] @ known.T
+        if leave_out:
+            rows = torch.arange(len(cosines))
+            cosines[rows, rows + start] = -torch.inf
+        shares.append(votes[cosines.topk(k).indices].mean(1))
+    return torch.cat(shares)
+
+
+def best_neighbours(features: Tensor, labels: Tensor, classes: int) -> int:
+    """The k out of ``NEIGHBOURS`` with which most pictures are recognised by the others; the smallest of equals."""
+    possible = [k for k in NEIGHBOURS if k < len(features)]
+    right = {
+        k: int((nearest_neighbours(features, labels, features, k, classes, leave_out=True).argmax(1) == labels).sum())
+        for k in possible
+    }
+    return max(possible, key=lambda k: (right[k], -k))
+
+
+def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0, score: str = "accuracy") -> float:
+    """The penalty out of ``PENALTIES`` that does best in cross-validation; the strongest of equals.
+
+    With few pictures and many features a strong one is usually best. A class of one picture leaves nothing to
+    validate with: then it is the strongest.
+
+    Parameters
+    ----------
+    features, labels
+        ``(N, D)`` and ``(N,)``.
+    folds, seed
+        How the pictures are dealt.
+    score
+        scikit-learn's name of what is best: ``"accuracy"``, or ``"neg_log_loss"`` where the probabilities matter.
+    """
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    x, y = np.asarray(features), np.asarray(labels)
+    folds = min(folds, int(np.bincount(y)[np.unique(y)].min()))
+    if folds < 2:
+        return PENALTIES[-1]
+    dealt = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    scores = {penalty: cross_val_score(probe(penalty), x, y, cv=dealt, scoring=score).mean() for penalty in PENALTIES}
+    return max(PENALTIES, key=lambda penalty: (round(float(scores[penalty]), 9), penalty))
+
+
+def with_probe_as_head(model: nn.Module, fitted: Pipeline, classes: int) -> nn.Module:
+    """Put a fitted probe into the place of a network's last layer: the network then answers as the probe does.
+
+    Parameters
+    ----------
+    model
+        Whose features the probe was fitted on; changed in place.
+    fitted
+        :func:`~course_utils.evaluation.probe` after ``fit``, on labels 0 to ``classes - 1``.
+    classes
+        How many there are.
+    """
+    scaler, regression = fitted[0], fitted[-1]
+    weight, bias = regression.coef_, regression.intercept_
+    if classes == 2:  # scikit-learn keeps one row, the evidence for class 1 against class 0
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    # Standardising is linear too, so it goes into the same layer.
+    weight = weight / scaler.scale_
+    bias = bias - weight @ scaler.mean_
+    device = last_layer(model).weight.device
+    with generators_put_back():
+        layer = last_layer(replace_head(model, classes))
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
+    model.to(device)
+    return model

@@ -1,0 +1,184 @@
+"""``course train``: one network, one strategy, one call of ``fit``; on one process or on many.
+
+course train photos/ --family vgg --strategy last-block           what `course ladder` found worth it
+course train hymenoptera --strategy full --epochs 12 --augment light --test
+accelerate launch -m course_tools.photos.train_command photos/           the same on every GPU of a machine
+torchrun --nproc-per-node 2 -m course_tools.photos.train_command photos/ the same without accelerate's questions
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from course_utils.common.command_line import OneLineParser, at_least_one, exit_code, from_zero
+from course_utils.common.errors import CourseError
+
+if TYPE_CHECKING:
+    from course_utils.datasets import Splits
+    from course_utils.fine_tuning import Strategy
+    from course_utils.training import Run
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of ``course train``."""
+    parser = OneLineParser(prog="course train", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("data", help="pets, hymenoptera, a folder of photos, or a .csv file of files and labels")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--family", metavar="NAME", help="resnet, vgg, … : the network of the settings")
+    which.add_argument("--model", metavar="NAME", help="a network by its name, such as resnet50")
+    parser.add_argument("--strategy", default="progressive", metavar="NAME", help="default: progressive")
+    parser.add_argument("--epochs", type=at_least_one, default=10, help="default 10")
+    parser.add_argument("--batch-size", type=at_least_one, default=32, help="over all processes together (default 32)")
+    parser.add_argument("--seed", type=from_zero, help="default: that of the settings")
+    parser.add_argument("--augment", default="none", help="none (default), light or strong")
+    parser.add_argument("--patience", type=at_least_one, help="stop after so many epochs without a better one")
+    parser.add_argument("--label-smoothing", type=float, default=0.0, metavar="SHARE", help="from 0 up to below 1")
+    parser.add_argument("--oversample", action="store_true", help="draw every class equally often")
+    parser.add_argument(
+        "--workers", type=_workers, default="auto", help="processes that load pictures (default: by a rule)"
+    )
+    parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--no-checkpoint", action="store_true", help="keep no checkpoint, and go on from none")
+    parser.add_argument("--test", action="store_true", help="ask the test pictures at the end; do that once")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 when the training ended by itself.
+
+    On several processes each of them comes here; the first alone prints.
+
+    Raises
+    ------
+    CourseError
+        For data, a network, a strategy or a setting that cannot be used, and when training diverges.
+    KeyboardInterrupt
+        When it was stopped; the run keeps the best weights up to there, and a checkpoint to go on from.
+    """
+    options = make_parser().parse_args(arguments)
+    from course_utils.datasets import in_memory_if_it_fits, open_dataset
+    from course_utils.engine.pixel_store import training_pictures
+    from course_utils.pretrained_models import weights_entry
+    from course_utils.settings import load_settings
+    from course_utils.training import fit
+    from course_utils.transforms import eval_transform, train_transform
+
+    first = is_first_process()
+    if not first:
+        os.environ["COURSE_PROGRESS"] = "0"
+    settings = load_settings()
+    strategy = strategy_named(options.strategy)
+    name = options.model or family_network(options.family or "resnet", settings.models)
+    entry = weights_entry(name)
+    seed = settings.seed if options.seed is None else options.seed
+    train_transform(entry, options.augment)  # complains of an unknown word before any work
+    splits = open_dataset(options.data, seed=seed, cache=settings.cache, mirror=settings.mirror)
+    splits = splits.with_transforms(None, eval_transform(entry))
+    model = strategy.starting_model(name, len(splits.classes), seed=seed)
+    if first:
+        print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary()}\n\n{name}, {strategy.name}", flush=True)
+        print(f"{strategy.plan(model)}\n", flush=True)
+    run = fit(
+        model,
+        training_pictures(
+            splits.train, entry, options.augment, epochs=options.epochs, share=0.5, say=None if first else _nothing
+        ),
+        in_memory_if_it_fits(splits.val, 0.5),
+        strategy,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=seed,
+        patience=options.patience,
+        label_smoothing=options.label_smoothing,
+        oversample=options.oversample,
+        num_workers=options.workers,
+        device=options.device,
+        resume=not options.no_checkpoint,
+    )
+    if first:
+        _tell(run, splits)
+    if run.stopped == "interrupted":
+        if first and not options.no_checkpoint:
+            print("Stopped. The same command goes on behind the last finished epoch.", file=sys.stderr)
+        raise KeyboardInterrupt
+    if options.test and first:
+        _test(model, run, splits)
+    return 0
+
+
+def _tell(run: Run, splits: Splits) -> None:
+    from course_utils.evaluation import interval_text
+
+    if run.resumed:
+        print(f"Went on behind epoch {run.resumed}, where this training had been stopped.")
+    print(run)
+    if run.best is not None:
+        total = len(splits.val)
+        right = round(run.best.val_accuracy * total)
+        print(f"\n{run.stopped}, best epoch {run.best.epoch + 1}: validation {interval_text(right, total)}")
+    if run.folder is not None:
+        print(f"Use it: course predict PICTURE --run {run.folder.name.rpartition('-')[2]}", flush=True)
+
+
+def _test(model: object, run: Run, splits: Splits) -> None:
+    from course_utils.engine.runs import add_report
+    from course_utils.evaluation import evaluate
+
+    report = evaluate(model, splits.test)
+    add_report(run.folder, report)
+    print(f"\nTest\n{report}")
+
+
+def _nothing(_: str) -> None:
+    pass
+
+
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else from_zero(text)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that prints, of those that torchrun or ``accelerate launch`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def family_network(family: str, models: dict[str, str]) -> str:
+    """The network of a family.
+
+    Raises
+    ------
+    CourseError
+        If there is no such family.
+    """
+    if family not in models:
+        raise CourseError(f"There is no family {family!r}; choose one of {', '.join(models)}, or give --model.")
+    return models[family]
+
+
+def strategy_named(text: str) -> Strategy:
+    """A strategy by its name, ``"last block"`` or ``"last-block"``, or by one word that no other has: ``"full"``.
+
+    Raises
+    ------
+    CourseError
+        If there is none, naming all.
+    """
+    from course_utils.fine_tuning import STRATEGIES
+
+    names = {strategy.name.replace(" ", "-"): strategy for strategy in STRATEGIES}
+    wanted = "-".join(text.lower().replace("_", " ").replace("-", " ").split())
+    found = [names[wanted]] if wanted in names else [s for name, s in names.items() if wanted in name.split("-")]
+    if len(found) == 1:
+        return found[0]
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise CourseError(f"There is no strategy {text!r}; choose one of {', '.join(names)}.{hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,1 @@
+"""Interview questions, the quiz over them, and the study diary."""

@@ -1,0 +1,196 @@
+"""How a question looks: text for a terminal, HTML for JupyterLab and Anki, and a file that Anki imports."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+import textwrap
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from urllib.parse import unquote
+
+from course_tools.authoring.formulas import plain_formula
+from course_tools.study.questions import PARTS, Question, is_relative
+from course_utils.common.files import written_whole
+from course_utils.common.tables import text_table
+
+# Stand for the beginning and end of bold, italic and code while lines are broken: one character each.
+MARKS = {"bold": "\ue000\ue001", "italic": "\ue002\ue003", "code": "\ue004\ue005"}
+ANSI = {"bold": "\x1b[1m\x1b[22m", "italic": "\x1b[3m\x1b[23m", "code": "\x1b[36m\x1b[39m"}
+PLAIN = {"bold": ("", ""), "italic": ("", ""), "code": ("`", "`")}
+INLINE = re.compile(
+    r"`(?P<code>[^`]+)`|\$(?P<formula>[^$]+)\$|\[(?P<link>[^\]]+)\]\((?P<target>[^)\s]+)\)"
+    r"|\*\*(?P<bold>.+?)\*\*|\*(?P<italic>[^\s*][^*]*)\*"
+)
+ITEM = re.compile(r"(\s*)((?:[-*]|\d+\.)\s+)(.*)")
+# JupyterLab would break lines of code in the middle of a word, and set the columns of a table close to each other.
+CODE_STYLE = (
+    "white-space: pre; overflow-x: auto; line-height: 1.35; padding: 0.5em; background: rgba(128, 128, 128, 0.12)"
+)
+CELL_STYLE = "text-align: left; padding: 0 1.2em 0 0"
+FENCED = re.compile(r"(?m)^```python\n(.*?)^```$", re.DOTALL)
+
+
+def titled(question: Question, parts: Iterable[str] = PARTS) -> str:
+    """The answer, or some parts of it, as Markdown with its headings: ``**In full.** …``."""
+    return "\n\n".join(f"{PARTS[part]} {getattr(question, part)}" for part in parts)
+
+
+def as_text(markdown: str, width: int = 80, styled: bool = False) -> str:
+    """Markdown as text: lines broken, formulas readable, code as it is.
+
+    Parameters
+    ----------
+    markdown
+        What the bank writes: paragraphs, lists, tables, blocks of code, formulas, links.
+    width
+        Columns to fill; code and tables keep their own width.
+    styled
+        Bold, italic and colour by ANSI codes; without it only code is marked, by its backticks.
+    """
+    laid_out = []
+    for number, piece in enumerate(FENCED.split(markdown)):
+        if number % 2:
+            laid_out.append(textwrap.indent(piece.rstrip("\n"), "    "))
+        else:
+            laid_out += [_block(block, width) for block in re.split(r"\n\s*\n", piece) if block.strip()]
+    text = "\n\n".join(laid_out)
+    for style, (start, end) in MARKS.items():
+        on, off = (ANSI[style][:-5], ANSI[style][-5:]) if styled else PLAIN[style]
+        text = text.replace(start, on).replace(end, off)
+    return text
+
+
+def _block(block: str, width: int) -> str:
+    """A paragraph, a list or a table."""
+    block = block.strip("\n")
+    if block.lstrip().startswith("$$"):
+        return "    " + plain_formula(block.strip().strip("$"))
+    lines = block.split("\n")
+    if all(line.startswith("|") for line in lines):
+        return _table(lines)
+    starts = [i for i, line in enumerate(lines) if i == 0 or ITEM.fullmatch(line)]
+    pieces = [lines[a:b] for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
+    return "\n".join(_item(piece, width) for piece in pieces)
+
+
+def _item(lines: list[str], width: int) -> str:
+    """One paragraph, or one item of a list with its lines under its first word."""
+    found = ITEM.fullmatch(lines[0])
+    space, mark, first = found.groups() if found else ("", "", lines[0])
+    text = _inline(" ".join(line.strip() for line in [first, *lines[1:]]))
+    indent = space + " " * len(mark)
+    wrapped = textwrap.wrap(text, max(20, width), initial_indent=space + mark, subsequent_indent=indent,
+                            break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return "\n".join(wrapped)
+
+
+def _table(lines: list[str]) -> str:
+    rows = [[_inline(cell.strip()) for cell in line.strip().strip("|").split("|")] for line in lines]
+    return textwrap.indent(text_table(rows[0], rows[2:]), "  ")
+
+
+def _inline(text: str) -> str:
+    """Links, formulas and emphasis within a line."""
+
+    def shown(found: re.Match[str]) -> str:
+        if found["code"]:
+            return _marked("code", found["code"])
+        if found["formula"]:
+            return plain_formula(found["formula"])
+        if found["link"]:
+            return _inline(found["link"]) + _target(found["link"], found["target"])
+        style = "bold" if found["bold"] else "italic"
+        return _marked(style, _inline(found[style]))
+
+    return INLINE.sub(shown, text)
+
+
+def _marked(style: str, text: str) -> str:
+    start, end = MARKS[style]
+    return f"{start}{text}{end}"
+
+
+def _target(text: str, target: str) -> str:
+    """Where a link leads, as far as its text does not say it."""
+    path = place(target) if is_relative(target) else target
+    name = path.rpartition("/")[2]
+    if name in text or path in text:
+        return ""
+    return f" [arXiv {name}]" if "//arxiv.org/" in path else f" [{path}]"
+
+
+def place(target: str) -> str:
+    """A file of the course, from its root: ``../notebooks/day20.ipynb#…`` is ``notebooks/day20.ipynb``."""
+    return unquote(target.partition("#")[0]).removeprefix("../")
+
+
+def as_html(markdown: str, formula: Callable[[str, bool], str] | None = None) -> str:
+    r"""Markdown as HTML.
+
+    Parameters
+    ----------
+    markdown
+        As for :func:`as_text`.
+    formula
+        How to write a formula, given its LaTeX and whether it stands on a line of its own; by default as it is,
+        between dollar signs.
+
+    Notes
+    -----
+    Links to files of the course become text: a card in JupyterLab or Anki has no place from which they could lead
+    anywhere. Links into the world stay.
+    """
+    from nbconvert.filters import markdown2html
+
+    def link(found: re.Match[str]) -> str:
+        text, target = found[1], found[2]
+        return f"{text}{_target(text, target)}" if is_relative(target) else found[0]
+
+    pieces = FENCED.split(markdown)
+    prose = [re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, piece) for piece in pieces[::2]]
+    code = [f'<pre style="{CODE_STYLE}">{html.escape(piece.rstrip())}</pre>' for piece in pieces[1::2]]
+    pages = [re.sub(r"<(t[hd])>", rf'<\1 style="{CELL_STYLE}">', markdown2html(piece).strip()) for piece in prose]
+    written = [_formulas(page, formula) for page in pages]
+    return "\n".join(part for pair in zip(written, [*code, ""], strict=True) for part in pair if part)
+
+
+def _formulas(page: str, formula: Callable[[str, bool], str] | None) -> str:
+    if formula is None:
+        return page
+    page = re.sub(r"\$\$(.+?)\$\$", lambda found: formula(found[1], True), page, flags=re.DOTALL)
+    return re.sub(r"\$([^$]+)\$", lambda found: formula(found[1], False), page)
+
+
+def _for_anki(latex: str, display: bool) -> str:
+    return rf"\[{latex.strip()}\]" if display else rf"\({latex}\)"
+
+
+def anki_rows(questions: Iterable[Question]) -> list[list[str]]:
+    """A row per question: its id, front and back as HTML, and tags with spaces between them."""
+    rows = []
+    for question in questions:
+        front = as_html(question.question, _for_anki)
+        back = as_html(titled(question), _for_anki)
+        tags = [question.level, question.topic, *question.tags]
+        rows.append([question.id, front, back, " ".join(tag.replace(" ", "_") for tag in tags)])
+    return rows
+
+
+def anki_text(questions: Iterable[Question]) -> str:
+    """What Anki's *File, Import* reads: the ids keep a second import from making second cards.
+
+    The lines at the top follow Anki's manual, "Text Files", section "File Headers".
+    """
+    lines = ["#separator:tab", "#html:true", "#guid column:1", "#tags column:4", "#deck:Transfer learning"]
+    rows = io.StringIO()
+    csv.writer(rows, delimiter="\t", lineterminator="\n").writerows(anki_rows(questions))
+    return "\n".join([*lines, rows.getvalue()])
+
+
+def write_anki(questions: Iterable[Question], path: Path) -> None:
+    """Write a file for Anki; raises :class:`~course_utils.common.errors.CourseError` if that is not possible."""
+    with written_whole(path) as beside:
+        beside.write_text(anki_text(questions), encoding="utf-8", newline="\n")

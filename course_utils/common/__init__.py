@@ -1,0 +1,1 @@
+"""Errors, files, tables, progress, measuring, and reading a command line."""

@@ -1,0 +1,109 @@
+"""Files that are whole or not there: hashing, and writing beside before renaming."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from course_utils.common.errors import CourseError
+
+
+def write_record(path: Path, record: dict, page: str) -> None:
+    """Write what was measured as JSON, and a Markdown page for readers beside it.
+
+    Parameters
+    ----------
+    path
+        Of the JSON file; the page has the same name and ends in ``.md``.
+    record, page
+        Plain data, and its text.
+
+    Raises
+    ------
+    CourseError
+        If one of them cannot be written; what was there before is untouched.
+    """
+    for place, text in (
+        (path, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
+        (path.with_suffix(".md"), page),
+    ):
+        with written_whole(place) as beside:
+            beside.write_text(text, encoding="utf-8")
+
+
+def put_between(path: Path, start: str, end: str, section: str) -> None:
+    """Replace what stands in a text file from one marker to another, the markers included.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    start, end
+        The markers.
+    section
+        What shall stand there; it brings the markers again.
+
+    Raises
+    ------
+    CourseError
+        If a marker is missing; the file is then as it was.
+    """
+    text = path.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise CourseError(f"{path} has no place for the results: it needs the lines {start} and {end}.")
+    with written_whole(path) as beside:
+        beside.write_text(text.partition(start)[0] + section + text.partition(end)[2], encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to; it becomes `path` only when the block ends without an error.
+
+    A reader of `path` sees the old file or the new one, never half of one, whatever kills the writer in between.
+
+    Parameters
+    ----------
+    path
+        Where the file shall be. Its folder is made.
+
+    Yields
+    ------
+    Path
+        A new file in the same folder, where renaming is one step.
+
+    Raises
+    ------
+    CourseError
+        If the disk is full or the folder cannot be written to; `path` is then as it was.
+    """
+    path = Path(path)
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not tempfile.mkstemp: its files are readable for their owner alone, and renaming keeps that.
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        fresh.touch(exist_ok=False)
+        beside = fresh
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise CourseError(
+            f"{path} could not be written ({error.strerror or error}). What was there before is untouched. Free some "
+            "space, or choose a folder that you may write to."
+        ) from error
+    finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)

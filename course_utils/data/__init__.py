@@ -1,0 +1,1 @@
+"""Where pictures come from: drawn pets, lists of labels, downloads that are checked."""

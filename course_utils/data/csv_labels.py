@@ -1,0 +1,425 @@
+"""Your own data as a list: a CSV file with a row for each picture, its name and its label.
+
+::
+
+    file,label,split
+    cats/001.jpg,cat,train
+    cats/002.jpg,cat,test
+
+A list and a folder drift apart: files are renamed, rows are sorted without their labels, a column is mistaken for
+another. None of that makes training fail; it makes it learn nonsense. So :func:`read_labels` compares the list with
+the folder before anything is trained, and names the lines.
+:func:`course_utils.datasets.open_csv` makes splits of what it returns.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from course_utils.common.errors import CourseError
+from course_utils.data.downloads import is_hidden
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+MASK_FOLDER = "masks"  # beside the pictures; never searched for them
+DELIMITERS = ",;\t"
+MOST_NAMED = 5
+
+
+class LabelledFile(NamedTuple):
+    """One row of a list, and the file that it means.
+
+    Parameters
+    ----------
+    path
+        The file; it exists.
+    name
+        Its path from the folder, with ``/`` on every system.
+    label
+        As in the list, without spaces around it: ``"007"`` stays ``"007"``.
+    split
+        ``"train"``, ``"val"``, ``"test"``, or ``""`` where the list does not say.
+    line
+        Where the row begins in the list; the headings are in line 1.
+    """
+
+    path: Path
+    name: str
+    label: str
+    split: str
+    line: int
+
+
+def read_labels(
+    csv_file: str | Path,
+    folder: str | Path | None = None,
+    file_column: str = "file",
+    label_column: str = "label",
+    split_column: str | None = "split",
+) -> list[LabelledFile]:
+    """Read a list of pictures and labels, and find the files.
+
+    Parameters
+    ----------
+    csv_file
+        UTF-8, with headings in the first line, columns separated by ``,`` or ``;`` (or tabs), names that contain
+        those between double quotes, as Excel and pandas write it.
+    folder
+        What the names start from; by default the folder of the list.
+    file_column
+        Heading of the column with the names. A name may have sub-folders (``cats/001.jpg``, with either slash) and
+        may lack its ending; a bare name is also looked for in the folder's direct sub-folders. It has to fit exactly
+        one file.
+    label_column
+        Heading of the column with the labels: words or numbers, which are words here.
+    split_column
+        Heading of the column that says train, val (or valid, validation) or test. ``"split"`` need not be there, any
+        other has to be; None: let the data set be split whatever the list says.
+
+    Returns
+    -------
+    list of LabelledFile
+        In the order of the list. A row that says the same of the same file as an earlier one is left out.
+
+    Raises
+    ------
+    CourseError
+        If the list cannot be read, a column is missing, a cell is empty, or there are fewer than two labels; if a
+        file is missing, outside of the folder, not to be told from another, or there twice with different labels or
+        in different splits; if every row has a label of its own.
+
+    Warns
+    -----
+    UserWarning
+        If the files lie in folders that are called like the labels, and a label is not that of the folder.
+    """
+    table = _read_table(Path(csv_file).expanduser())
+    names = table.column(file_column, "file_column", taken=label_column)
+    labels = table.column(label_column, "label_column", taken=file_column)
+    splits = _splits(table, split_column)
+    table.require_filled(names, file_column)
+    table.require_filled(labels, label_column)
+    _require_labels(table, labels, label_column)
+    root = table.path.parent if folder is None else Path(folder).expanduser()
+    paths = _find_all(_Folder.at(root), table, names, file_column)
+    rows = [
+        LabelledFile(path, path.relative_to(os.path.abspath(root)).as_posix(), label, split, line)
+        for path, label, split, line in zip(paths, labels, splits, table.lines, strict=True)
+    ]
+    rows = _without_repeats(rows, table.path)
+    _warn_of_other_folders(rows, table.path)
+    return rows
+
+
+# --- the table ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    path: Path
+    columns: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, name: str, argument: str, taken: str | None = None) -> list[str]:
+        """The cells under a heading. `argument` is what a reader calls the choice, `taken` is no other answer."""
+        where = [i for i, heading in enumerate(self.columns) if heading == name]
+        if len(where) == 1:
+            return [row[where[0]] for row in self.rows]
+        if where:
+            raise CourseError(f"{str(self.path)!r} has {len(where)} columns {name!r}. Rename the others.")
+        near = _nearest(name, [heading for heading in self.columns if heading not in ("", taken)])
+        hint = f" Perhaps you mean {near!r}." if near else ""
+        raise CourseError(
+            f"{str(self.path)!r} has no column {name!r}; its first line gives the columns {self.headings}.{hint} "
+            f"Put the right headings into the first line, or call open_csv with {argument}=..."
+        )
+
+    @property
+    def headings(self) -> str:
+        """All of them, for a message."""
+        return ", ".join(repr(heading) for heading in self.columns)
+
+    def require_filled(self, cells: list[str], column: str) -> None:
+        """Every row needs a name and a label."""
+        empty = [line for line, cell in zip(self.lines, cells, strict=True) if not cell]
+        if empty:
+            raise CourseError(
+                f"The column {column!r} of {str(self.path)!r} is empty in {_count(len(empty), 'row')}: "
+                f"{_some(f'line {line}' for line in empty)}. Fill it in, or take these rows out."
+            )
+
+
+def _nearest(name: str, headings: list[str]) -> str | None:
+    lower = {heading.lower(): heading for heading in headings}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
+    if near:
+        return lower[near[0]]
+    return headings[0] if len(headings) == 1 else None
+
+
+def _read_table(path: Path) -> _Table:
+    text = _read_text(path)
+    headings = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([headings], delimiter=mark), [])))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    found: list[tuple[int, list[str]]] = []
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):  # spreadsheets leave rows of empty cells at the end
+                found.append((start, [unicodedata.normalize("NFC", cell.strip()) for cell in cells]))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise CourseError(
+            f"{str(path)!r} cannot be read as CSV from line {start} on ({error}). A text that begins with a double "
+            "quote has to end with one."
+        ) from error
+    if len(found) < 2:
+        raise CourseError(f"{str(path)!r} holds no rows: it needs a line of headings, then a line for each picture.")
+    (_, columns), *rows = found
+    return _Table(path, columns, [_fitted(cells, columns, line, path) for line, cells in rows], [n for n, _ in rows])
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CourseError(
+            f"The list {str(path)!r} cannot be read: {error.strerror or error}. Give a .csv file with the columns "
+            "file and label."
+        ) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CourseError(
+            f"{str(path)!r} is not in UTF-8 (byte {data[error.start]:#04x} in line {line}). Save it as UTF-8; in "
+            'Excel: "CSV UTF-8".'
+        ) from error
+
+
+def _fitted(cells: list[str], columns: list[str], line: int, path: Path) -> list[str]:
+    """A row with as many cells as there are headings."""
+    if any(cells[len(columns) :]):
+        raise CourseError(
+            f"Line {line} of {str(path)!r} has {len(cells)} cells, the first line {len(columns)} headings. Put a text "
+            "that contains the separator between double quotes."
+        )
+    return (cells + [""] * len(columns))[: len(columns)]
+
+
+# --- labels and splits -------------------------------------------------------------------------------------------
+
+
+def _splits(table: _Table, column: str | None) -> list[str]:
+    if column is None or (column == "split" and column not in table.columns):
+        return [""] * len(table.rows)
+    cells = table.column(column, "split_column")
+    if not any(cells):
+        return cells
+    other = [
+        f"{cell!r} (line {line})"
+        for cell, line in zip(cells, table.lines, strict=True)
+        if cell.lower() not in SPLIT_NAMES
+    ]
+    if other:
+        raise CourseError(
+            f"The column {column!r} of {str(table.path)!r} holds {_some(other)}; it may hold {', '.join(SPLIT_NAMES)}. "
+            "Correct it, or call open_csv with split_column=None to leave it aside."
+        )
+    return [SPLIT_NAMES[cell.lower()] for cell in cells]
+
+
+def _require_labels(table: _Table, labels: list[str], column: str) -> None:
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise CourseError(
+            f"The column {column!r} of {str(table.path)!r} holds only one label, {labels[0]!r}: two or more are needed."
+        )
+    if len(counts) == len(labels):
+        raise CourseError(
+            f"The column {column!r} of {str(table.path)!r} has {len(labels)} different labels in {len(labels)} rows, "
+            f"such as {labels[0]!r} and {labels[1]!r}; a class needs several pictures. Is it the wrong column? "
+            f"There are {table.headings}; call open_csv with label_column=..."
+        )
+
+
+def _without_repeats(rows: list[LabelledFile], path: Path) -> list[LabelledFile]:
+    """Each file once; what is said of it twice has to be the same."""
+    first: dict[Path, LabelledFile] = {}
+    for row in rows:
+        other = first.setdefault(row.path, row)
+        for what, one, two in (("labelled", other.label, row.label), ("in", other.split, row.split)):
+            if one != two:
+                raise CourseError(
+                    f"{str(path)!r} names the file {row.name!r} twice: it is {what} {one!r} in line {other.line} and "
+                    f"{two!r} in line {row.line}. Take one of the rows out."
+                )
+    return list(first.values())
+
+
+def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
+    """Labels that were sorted without their files show when the folders are called like the labels."""
+    folders = [unicodedata.normalize("NFC", row.path.parent.name) for row in rows]
+    if set(folders) != {row.label for row in rows}:
+        return
+    other = [
+        f"{row.name} is labelled {row.label!r} (line {row.line})"
+        for row, folder in zip(rows, folders, strict=True)
+        if row.label != folder
+    ]
+    if other:
+        warnings.warn(
+            f"In {str(path)!r}, {len(other)} of {_count(len(rows), 'label')} differ from the folder that the file "
+            f"lies in: {_some(other)}. The labels of the list are used; check that no row has slipped.",
+            stacklevel=3,
+        )
+
+
+# --- the files ---------------------------------------------------------------------------------------------------
+
+
+class _Folder:
+    """Finds files by name; each directory is listed once at most."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root))
+        self.resolved = self.root.resolve()
+        self.listings: dict[Path, dict[str, list[Path]]] = {}
+        self.endings = set(Image.registered_extensions())
+
+    @classmethod
+    def at(cls, root: Path) -> _Folder:
+        """The folder, if it is there."""
+        if not root.is_dir():
+            raise CourseError(f"The folder of the pictures, {str(root)!r}, does not exist or is no folder.")
+        return cls(root)
+
+    def place(self, name: str) -> Path | None:
+        """Where a name points to; None if that is outside of the folder."""
+        # ".." is worked out in the text, so that a link to a folder cannot lead anywhere else.
+        path = Path(os.path.normpath(self.root / name.replace("\\", "/")))
+        for root in (self.root, self.resolved):
+            if path.is_relative_to(root):
+                return self.root / path.relative_to(root)
+        return None
+
+    def find(self, name: str) -> list[Path]:
+        """Every file that a name can mean: the one of exactly this path if there is one."""
+        path = self.place(name)
+        if path is None or path == self.root:
+            return []
+        if os.path.isfile(path):
+            return [path]
+        found = self._listing(path.parent).get(path.name, [])
+        if found or path.parent != self.root:
+            return found
+        return [match for folder in self._subfolders() for match in self._listing(folder).get(path.name, [])]
+
+    def example(self) -> str | None:
+        """Some picture below the folder, to show what names look like."""
+        for here, folders, names in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not is_hidden(name) and name != MASK_FOLDER)
+            pictures = sorted(name for name in names if self._is_picture(name))
+            if pictures:
+                return (Path(here) / pictures[0]).relative_to(self.root).as_posix()
+        return None
+
+    def _listing(self, folder: Path) -> dict[str, list[Path]]:
+        """Composed name, with and without a picture's ending → files."""
+        if folder not in self.listings:
+            by_name: dict[str, list[Path]] = {}
+            for name in _files_in(folder):
+                composed = unicodedata.normalize("NFC", name)  # macOS hands out "é" as two characters
+                for key in {composed, Path(composed).stem} if self._is_picture(name) else {composed}:
+                    by_name.setdefault(key, []).append(folder / name)
+            self.listings[folder] = by_name
+        return self.listings[folder]
+
+    def _subfolders(self) -> list[Path]:
+        names = sorted(os.listdir(self.root))
+        paths = [self.root / name for name in names if not is_hidden(name) and name != MASK_FOLDER]
+        return [path for path in paths if path.is_dir()]
+
+    def _is_picture(self, name: str) -> bool:
+        return not is_hidden(name) and Path(name).suffix.lower() in self.endings
+
+
+def _files_in(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
+    except OSError:
+        return []  # no such folder: then none of its files is there either
+
+
+def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> list[Path]:
+    """One file for each name, or an error that tells a slip in a row from a wrong column or folder."""
+    lines = dict(zip(reversed(names), reversed(table.lines), strict=True))  # of a repeated name the first
+
+    def listed(chosen: Iterable[str]) -> str:
+        return _some(f"{name} (line {lines[name]})" for name in chosen)
+
+    outside = [name for name in dict.fromkeys(names) if folder.place(name) is None]
+    if outside:
+        raise CourseError(
+            f"{str(table.path)!r} names {_count(len(outside), 'file')} outside of the folder {str(folder.root)!r}: "
+            f"{listed(outside)}. Only files in it are read: call open_csv with a folder=... that holds all of them."
+        )
+    found = {name: folder.find(name) for name in names}
+    missing = [name for name, paths in found.items() if not paths]
+    if len(missing) == len(found):
+        raise CourseError(_nothing_found(folder, table, names, column))
+    if missing:
+        raise CourseError(
+            f"{_count(len(missing), 'file')} of the {len(found)} that {str(table.path)!r} names "
+            f"{'is' if len(missing) == 1 else 'are'} not in the folder {str(folder.root)!r}: {listed(missing)}. Put "
+            "what is missing there, correct the list, or take these rows out of it."
+        )
+    for name, paths in found.items():
+        if len(paths) > 1:
+            fitting = _some(path.relative_to(folder.root).as_posix() for path in paths)
+            raise CourseError(
+                f"{name!r} in line {lines[name]} of {str(table.path)!r} fits {len(paths)} files: {fitting}. Write the "
+                "whole path from the folder, with the ending."
+            )
+    return [found[name][0] for name in names]
+
+
+def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str) -> str:
+    """Say that the column or the folder is probably the wrong one, with an example of both."""
+    example = folder.example()
+    there = f"a picture in the folder is called {example!r}" if example else "there is no picture in the folder"
+    by_column = {heading: [row[i] for row in table.rows] for i, heading in enumerate(table.columns)}
+    better = next((h for h, cells in by_column.items() if h != column and cells[0] and folder.find(cells[0])), None)
+    advice = (
+        f"The column {better!r} does name files: call open_csv with file_column={better!r}."
+        if better
+        else f"Probably it is the wrong column or the wrong folder: the columns are {table.headings}; call open_csv "
+        "with file_column=... or folder=..."
+    )
+    return (
+        f"None of the {len(set(names))} names in the column {column!r} of {str(table.path)!r} is a file in the folder "
+        f"{str(folder.root)!r}. The first name is {names[0]!r}, {there}. {advice}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _some(texts: Iterable[str]) -> str:
+    texts = list(texts)
+    more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
+    return ", ".join(texts[:MOST_NAMED]) + more

@@ -1,0 +1,366 @@
+"""Going on where a run was interrupted: ``fit(..., resume=True)``.
+
+After every epoch a run with ``resume`` writes one file into its folder (:mod:`course_utils.engine.run_log`), from which
+training goes on as if nothing had happened: the weights and the history come out as those of the unbroken run, to
+the last bit. The order of the pictures and what augmentation draws are functions of the seed and the epoch
+(:mod:`course_utils.engine.sampling`), so the file needs no position within an epoch: an epoch that was cut off begins
+anew.
+
+====================================  =====================================================================
+``checkpoint-<key>.bin``              what it holds
+====================================  =====================================================================
+line 1                                ``course_utils checkpoint 1`` and the SHA-256 of all that follows
+line 2                                JSON: the call of ``fit`` it belongs to, the epochs so far, digests of weights
+the rest                              by ``torch.save``: model, best weights where they differ, optimizer,
+                                      schedule, loss scaling, generators of Python, NumPy, torch and CUDA
+====================================  =====================================================================
+
+``<key>`` stands for the call: model, strategy, settings, data and device. The file appears whole or not at all, the
+old one lives until then, and it goes when the run has come to its end. Nothing in it is unpickled but tensors,
+numbers and text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.common.errors import CourseError
+from course_utils.common.files import written_whole
+from course_utils.engine.provenance import describe_data, describe_layers, weights_digest
+from course_utils.engine.run_log import CHECKPOINTS, EpochRecord, runs_root, this_process
+from course_utils.engine.runs import leaves, load_run, read_run
+from course_utils.engine.sampling import SeededDraws
+from course_utils.fine_tuning import Strategy
+
+TITLE = b"course_utils checkpoint 1 "
+PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random"}
+# Arguments of fit that change nothing of what is learned.
+IRRELEVANT = ("log", "num_workers", "device", "resume")
+PROBES = 3  # pictures of a data set that are looked at to tell it from others
+BUSY: set[Path] = set()  # folders of the runs that this process is in the middle of
+
+
+def describe_call(
+    model: nn.Module, train: Sized, val: Sized, strategy: Strategy, settings: Mapping[str, Any], machine: Mapping
+) -> dict[str, Any]:
+    """Tell which call of ``fit`` this is: another description means another result.
+
+    Parameters
+    ----------
+    model, train, val, strategy
+        As given to ``fit``. Of the model it tells the layers, not the weights.
+    settings
+        The other arguments by name; those that change nothing of the result are left out.
+    machine
+        On what is computed: device, precision, processes.
+
+    Returns
+    -------
+    dict
+        Plain values, the same after a way through JSON.
+    """
+    call = {
+        "model": describe_layers(model),
+        "strategy": asdict(strategy),
+        "settings": {name: _without_reason(value) for name, value in settings.items() if name not in IRRELEVANT},
+        "data": {
+            name: describe_data(data) | {"probe": _probe(data, settings["seed"])}
+            for name, data in (("train", train), ("val", val))
+        },
+        "machine": dict(machine),
+    }
+    return json.loads(json.dumps(call, default=str))
+
+
+def _without_reason(value: Any) -> Any:
+    """Why no cache was used is told in words and is no part of what is computed."""
+    return {key: part for key, part in value.items() if key != "reason"} if isinstance(value, dict) else value
+
+
+def _probe(dataset: Any, seed: int) -> str:
+    """16 hexadecimal digits over some pictures and labels: data sets in memory have no paths to tell them apart."""
+    digest = hashlib.sha256()
+    draws = SeededDraws(dataset, seed)
+    for index in sorted({round(part * (len(dataset) - 1) / (PROBES - 1)) for part in range(PROBES)}):
+        image, label = draws[index]
+        digest.update(weights_digest({str(int(label)): image}).encode())
+    return digest.hexdigest()[:16]
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In which parts two calls differ: ``["settings.epochs: 5 there, 6 here"]``."""
+    old, new = dict(leaves("", dict(there))), dict(leaves("", dict(here)))
+    names = [name for name in old | new if old.get(name) != new.get(name)]
+    return [f"{name}: {old.get(name, '-')} there, {new.get(name, '-')} here" for name in names]
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What a checkpoint says about itself.
+
+    Parameters
+    ----------
+    call
+        From :func:`describe_call`.
+    seen
+        Digests of the weights that the model had outside of training: those it came with, and each best ones since.
+    history
+        One record per finished epoch.
+    """
+
+    call: dict[str, Any]
+    seen: list[str]
+    history: list[EpochRecord]
+
+
+class Found(NamedTuple):
+    """A checkpoint that was read; the tensors of its state are on the CPU."""
+
+    path: Path
+    heading: Heading
+    state: dict[str, Any]
+
+
+def write_checkpoint(path: Path, heading: Heading, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint; the old one at `path` is there until the new one is complete.
+
+    Raises
+    ------
+    CourseError
+        If it cannot be written. What was there before is untouched.
+    """
+    content = io.BytesIO()
+    text = {"call": heading.call, "seen": heading.seen, "history": [asdict(record) for record in heading.history]}
+    content.write(json.dumps(text).encode() + b"\n")
+    torch.save(dict(state), content)
+    digest = hashlib.sha256(content.getbuffer()).hexdigest().encode()
+    with written_whole(path) as beside, open(beside, "wb") as file:
+        file.write(TITLE + digest + b"\n")
+        file.write(content.getbuffer())
+
+
+def read_heading(path: Path) -> Heading:
+    """Read the two lines at the top of a checkpoint, without its tensors.
+
+    Raises
+    ------
+    CourseError
+        If it cannot be read or is no checkpoint.
+    """
+    with _told(path), open(path, "rb") as file:
+        if not file.readline(200).startswith(TITLE):
+            raise ValueError("it is no checkpoint of fit, or one of another version of the course")
+        return _heading(file.readline())
+
+
+def read_checkpoint(path: Path) -> Found:
+    """Read what :func:`write_checkpoint` was given.
+
+    Raises
+    ------
+    CourseError
+        If the file cannot be read, is not as it was written, or holds objects other than tensors and plain values.
+    """
+    heading = read_heading(path)
+    with _told(path):
+        title, _, content = path.read_bytes().partition(b"\n")
+        # torch.load takes flipped bytes in a tensor for numbers.
+        if title != TITLE + hashlib.sha256(content).hexdigest().encode():
+            raise ValueError("it is incomplete, or was changed after it was written")
+        state = torch.load(io.BytesIO(content[content.index(b"\n") + 1 :]), map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or state.keys() != PARTS:
+            raise ValueError("it does not have the parts that fit writes")
+    return Found(path, heading, state)
+
+
+def _heading(line: bytes) -> Heading:
+    text = json.loads(line)
+    records = [EpochRecord(**row | {"learning": tuple(row["learning"])}) for row in text["history"]]
+    return Heading(dict(text["call"]), list(text["seen"]), records)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    # Whatever lies in a foreign file, torch, zip and JSON have some twenty kinds of errors for it.
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).split("\n")[0] or repr(error)
+        raise CourseError(
+            f"The checkpoint {path} cannot be used: {reason}. Nothing was changed. Delete that file to start anew; "
+            "best.safetensors beside it, if it is there, has the best weights so far."
+        ) from error
+
+
+# --- the checkpoint of one run -----------------------------------------------------------------------------------
+
+
+class Checkpoints:
+    """Finds the checkpoint that a call of ``fit`` goes on from, and writes one after every epoch.
+
+    Parameters
+    ----------
+    call
+        From :func:`describe_call`.
+    model
+        As it was given to ``fit``.
+    """
+
+    def __init__(self, call: dict[str, Any], model: nn.Module) -> None:
+        self.call, self.seen = call, [weights_digest(model.state_dict())]
+        key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:12]
+        self.name = CHECKPOINTS.replace("*", key)
+        self.path: Path | None = None
+        self._warned = False
+
+    def find(self, resume: bool | str | Path) -> Path | None:
+        """Find the checkpoint to go on from.
+
+        Parameters
+        ----------
+        resume
+            True looks for an interrupted run of the same call with the same model: with the weights that it began
+            with, or those that it had after a Stop. The name or folder of a run takes that one up, whatever the
+            weights are.
+
+        Returns
+        -------
+        Path or None
+            None if there is no such run: a new one begins.
+
+        Raises
+        ------
+        CourseError
+            If the run that was named has no checkpoint, is still running, or is one of another call; if the
+            checkpoint cannot be read.
+        """
+        if resume is not True:
+            return self._named(resume)
+        found = {path: read_heading(path) for path in runs_root().glob(f"*/{self.name}")}
+        there = [path for path, heading in found.items() if self.seen[0] in heading.seen and _idle(path.parent)]
+        if there:
+            return max(there, key=lambda path: (len(found[path].history), path.stat().st_mtime))
+        if hint := self._near_miss(found):
+            print(hint)
+        return None
+
+    def _named(self, resume: str | Path) -> Path:
+        record = load_run(resume)
+        paths = sorted(record.folder.glob(CHECKPOINTS))
+        if not paths:
+            raise CourseError(
+                f"The run {record.name} is {record.status} and has no checkpoint: nothing can be resumed. Runs that "
+                "are called with resume=True keep one until they have come to their end."
+            )
+        if not _idle(record.folder, elsewhere=True):
+            raise CourseError(f"The run {record.name} is still going on: stop it first.")
+        other = differences(read_heading(paths[0]).call, self.call)
+        if other:
+            raise CourseError(
+                f"The run {record.name} is one of another call: {'; '.join(other[:4])}. Call fit as it was called "
+                "there, or start anew with resume=True."
+            )
+        return paths[0]
+
+    def _near_miss(self, same_call: Mapping[Path, Heading]) -> str:
+        """Tell of a run that the reader may have meant."""
+        for path in same_call:
+            if _idle(path.parent):
+                return (
+                    f"The run {path.parent.name} was the same call, but began with other weights, so a new run begins. "
+                    f"resume={path.parent.name!r} would take it up."
+                )
+            return f"The run {path.parent.name} of the same call is still going on (or was, on another machine)."
+        for path in runs_root().glob(f"*/{CHECKPOINTS}"):
+            with contextlib.suppress(CourseError):
+                heading = read_heading(path)
+                if self.seen[0] in heading.seen:
+                    other = "; ".join(differences(heading.call, self.call)[:2])
+                    return f"The interrupted run {path.parent.name} was another call ({other}), so a new run begins."
+        return ""
+
+    def begin(self, folder: Path | None, found: Found | None) -> None:
+        """Keep the checkpoints of this run in a folder from now on; without this call none is written."""
+        if found:
+            self.seen = found.heading.seen
+            done, epochs = len(found.heading.history), self.call["settings"]["epochs"]
+            print(f"Resumed {found.path.parent.name}: {done} of {epochs} epochs were done.")
+        if folder is None:
+            warnings.warn("The run has no folder, so it keeps no checkpoint and cannot be resumed.", stacklevel=3)
+            return
+        self.path = folder / self.name
+        BUSY.add(folder)
+        for left in folder.glob(f".{CHECKPOINTS}.*.partial"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+
+    def write(self, history: Sequence[EpochRecord], state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
+        """Write the checkpoint of a finished epoch. A full disk is one warning: training and the old one stay."""
+        if self.path is None:
+            return
+        digest = weights_digest(best)
+        if digest not in self.seen:
+            self.seen = [*self.seen, digest]
+        try:
+            write_checkpoint(self.path, Heading(self.call, self.seen, list(history)), state)
+        except CourseError as error:
+            self._warn(f"The checkpoint of epoch {len(history)} was not written: {error} Training goes on; ")
+
+    def _warn(self, text: str) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        old = self.path.exists()
+        then = "a resumed run would begin with the last checkpoint" if old else "a resumed run would begin anew"
+        warnings.warn(f"{text}{then}. It is tried again after every epoch.", stacklevel=5)
+
+    def end(self, stopped: str) -> None:
+        """Delete the checkpoint of a run that came to its end; say how another one goes on.
+
+        Parameters
+        ----------
+        stopped
+            As in :class:`~course_utils.training.Run`. A diverged run would diverge again.
+        """
+        if self.path is None:
+            return
+        if stopped == "interrupted" and self.path.exists():
+            print(f"Stopped. The same call of fit takes the run {self.path.parent.name} up again.")
+        if stopped not in ("finished", "early", "diverged"):
+            return
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(
+                f"{self.path} cannot be deleted ({error.strerror or error}). Delete it before you call fit with "
+                "resume=True again, or that call ends at once with the result of this one.",
+                stacklevel=3,
+            )
+
+
+def _idle(folder: Path, elsewhere: bool = False) -> bool:
+    """Whether nobody works on a run any more.
+
+    Processes of another machine cannot be seen: one that was said to run there counts as `elsewhere` says.
+    """
+    record = read_run(folder)
+    if record.status != "running":
+        return True
+    process, own = record.facts["process"], this_process()
+    if process["host"] != own["host"]:
+        return elsewhere
+    # A run of this very process whose end could not be written, because the disk was full.
+    return process["pid"] == own["pid"] and folder not in BUSY

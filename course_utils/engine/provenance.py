@@ -1,0 +1,210 @@
+"""What made a result: model, data, versions, machine and commit, as plain values that JSON can hold.
+
+A number without these cannot be repeated. They are collected by looking, not by asking: whoever calls ``fit`` has
+nothing to declare.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+import course_utils
+from course_utils.mini.networks import BUILDERS
+from course_utils.pretrained_models import available_models, family_of, last_layer
+
+GIT_SECONDS = 5
+
+
+def describe_model(model: nn.Module) -> dict[str, Any]:
+    """Tell what network it is.
+
+    Parameters
+    ----------
+    model
+        Of one of the families.
+
+    Returns
+    -------
+    dict
+        ``name`` (see :func:`model_name`), ``class``, ``family``, ``parameters`` (how many numbers) and ``outputs``.
+    """
+    return {
+        "name": model_name(model),
+        "class": type(model).__name__,
+        "family": family_of(model).name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "outputs": last_layer(model).out_features,
+    }
+
+
+def model_name(model: nn.Module) -> str | None:
+    """The name under which ``load_pretrained`` builds this network; None for one that no name stands for.
+
+    Nothing is written on the model when it is built, so that it does not matter who built it. It has the name of the
+    builder whose network prints the same, line by line: that compares every layer with its sizes, strides and dropout.
+    """
+    outputs = last_layer(model).out_features
+    body = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in last_layer(model).parameters())
+    for name in available_models():
+        if not name.startswith(family_of(model).prefixes):
+            continue
+        # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
+        if _body_parameters(name, last_layer(model).in_features) in (None, body) and _printed(name, outputs) == str(
+            model
+        ):
+            return name
+    return None
+
+
+def _body_parameters(name: str, features: int) -> int | None:
+    """Parameters in front of a last layer that sees so many features, as the weights entry has it; None if unknown."""
+    meta = next(iter(models.get_model_weights(name))).meta
+    # torchvision's entries without a classifier count its parameters all the same.
+    classes = len(meta["categories"] or []) or (0 if name in BUILDERS else 1000)
+    return meta["num_params"] - (features + 1) * classes if classes and "num_params" in meta else None
+
+
+@functools.lru_cache(maxsize=32)
+def _printed(name: str, outputs: int) -> str:
+    with torch.device("meta"):  # no memory, no random numbers
+        return str(models.get_model(name, weights=None, num_classes=outputs))
+
+
+def describe_layers(model: nn.Module) -> dict[str, Any]:
+    """Tell a network from others by its layers, whatever its weights are and whoever wrote it.
+
+    Returns
+    -------
+    dict
+        ``class``, ``parameters`` (how many numbers) and ``layers``: 16 hexadecimal digits over what it prints, and
+        over name, shape and type of every tensor.
+    """
+    lines = [_one_line(str(model))]
+    lines += [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()]
+    return {
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
+    }
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits over names and values of a state dict, the same on every device and in every layout."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def describe_data(dataset: Sized) -> dict[str, Any]:
+    """Tell what pictures a data set has, without opening one.
+
+    Parameters
+    ----------
+    dataset
+        Any; what it has of ``labels``, ``classes``, ``paths`` and ``transform`` is looked at.
+
+    Returns
+    -------
+    dict
+        ``pictures`` (how many), ``classes`` (name → how many, None if the labels are not known), ``transform`` (as it
+        prints, None without one) and ``fingerprint``: another one means other pictures, labels or another order.
+    """
+    labels, transform = getattr(dataset, "labels", None), getattr(dataset, "transform", None)
+    return {
+        "pictures": len(dataset),
+        "classes": None if labels is None else _counts(labels, getattr(dataset, "classes", None)),
+        "transform": None if transform is None else _one_line(repr(transform)),
+        "fingerprint": None if labels is None else _fingerprint(labels, getattr(dataset, "paths", ())),
+    }
+
+
+def _counts(labels: Any, classes: Any) -> dict[str, int]:
+    found = Counter(int(label) for label in labels)
+    names = list(classes) if classes else [str(i) for i in range(max(found, default=-1) + 1)]
+    return {str(name): found[i] for i, name in enumerate(names)}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text).split())  # an address is another one in every process
+
+
+def _fingerprint(labels: Any, paths: Any) -> str:
+    """16 hexadecimal digits over the labels and the last two parts of the paths; those above differ by machine."""
+    names = ["/".join(Path(path).parts[-2:]) for path in paths] or [""] * len(labels)
+    text = "\n".join(f"{int(label)} {name}" for label, name in zip(labels, names, strict=False))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python, the course, and the libraries that compute."""
+    import accelerate
+    import numpy
+    import torchvision
+
+    libraries = {"torch": torch, "torchvision": torchvision, "accelerate": accelerate, "numpy": numpy}
+    return {"python": platform.python_version(), "course_utils": course_utils.__version__} | {
+        name: str(library.__version__) for name, library in libraries.items()
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Operating system, device and its name, number of CPU threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "platform": platform.platform(),
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any] | None:
+    """Which commit a folder is at.
+
+    Parameters
+    ----------
+    folder
+        The current one by default.
+
+    Returns
+    -------
+    dict or None
+        ``commit`` (None before the first one) and ``dirty``: whether a file that git knows has uncommitted changes.
+        None where there is no git, no repository, or no answer within a few seconds.
+    """
+    # Nothing is locked, refreshed or started by this look: somebody may be in the middle of a commit.
+    command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        asked = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=GIT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = asked.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), None)
+    if asked.returncode != 0 or commit is None:
+        return None
+    dirty = any(not line.startswith("#") for line in lines)
+    return {"commit": None if commit == "(initial)" else commit, "dirty": dirty}

@@ -1,0 +1,440 @@
+"""What a run leaves on disk: every call of ``fit`` writes a folder that tells what was done and what came of it.
+
+====================  =============================================================================================
+``run.json``          how it ended, arguments, strategy, model, data, versions, machine, commit; written first and last
+``history.csv``       a row per epoch, counted from 1; written anew after each epoch, so a killed run keeps its rows
+``best.safetensors``  the weights of the best epoch; its number stands in the file's metadata
+``report.json, .md``  what the best weights answered on the validation split; ``report-test`` from ``add_report``
+``curves.png``        loss and accuracy by epoch
+``confusion.png``     the confusion matrix of that report
+``checkpoint-*.bin``  of a run with ``resume`` that has not come to its end (:mod:`course_utils.engine.checkpoints`)
+====================  =============================================================================================
+
+The folder is ``$COURSE_RUNS``, or ``runs`` in the course's cache. With ``COURSE_TENSORBOARD=1`` the numbers of each
+epoch are also written as TensorBoard's event files. :mod:`course_utils.engine.runs` reads all that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import json
+import os
+import platform
+import re
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+from course_utils import plots
+from course_utils.common.errors import CourseError
+from course_utils.common.files import written_whole
+from course_utils.common.tables import text_table
+from course_utils.engine.provenance import describe_data, describe_machine, describe_model, describe_versions, git_state
+from course_utils.evaluation import Report, plot_confusion
+from course_utils.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+    import torch
+
+    from course_utils.fine_tuning import Plan
+
+LEVELS = ("full", "light", "off")
+RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE = "run.json", "history.csv", "best.safetensors", "curves.png"
+CHECKPOINTS = "checkpoint-*.bin"  # of course_utils.engine.checkpoints
+FORMAT = 1
+MANY_CLASSES = 30  # a matrix of more cells than that a side is no picture any more; report.json has it
+
+# Weights go to disk in the middle of a run only where that costs next to nothing: at the speed of a slow disk, in at
+# most this share of the time that an epoch takes.
+SLOW_DISK = 50e6  # bytes per second
+SHARE_FOR_WRITING = 0.1
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave.
+
+    Losses are cross-entropies in nats, means over samples, without label smoothing and class weights, so that they
+    can be compared between runs; accuracies are shares of samples in [0, 1]. The training ones are counted while the
+    weights change and with augmentation, so they may lie below the validation ones.
+    """
+
+    epoch: int
+    learning: tuple[str, ...]
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+
+
+def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord | None:
+    """The epoch with the highest validation accuracy, then the lowest loss, then the first; None without epochs."""
+    return min(history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
+
+
+def history_table(history: Sequence[EpochRecord]) -> str:
+    """One line per epoch, the best one marked."""
+    best = best_epoch(history)
+    rows = [
+        [
+            r.epoch + 1,
+            f"{r.train_loss:.3f}",
+            f"{r.train_accuracy:.1%}",
+            f"{r.val_loss:.3f}",
+            f"{r.val_accuracy:.1%}",
+            ", ".join(r.learning) if len(r.learning) < 3 else f"{len(r.learning)} stages",
+            "best" if r is best else "",
+        ]
+        for r in history
+    ]
+    return text_table(["epoch", "train loss", "train acc", "val loss", "val acc", "learning", ""], rows)
+
+
+class Story(Protocol):
+    """What the log needs of a run: its epochs so far, and how it ended.
+
+    Parameters
+    ----------
+    history
+        One record per finished epoch.
+    stopped
+        ``"finished"``, ``"early"``, ``"interrupted"``, ``"diverged"`` or ``"failed"``.
+    """
+
+    history: list[EpochRecord]
+    stopped: str
+
+
+def runs_root(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of all runs: ``$COURSE_RUNS``, or ``runs`` in the cache folder of the settings.
+
+    Raises
+    ------
+    CourseError
+        If ``COURSE_RUNS`` is not set and the settings cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    given = environ.get("COURSE_RUNS")
+    return (Path(given).expanduser() if given else load_settings(environ).cache / "runs").absolute()
+
+
+def worth_writing_now(size: int, epoch_seconds: float) -> bool:
+    """Whether weights of `size` bytes are written in the middle of a run, after an epoch of so many seconds."""
+    return size / SLOW_DISK <= SHARE_FOR_WRITING * epoch_seconds
+
+
+def _never_in_the_way(method: Callable) -> Callable:
+    """Let a method of the log fail without harm: one warning, and from then on nothing more is written."""
+
+    @functools.wraps(method)
+    def guarded(log: RunLog, *args: Any, **options: Any) -> None:
+        if not log.on:
+            return
+        # Every kind of error: hours of training must not end because of a full disk, nor because of a class name that
+        # matplotlib cannot draw.
+        try:
+            method(log, *args, **options)
+        except Exception as error:
+            log.on = False
+            warnings.warn(_warning(log.place, error), stacklevel=4)
+
+    return guarded
+
+
+def _warning(place: Path | None, error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if isinstance(cause, OSError):
+        reason = cause.strerror or str(cause)
+    else:
+        reason = str(cause) if isinstance(cause, CourseError) else f"{type(cause).__name__}: {cause}"
+    where = f" in {place}" if place else ""
+    return (
+        f"The log of this run{where} could not be written: {reason}. Training goes on without it. Free some space, set "
+        "COURSE_RUNS to a folder that you may write to, or call fit(..., log='off')."
+    )
+
+
+class RunLog:
+    """Writes the folder of one run while it goes on.
+
+    Whatever happens to the disk, training is not disturbed: the first error becomes a warning, and the rest is left
+    out. No random number of the run is used.
+
+    Parameters
+    ----------
+    level
+        ``"full"``; ``"light"``, without weights, report and figures; ``"off"``, nothing at all.
+    settings
+        The arguments of ``fit`` by name.
+    plan, model, train, val, device
+        What is trained, on what, and where.
+    folder
+        Of the run that goes on here; None begins a new one.
+
+    Attributes
+    ----------
+    folder
+        The run's folder; None if there is none.
+    place
+        Where it is or should have been.
+    on
+        Whether anything (more) is written.
+    """
+
+    def __init__(
+        self,
+        level: str,
+        settings: dict[str, Any],
+        plan: Plan,
+        model: nn.Module,
+        train: Sized,
+        val: Sized,
+        device: torch.device,
+        folder: Path | None = None,
+    ) -> None:
+        self.level, self.on = level, level != "off"
+        self.folder: Path | None = None
+        self.place = folder
+        self.resumed = folder is not None
+        self.error: str | None = None
+        self.classes = tuple(str(name) for name in getattr(val, "classes", None) or ())
+        self._weights_of: int | None = None
+        self._board: Any = None
+        self._begin(settings, plan, model, train, val, device)
+
+    @property
+    def full(self) -> bool:
+        """Whether weights, report and figures are written too."""
+        return self.on and self.level == "full"
+
+    @_never_in_the_way
+    def _begin(
+        self, settings: dict, plan: Plan, model: nn.Module, train: Sized, val: Sized, device: torch.device
+    ) -> None:
+        now = datetime.now(UTC)
+        about_model = describe_model(model)
+        if not self.resumed:
+            self.place = runs_root() / _new_name(now, plan.strategy.name, about_model["family"])
+        started, resumed = self._before(now.isoformat(timespec="milliseconds"))
+        self._facts = {
+            "format": FORMAT,
+            "status": "running",
+            "error": None,
+            "started": started,
+            "resumed": resumed,
+            "seconds": 0.0,
+            "epochs": 0,
+            "best": None,
+            "settings": settings,
+            "strategy": asdict(plan.strategy),
+            "plan": [asdict(row) for row in plan.rows],
+            "model": about_model,
+            "data": {"train": describe_data(train), "val": describe_data(val)},
+            "versions": describe_versions(),
+            "machine": describe_machine(device),
+            "git": git_state(),
+            "process": this_process(),
+        }
+        try:
+            self._write_facts()
+        except CourseError:
+            with contextlib.suppress(OSError):
+                self.place.rmdir()  # made a moment ago, and empty
+            raise
+        self.folder = self.place
+        self._board = _tensorboard(self.folder)
+
+    def _before(self, now: str) -> tuple[str, list[str]]:
+        """When the run began, and when it was taken up again."""
+        if not self.resumed:
+            return now, []
+        try:
+            facts = json.loads((self.place / RUN_FILE).read_text(encoding="utf-8"))
+            return facts["started"], [*facts.get("resumed", []), now]
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: it is written anew
+            return now, [now]
+
+    @_never_in_the_way
+    def epoch(self, run: Story, best_state: dict[str, Tensor]) -> None:
+        """Write what the last epoch of a run gave; the best weights only where that takes next to no time."""
+        record = run.history[-1]
+        write_history(self.folder / HISTORY_FILE, run.history)
+        if self._board is not None:
+            _scalars(self._board, record)
+        size = sum(tensor.nbytes for tensor in best_state.values())
+        if self.full and record is best_epoch(run.history) and worth_writing_now(size, record.seconds):
+            self._write_weights(best_state, record.epoch)
+
+    def end(self, run: Story, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
+        """Write how a run ended.
+
+        Parameters
+        ----------
+        run
+            With all of its epochs.
+        best_state
+            The weights of its best epoch.
+        answers
+            What those weights answered on the validation split, probabilities ``(N, C)``, and the truth ``(N,)``; None
+            without a report.
+        """
+        self._end(run)
+        if self.full and run.history:
+            self._end_full(run, best_state, answers)
+
+    @_never_in_the_way
+    def _end(self, run: Story) -> None:
+        best = best_epoch(run.history)
+        self._facts |= {
+            "status": run.stopped,
+            "error": self.error,
+            "seconds": sum(record.seconds for record in run.history),
+            "epochs": len(run.history),
+            "best": None if best is None else as_row(best),
+        }
+        self._write_facts()
+        if self.resumed and run.history:  # a process killed after its checkpoint had no time for this
+            write_history(self.folder / HISTORY_FILE, run.history)
+        if self._board is not None:
+            self._board.close()
+
+    @_never_in_the_way
+    def _end_full(self, run: Story, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
+        epoch = best_epoch(run.history).epoch
+        if self._weights_of != epoch:
+            self._write_weights(best_state, epoch)
+        if answers is not None:
+            write_report(self.folder, self._report(*answers))
+        figure = plots.learning_curves({self._facts["strategy"]["name"]: run})
+        _write_figure(self.folder / CURVES_FILE, figure)
+
+    def _report(self, probabilities: Tensor, labels: Tensor) -> Report:
+        outputs = probabilities.shape[1]
+        names = self.classes if len(self.classes) == outputs else tuple(str(i) for i in range(outputs))
+        return Report(names, labels.numpy(), probabilities.numpy())
+
+    def _write_facts(self) -> None:
+        _write_json(self.place / RUN_FILE, self._facts)
+
+    def _write_weights(self, state: dict[str, Tensor], epoch: int) -> None:
+        from safetensors.torch import save
+
+        # safetensors stores tensors row by row; on a GPU or in channels_last they are not laid out like that.
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+        with written_whole(self.folder / WEIGHTS_FILE) as beside:
+            beside.write_bytes(save(tensors, metadata={"epoch": str(epoch + 1)}))
+        self._weights_of = epoch
+
+
+def _new_name(started: datetime, strategy: str, family: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", f"{strategy[:40]} {family}".lower()).strip("-")
+    return f"{started:%Y%m%d-%H%M%S}-{words}-{secrets.token_hex(2)}"  # not from the seeded generators
+
+
+def this_process() -> dict[str, Any]:
+    """Machine, number and starting time of this process: enough to find out later whether it is still there."""
+    import psutil
+
+    process = psutil.Process()
+    return {"host": platform.node(), "pid": process.pid, "born": process.create_time()}
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
+    """Write one row per epoch as CSV; epochs count from 1, losses and shares have all of their digits."""
+    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(as_row(record) | {"learning": " ".join(record.learning)} for record in history)
+
+
+def read_history(path: Path) -> tuple[EpochRecord, ...]:
+    """Read what :func:`write_history` wrote; ``ValueError`` or ``KeyError`` for anything else."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    numbers = [field.name for field in fields(EpochRecord) if field.name not in ("epoch", "learning")]
+    return tuple(
+        EpochRecord(
+            epoch=int(row["epoch"]) - 1,
+            learning=tuple(row["learning"].split()),
+            **{name: float(row[name]) for name in numbers},
+        )
+        for row in rows
+    )
+
+
+def as_row(record: EpochRecord) -> dict[str, Any]:
+    """An epoch as it stands in files: counted from 1, as people do."""
+    return asdict(record) | {"epoch": record.epoch + 1}
+
+
+def report_stem(split: str) -> str:
+    """Name of a split's report without ending: ``"report"`` for val, ``"report-test"`` for test."""
+    if not re.fullmatch(r"[a-z0-9_-]{1,40}", split):
+        raise CourseError(f"split={split!r}: give a short name of a-z, 0-9, - and _, such as 'test' or 'test-night'.")
+    return "report" if split == "val" else f"report-{split}"
+
+
+def write_report(folder: Path, report: Report, split: str = "val") -> None:
+    """Write a report as JSON and as Markdown, and its confusion matrix as a picture."""
+    stem = report_stem(split)
+    _write_json(folder / f"{stem}.json", {"split": split, **report.to_dict()})
+    with written_whole(folder / f"{stem}.md") as beside:
+        beside.write_text(f"# Answers on the {split} split\n\n{report.to_markdown()}", encoding="utf-8")
+    if len(report.classes) <= MANY_CLASSES:
+        _write_figure(folder / f"{stem.replace('report', 'confusion')}.png", plot_confusion(report))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+    with written_whole(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_figure(path: Path, figure: Any) -> None:
+    drawn = plots.png_bytes(figure, limit=2**40)  # the size that a notebook has to keep to is of no interest here
+    with written_whole(path) as beside:
+        beside.write_bytes(drawn)
+
+
+# --- TensorBoard -------------------------------------------------------------------------------------------------
+
+
+def _tensorboard(folder: Path) -> Any:
+    if os.environ.get("COURSE_TENSORBOARD") != "1":
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        warnings.warn(
+            "COURSE_TENSORBOARD=1 is set and TensorBoard is not installed: this run has no event files (history.csv "
+            "has the same numbers). Install it with `pip install tensorboard`, or unset COURSE_TENSORBOARD.",
+            stacklevel=6,
+        )
+        return None
+    return SummaryWriter(str(folder))
+
+
+def _scalars(board: Any, record: EpochRecord) -> None:
+    for name, value in (
+        ("loss/train", record.train_loss),
+        ("loss/val", record.val_loss),
+        ("accuracy/train", record.train_accuracy),
+        ("accuracy/val", record.val_accuracy),
+        ("seconds", record.seconds),
+    ):
+        board.add_scalar(name, value, record.epoch + 1)
+    board.flush()

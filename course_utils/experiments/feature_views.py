@@ -1,0 +1,223 @@
+"""What features respond to: the crops that excite a channel most, and all pictures as points on a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from course_utils import plots
+from course_utils.common.errors import CourseError
+from course_utils.common.state import evaluating
+from course_utils.pretrained_models import cam_layer
+from course_utils.transforms import denormalise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class TopActivations(NamedTuple):
+    """The places that excite some channels most; made by :func:`top_activations`.
+
+    Parameters
+    ----------
+    channels
+        Int ``(K,)``.
+    values
+        Float32 ``(K, count)``: how strongly, falling along each row.
+    indices
+        Int ``(K, count)``: in which pictures of the data set. A picture appears once in a row.
+    places
+        Int ``(K, count, 2)``: row and column of the place in pixels.
+    crops
+        ``(K, count, 3, side, side)``: the pictures around these places, still normalised.
+    """
+
+    channels: np.ndarray
+    values: np.ndarray
+    indices: np.ndarray
+    places: np.ndarray
+    crops: Tensor
+
+
+def top_activations(
+    model: nn.Module,
+    dataset: Dataset,
+    channels: Sequence[int],
+    stage: str | None = None,
+    count: int = 6,
+    side: int = 48,
+    batch_size: int = 64,
+) -> TopActivations:
+    """Search a data set for what some channels of a stage respond to most.
+
+    Parameters
+    ----------
+    model
+        A network of one of the families; left as it was found.
+    dataset
+        Gives ``(image, label)`` with images ``(3, H, W)`` of one size, already transformed.
+    channels
+        Numbers of the channels to look at. ``last_layer(model).weight[c].topk(4).indices`` are those that speak for
+        class c, where the last layer sees the mean of each channel (ResNet, EfficientNet).
+    stage
+        As for :func:`~course_utils.gradcam.explain`.
+    count
+        Crops for each channel, each from another picture.
+    side
+        Side of a crop in pixels. A channel sees a larger or smaller part than that; in deep stages much of the
+        picture.
+    batch_size
+        Pictures at a time.
+
+    Raises
+    ------
+    CourseError
+        If there are fewer pictures than `count`, a channel does not exist, or a crop is larger than the picture.
+
+    Notes
+    -----
+    Zeiler, M. D. & Fergus, R. (2014). Visualizing and Understanding Convolutional Networks.
+    https://arxiv.org/abs/1311.2901
+    """
+    if not 1 <= count <= len(dataset):
+        raise CourseError(f"count={count} crops of different pictures were asked for; the data set has {len(dataset)}.")
+    size = tuple(dataset[0][0].shape[1:])
+    if not 1 <= side <= min(size):
+        raise CourseError(f"side={side}: a crop has 1 to {min(size)} pixels in pictures of {size[0]} × {size[1]}.")
+    values, places = _strongest_places(model, dataset, list(channels), stage, size, batch_size)
+    best = values.topk(count, dim=0)
+    indices = best.indices.T  # (K, count)
+    rows = torch.arange(len(indices))[:, None]
+    centres = places[indices, rows]
+    crops = torch.stack(
+        [
+            _crop(dataset[int(i)][0], centre, side)
+            for i, centre in zip(indices.flatten(), centres.flatten(0, 1), strict=True)
+        ]
+    )
+    return TopActivations(
+        np.asarray(channels), best.values.T.numpy(), indices.numpy(), centres.numpy(), crops.unflatten(0, indices.shape)
+    )
+
+
+def _strongest_places(
+    model: nn.Module, dataset: Dataset, channels: list[int], stage: str | None, size: tuple[int, int], batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Highest value of each channel in each picture ``(N, K)``, and where it is in pixels ``(N, K, 2)``."""
+    values, places, caught = [], [], []
+    device = next(model.parameters()).device
+    handle = cam_layer(model, stage).register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    try:
+        with evaluating(model):
+            # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
+            for images, _ in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
+                model(images.to(device))
+                maps = caught.pop()
+                _check_channels(channels, maps.shape[1])
+                highest, position = maps[:, channels].flatten(2).max(2)
+                height, width = maps.shape[2:]
+                rows = (position // width + 0.5) * size[0] / height
+                columns = (position % width + 0.5) * size[1] / width
+                values.append(highest.float().cpu())
+                places.append(torch.stack([rows, columns], dim=2).long().cpu())
+    finally:
+        handle.remove()
+    return torch.cat(values).clone(), torch.cat(places).clone()
+
+
+def _check_channels(channels: list[int], available: int) -> None:
+    wrong = [channel for channel in channels if not 0 <= channel < available]
+    if wrong or not channels:
+        what = f"channel {wrong[0]}" if wrong else "no channel"
+        raise CourseError(f"{what} was asked for; this stage has {available}, numbered from 0 to {available - 1}.")
+
+
+def _crop(image: Tensor, centre: Tensor, side: int) -> Tensor:
+    """A square around a place, moved inwards where it would reach over the edge."""
+    top, left = (
+        min(max(int(middle) - side // 2, 0), whole - side)
+        for middle, whole in zip(centre, image.shape[1:], strict=True)
+    )
+    return image[:, top : top + side, left : left + side]
+
+
+def plot_top_activations(found: TopActivations, weights: Any) -> Figure:
+    """One row of crops for each channel, the strongest first.
+
+    Parameters
+    ----------
+    found
+        From :func:`top_activations`.
+    weights
+        Of the transform, to undo the normalisation.
+    """
+    crops = denormalise(found.crops.flatten(0, 1), weights)
+    titles = [f"channel {c}: {v:.1f}" for c, row in zip(found.channels, found.values, strict=True) for v in row]
+    return plots.picture_grid(list(crops), titles, columns=found.crops.shape[1])
+
+
+def plane_of(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Features as points on the plane that keeps most of their spread (principal component analysis).
+
+    Parameters
+    ----------
+    features
+        ``(N, D)``, from :func:`~course_utils.feature_extraction.extract_features`.
+
+    Returns
+    -------
+    points, shares
+        ``(N, 2)``, and the share of the variance along either axis ``(2,)``. What the two shares lack to 1 is not in
+        the picture: classes that overlap in it may well be apart.
+
+    Raises
+    ------
+    CourseError
+        If there are fewer than three pictures or two features.
+    """
+    from sklearn.decomposition import PCA
+
+    if features.ndim != 2 or len(features) < 3 or features.shape[1] < 2:
+        raise CourseError(
+            f"A plane needs features (N, D) of three pictures or more, these are {tuple(features.shape)}."
+        )
+    # The "full" solver draws no random numbers.
+    analysis = PCA(2, svd_solver="full")
+    return analysis.fit_transform(np.asarray(features, dtype=np.float64)), analysis.explained_variance_ratio_
+
+
+def plot_planes(features: Mapping[str, Tensor], labels: Sequence[int], classes: Sequence[str]) -> Figure:
+    """The same pictures on the planes of several networks, one panel each; a colour and a marker for each class.
+
+    Parameters
+    ----------
+    features
+        Name of the network → ``(N, D)``, all of the same pictures in the same order.
+    labels, classes
+        Of these pictures. With more than seven classes colours repeat.
+
+    Raises
+    ------
+    CourseError
+        If the number of features and of labels differ.
+    """
+    labels = np.asarray(labels)
+    figure, axes = plots.new_figure(1, len(features), width=4.6 * len(features) + 1.2, height=4.2)
+    for axis, (name, values) in zip(axes.flat, features.items(), strict=True):
+        if len(values) != len(labels):
+            raise CourseError(
+                f"{name}: {len(values)} features and {len(labels)} labels; both have to be of the same pictures."
+            )
+        points, shares = plane_of(values)
+        for i, label in enumerate(classes):
+            own = points[labels == i]
+            axis.plot(own[:, 0], own[:, 1], plots.MARKERS[i % 7], color=plots.COLORS[i % 7], alpha=0.7, label=label)
+        axis.set(title=name, xlabel=f"component 1 ({shares[0]:.0%})", ylabel=f"component 2 ({shares[1]:.0%})")
+        axis.set(xticks=[], yticks=[])  # positions on either axis have no unit
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+    return figure

@@ -1,0 +1,139 @@
+"""Duplicates between splits and wrong labels: found where they were planted, and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import generators_untouched
+from PIL import Image
+from test_probes import blobs
+
+from course_tools.photos import data_audit
+from course_tools.photos.data_audit import (
+    agreement,
+    altered,
+    exact_copies,
+    near_duplicates,
+    out_of_fold,
+    similar_pairs,
+    suspected_labels,
+    thumbnails,
+)
+from course_utils.common.errors import CourseError
+from course_utils.data import pets
+from course_utils.feature_extraction import extract_features
+from course_utils.mini.networks import ResNet18_Mini_Weights
+from course_utils.pretrained_models import load_pretrained
+from course_utils.transforms import eval_transform, load_picture
+
+
+def test_exact_copies_only_between_splits():
+    digests = ["a", "b", "a", "c", "b", "a"]
+    splits = ["train", "train", "train", "val", "test", "test"]
+    pairs = exact_copies(digests, splits)
+    assert {(pair.first, pair.second) for pair in pairs} == {(0, 5), (2, 5), (1, 4)}
+
+
+def test_similar_pairs_are_those_of_a_double_loop(monkeypatch):
+    monkeypatch.setattr(data_audit, "CHUNK", 5)
+    unit = torch.nn.functional.normalize(torch.randn(13, 3, generator=torch.Generator().manual_seed(0)))
+    splits = ["train"] * 6 + ["val"] * 3 + ["test"] * 4
+    found = similar_pairs(unit, splits, 0.5)
+    wanted = {
+        (i, j)
+        for i in range(13)
+        for j in range(i + 1, 13)
+        if splits[i] != splits[j] and float(unit[i] @ unit[j]) >= 0.5
+    }
+    assert {pair[:2] for pair in found} == wanted
+    assert [pair[2] for pair in found] == sorted((pair[2] for pair in found), reverse=True)
+
+
+def same_pixels(first, second):
+    return agreement(thumbnails(first), thumbnails(second))
+
+
+def test_pixels_of_altered_pictures_agree_and_of_others_do_not():
+    first, other = (pets.draw("Misty", seed=seed, size=64).image for seed in (1, 2))
+    assert all(same_pixels(first, copy) >= data_audit.SAME_PIXELS for copy in altered(first))
+    assert same_pixels(first, other) < 0.9
+    grey = Image.new("RGB", (30, 30), "grey")
+    assert same_pixels(grey, grey) < data_audit.SAME_PIXELS  # two empty pictures are no evidence
+    assert all(copy.width >= 1 for copy in altered(Image.new("RGB", (1, 1))))
+
+
+@pytest.fixture(scope="module")
+def embed():
+    model, prepare = load_pretrained("resnet18_mini").eval(), eval_transform(ResNet18_Mini_Weights.TINY_IMAGENET)
+    return lambda pictures: extract_features(model, [(prepare(picture), 0) for picture in pictures])[0]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Sixteen drawings: eight to train, eight to test."""
+    folder, paths = tmp_path_factory.mktemp("drawn"), []
+    for i in range(16):
+        paths.append(folder / f"{i:02}.png")
+        pets.draw(pets.CLASSES[i % 3], seed=i, size=96).image.save(paths[-1])
+    return paths
+
+
+def test_planted_duplicates_are_found_and_nothing_else(drawn, embed, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_audit, "SAMPLED", 6)
+    splits = ["train"] * 8 + ["test"] * 8
+    features = embed([load_picture(path) for path in drawn])
+    with generators_untouched():
+        clean = near_duplicates(features, splits, drawn, embed)
+    assert clean.pairs == () and clean.altered == 24 and clean.found >= 20
+
+    planted, paths = altered(load_picture(drawn[3]))[:3], list(drawn)
+    for i, copy in enumerate(planted, 10):
+        paths[i] = tmp_path / f"copy{i}.png"
+        copy.save(paths[i])
+    features[10:13] = embed(planted)
+    found = near_duplicates(features, splits, paths, embed)
+    assert {(pair.first, pair.second) for pair in found.pairs} == {(3, 10), (3, 11), (3, 12)}
+    inside_one_split = near_duplicates(features, ["train"] * 13 + ["test"] * 3, paths, embed)
+    assert inside_one_split.pairs == ()
+
+
+def test_lengths_have_to_agree(drawn, embed):
+    with pytest.raises(CourseError, match="3 features, 2 splits and 16 paths"):
+        near_duplicates(torch.zeros(3, 2), ["train", "val"], drawn, embed)
+
+
+def test_planted_label_errors_are_found_far_above_chance():
+    features, labels = blobs(200, 3, width=0.8)
+    given = labels.clone()
+    wrong = np.random.default_rng(1).choice(200, 16, replace=False)
+    given[wrong] = (given[wrong] + 1) % 3
+    suspects = suspected_labels(out_of_fold(features, given), given)
+    first = {suspect.index for suspect in suspects[:16]}
+    assert len(first & set(wrong.tolist())) >= 12  # by chance it would be 16 · 16 / 200, one
+    right = [suspect.likely == int(labels[suspect.index]) for suspect in suspects if suspect.index in wrong]
+    assert np.mean(right) > 0.9
+    margins = [suspect.margin for suspect in suspects]
+    assert margins == sorted(margins, reverse=True) and all(s.label != s.likely for s in suspects)
+
+
+def test_clean_labels_of_separate_classes_are_not_suspected():
+    features, labels = blobs(60, 3, width=0.1)
+    assert suspected_labels(out_of_fold(features, labels, 1.0), labels) == []
+
+
+def test_no_probe_has_seen_the_picture_that_it_answers():
+    features, labels = blobs(30, 2, width=0.05)
+    given = labels.clone()
+    given[4] = 1 - given[4]  # a probe that had seen it might have learned it by heart
+    probabilities = out_of_fold(features, given, 1e-6)
+    assert probabilities[4].argmax() == int(labels[4])
+    with pytest.raises(CourseError, match="fewer than two pictures"):
+        out_of_fold(features[:3], torch.tensor([0, 0, 1]), 1.0)
+
+
+def test_a_class_that_is_generally_unsure_needs_less_to_be_suspected():
+    """The second row is not the most probable class's mark but reaches that of class 1."""
+    probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.58, 0.42], [0.6, 0.4], [0.6, 0.4]])
+    labels = [0, 0, 0, 1, 1]  # marks: 0.81 for class 0, 0.4 for class 1
+    assert [(s.index, s.likely) for s in suspected_labels(probabilities, labels)] == [(2, 1)]

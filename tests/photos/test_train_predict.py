@@ -1,0 +1,220 @@
+"""``course train`` and ``course predict``: thin wrappings of ``fit`` and of a network's own answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import ColourPatches, mini
+from PIL import Image
+
+from course_tools.photos import predict_command, train_command
+from course_tools.photos.explain_command import Network, open_network
+from course_tools.photos.train_command import family_network, strategy_named
+from course_utils import training
+from course_utils.common.errors import CourseError
+from course_utils.data import pets
+from course_utils.datasets import in_memory_if_it_fits, open_dataset
+from course_utils.engine.pixel_store import PixelDataset
+from course_utils.engine.runs import list_runs, load_run
+from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, LAST_BLOCK, STRATEGIES
+from course_utils.mini.networks import ResNet18_Mini_Weights
+from course_utils.training import fit
+from course_utils.transforms import eval_transform
+
+WEIGHTS = ResNet18_Mini_Weights.TINY_IMAGENET
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return pets.write_pets(tmp_path_factory.mktemp("data") / "photos", {"train": 4, "val": 2, "test": 2}, size=48)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    for name in ("COURSE_WEIGHTS", "COURSE_DATASET", "COURSE_SEED", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr("course_utils.settings.best_device", lambda: "cpu")
+    monkeypatch.setattr("course_utils.engine.run_log._write_figure", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+
+
+# --- course train ------------------------------------------------------------------------------------------------
+
+
+def test_train_is_fit(photos, capsys):
+    arguments = [str(photos), "--strategy", "last-block", "--epochs", "1", "--batch-size", "6", "--seed", "3", "--test"]
+    assert train_command.main([*arguments, "--device", "cpu"]) == 0
+    (record,) = list_runs()
+    prepare = eval_transform(WEIGHTS)
+    splits = open_dataset(photos).with_transforms(prepare, prepare)
+    model = LAST_BLOCK.starting_model("resnet18_mini", 3, seed=3)
+    fit(model, splits.train, splits.val, LAST_BLOCK, epochs=1, batch_size=6, seed=3, device="cpu", log="off")
+    kept = record.model().state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    printed = capsys.readouterr().out
+    assert f"course predict PICTURE --run {record.id}" in printed
+    assert "resnet18_mini, last block" in printed and "\nTest\n" in printed and record.test_accuracy is not None
+
+
+def test_changed_pictures_come_from_a_store_where_that_pays(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("course_utils.engine.pixel_store.StoreForecast.pays", lambda *_: True)
+    seen = []
+
+    def watched(model, train, *rest, **options):
+        seen.append(train)
+        return fit(model, train, *rest, **options)
+
+    monkeypatch.setattr(training, "fit", watched)
+    command = [str(photos), "--strategy", "last-block", "--epochs", "1", "--augment", "light", "--device", "cpu"]
+    assert train_command.main(command) == 0
+    assert type(seen[0]) is PixelDataset and "decoded once" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    assert train_command.main(command) == 0 and type(seen[1]) is PixelDataset
+    assert "decoded once" not in capsys.readouterr().err
+
+
+def test_only_the_first_process_prints_and_tests(photos, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("COURSE_PROGRESS", "1")
+    assert train_command.main([str(photos), "--strategy", "feature-extraction", "--epochs", "1", "--test"]) == 0
+    assert capsys.readouterr().out == ""
+    assert list_runs()[0].test_accuracy is None
+
+
+def test_a_stop_keeps_the_run_and_is_passed_on(photos, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("course_utils.training._Trainer._train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_command.main([str(photos), "--epochs", "1", "--test"])
+    assert list_runs()[0].status == "interrupted" and "Test" not in capsys.readouterr().out
+
+
+def test_strategies_by_name():
+    for strategy in STRATEGIES:
+        assert strategy_named(strategy.name) is strategy
+        assert strategy_named(strategy.name.replace(" ", "-").upper()) is strategy
+    assert strategy_named("full") is FULL and strategy_named("feature") is FEATURE_EXTRACTION
+    for wrong, hint in [("progresive", "Did you mean progressive?"), ("", "from-scratch."), ("xyz", "from-scratch.")]:
+        with pytest.raises(CourseError) as caught:
+            strategy_named(wrong)
+        assert str(caught.value).endswith(hint) and "last-block" in str(caught.value)
+
+
+def test_families_by_name():
+    assert family_network("vgg", {"vgg": "vgg16"}) == "vgg16"
+    with pytest.raises(CourseError, match="There is no family 'vgg16'; choose one of vgg, or give --model"):
+        family_network("vgg16", {"vgg": "vgg16"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--family", "x"], "There is no family 'x'"),
+        (["--model", "resnet81"], "There is no model 'resnet81'"),
+        (["--strategy", "none"], "There is no strategy 'none'"),
+        (["--augment", "wild"], "augment='wild' is unknown"),
+        (["--label-smoothing", "2"], "label_smoothing=2.0: it is a share"),
+        (["--device", "tpu"], "device='tpu' is unknown"),
+    ],
+)
+def test_wrong_arguments_of_train(photos, arguments, told):
+    with pytest.raises(CourseError) as caught:
+        train_command.main([str(photos), "--epochs", "1", *arguments])
+    assert str(caught.value).startswith(told)
+    assert not [record for record in list_runs() if record.history]
+
+
+@pytest.mark.parametrize("command", [train_command, predict_command])
+@pytest.mark.parametrize("arguments", [[], ["x", "--epochs", "0", "--top", "0"], ["x", "--nothing"]])
+def test_wrong_usage_is_one_line_and_code_2(command, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1 and told.startswith("course ")
+
+
+def test_a_data_set_too_large_for_memory_stays_on_disk(photos, monkeypatch):
+    train = open_dataset(photos).train.with_transform(eval_transform(WEIGHTS))
+    kept = in_memory_if_it_fits(train)
+    assert torch.equal(kept[0][0], train[0][0]) and type(kept).__name__ == "MemoryDataset"
+    monkeypatch.setattr("course_utils.datasets.MAX_MEMORY_BYTES", kept.images.nbytes)
+    assert in_memory_if_it_fits(train) is not train and in_memory_if_it_fits(train, 0.9) is train
+
+
+# --- course predict ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run():
+    data = ColourPatches(9)
+    return fit(mini(), data, data, FEATURE_EXTRACTION, epochs=1, batch_size=9, device="cpu")
+
+
+def pictures_in(folder):
+    folder.mkdir()
+    for i, colour in enumerate(("red", "green", "blue", "orange")):
+        Image.new("RGB", (60 + 9 * i, 50), colour).save(folder / f"no{i}.png")
+    return sorted(folder.iterdir())
+
+
+def own_answers(name, paths):
+    """What the stored network says, asked without any of the command's code."""
+    model, prepare = load_run(name).model(), eval_transform(WEIGHTS)
+    images = torch.stack([prepare(Image.open(path).convert("RGB")) for path in paths])
+    with torch.inference_mode():
+        return model(images).softmax(1).numpy()
+
+
+def test_predictions_are_the_networks_own_answers(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict_command, "BATCH", 3)
+    paths, classes = pictures_in(tmp_path / "in"), ColourPatches.classes
+    wanted = own_answers(run.folder.name, paths)
+    assert predict_command.main(["in", "--run", run.folder.name, "--top", "9", "--csv", "out/a.csv"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "a.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == 4 * 3 and table[0].split()[0] == "picture"
+    for i, probabilities in enumerate(wanted):
+        mine = rows[3 * i : 3 * i + 3]
+        order = (-probabilities).argsort()
+        assert [row["class"] for row in mine] == [classes[k] for k in order]
+        assert [row["place"] for row in mine] == ["1", "2", "3"]
+        np.testing.assert_allclose([float(row["probability"]) for row in mine], probabilities[order], atol=2e-6)
+        assert table[2 + i].startswith(f"no{i}.png  {classes[order[0]]}, {100 * probabilities.max():.0f} %")
+
+
+def test_json_names_what_was_left_out(run, tmp_path, capsys):
+    pictures_in(tmp_path / "in")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    assert predict_command.main(["in", "--run", str(run.folder), "--json"]) == 1
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert [entry["file"].endswith(f"no{i}.png") for i, entry in enumerate(found["pictures"])] == [True] * 4
+    assert all(len(entry["answers"]) == 1 for entry in found["pictures"])
+    assert len(found["left_out"]) == 1 and "broken.jpg was left out: " in told.err
+    assert told.err.endswith(found["left_out"][0] + "\n")
+
+
+def test_the_network_of_the_settings(tmp_path, capsys):
+    pictures_in(tmp_path / "in")
+    assert predict_command.main(["in/no0.png"]) == 0
+    network = open_network()
+    assert isinstance(network, Network) and capsys.readouterr().out.count("\n") == 3
+
+
+def test_errors_of_predict(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(CourseError, match=r"None of the 1 pictures could be read\. .*notes\.txt was left out"):
+        predict_command.main(["notes.txt"])
+    with pytest.raises(CourseError, match=r"There is no picture 'nowhere\.jpg'"):
+        predict_command.main(["nowhere.jpg"])
+    with pytest.raises(CourseError, match="There is no run 'abcd'"):
+        predict_command.main(["notes.txt", "--run", "abcd"])
