@@ -1,4 +1,4 @@
-"""SHA-256 of the weights after ``fit``, for every strategy and embedded network: did a change alter what is learned?
+"""Digests of the weights after ``fit``, for every strategy and embedded network: what is learned stayed the same.
 
 Run it before a change, and again after it::
 

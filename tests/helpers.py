@@ -38,8 +38,7 @@ from course_utils.mini import networks  # noqa: F401 - registers resnet18_mini
 from course_utils.pretrained_models import stage_of_parameters
 
 if TYPE_CHECKING:
-    from course_utils.engine.run_log import EpochRecord
-    from course_utils.training import Run
+    from course_utils.engine.history import Run
 
 INITIALISERS = ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_")
 INITIALISERS += ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
@@ -87,6 +86,17 @@ class Act(Dataset):
         self.accesses += 1
         image, label = self.data[index]
         return (self.act(image) if self.accesses == self.access else image), label
+
+
+class StopAfter:
+    """A hook: a Stop comes when so many epochs are finished."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_end(self, run: Run, _model: nn.Module) -> None:
+        if len(run.history) == self.epochs:
+            raise KeyboardInterrupt
 
 
 def mini(seed: int = 0, num_classes: int = 3) -> nn.Module:
@@ -250,20 +260,15 @@ def _fit_on_this_rank(folder: Path) -> None:
 
 def _stop_and_go_on(folder: Path, rank: int) -> None:
     """A run that is stopped before its last epoch and taken up again, beside one that is not."""
-    from course_utils.training import _Trainer
+    from course_utils.training import last_run
 
     job = SharedRun("resumed", PROGRESSIVE, epochs=3, dtype=torch.float32, options={"log": "light", "resume": True})
     whole, unbroken = replace(job, options={"log": "off"}).fit()
-    epoch = _Trainer.epoch
-
-    def stopping(trainer: _Trainer, number: int) -> EpochRecord:
-        if number == 2:
-            raise KeyboardInterrupt  # a Ctrl-C in the terminal reaches all of them
-        return epoch(trainer, number)
-
     with mock.patch.dict(os.environ, {"COURSE_RUNS": str(folder / "resumed")}):
-        with mock.patch.object(_Trainer, "epoch", stopping):
-            _, stopped = job.fit()
+        # A Ctrl-C in the terminal reaches all of them.
+        with contextlib.suppress(KeyboardInterrupt):
+            replace(job, options=job.options | {"hooks": [StopAfter(2)]}).fit()
+        stopped = last_run()
         model, run = job.fit()
     told = {"stopped": stopped.stopped, "resumed": run.resumed, "moved": sorted(moved(copy_of(whole), copy_of(model)))}
     told["histories"] = [[asdict(r) | {"seconds": 0} for r in one.history] for one in (unbroken, run)]

@@ -27,8 +27,11 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from course_utils import training
 from course_utils.common.errors import CourseError
+from course_utils.engine import devices, setup
+from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
+from course_utils.engine.options import FitOptions
+from course_utils.engine.sampling import BalancedOrder, SeededOrder
 from course_utils.evaluation import evaluate
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
@@ -41,7 +44,7 @@ from course_utils.fine_tuning import (
     rate_factor,
 )
 from course_utils.pretrained_models import last_layer, stages
-from course_utils.training import BalancedOrder, EpochRecord, Run, SeededOrder, TrainingDiverged, fit
+from course_utils.training import fit, last_run, simple_fit
 
 # The ready strategies' rates may be tuned; what depends on a rate uses this one.
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
@@ -116,9 +119,7 @@ def test_dropout_is_seeded_too():
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch, size=50):
-        sampler = SeededOrder(size, seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
+        return list(SeededOrder(size, seed, epoch))
 
     assert len(SeededOrder(50, 0)) == 50
     seen = set()
@@ -143,9 +144,7 @@ def test_each_epoch_shows_every_picture_once_in_its_own_order():
     quick(mini(), Recorded(10, seed=1), strategy=FEATURE_EXTRACTION, epochs=3, seed=8)
     seen = seen[1:]  # fit looks at the first picture before it begins
     for epoch in range(3):
-        sampler = SeededOrder(10, 8)
-        sampler.set_epoch(epoch)
-        assert seen[10 * epoch : 10 * epoch + 10] == list(sampler)
+        assert seen[10 * epoch : 10 * epoch + 10] == list(SeededOrder(10, 8, epoch))
     assert len(seen) == 30
 
 
@@ -153,8 +152,7 @@ def test_each_epoch_shows_every_picture_once_in_its_own_order():
 
 
 def balanced(labels, seed=0, epoch=0):
-    sampler = BalancedOrder(labels, seed)
-    sampler.set_epoch(epoch)
+    sampler = BalancedOrder(labels, seed, epoch)
     assert len(sampler) == len(labels)
     return list(sampler)
 
@@ -181,7 +179,7 @@ def test_a_balanced_order_is_a_function_of_seed_and_epoch(labels, seed, epoch):
         first = balanced(labels, seed, epoch)
     torch.manual_seed(1), np.random.seed(1)
     assert balanced(labels, seed, epoch) == first
-    assert all(type(index) is int and 0 <= index < len(labels) for index in first)
+    assert all(isinstance(index, int) and 0 <= index < len(labels) for index in first)
 
 
 def test_another_seed_or_epoch_draws_others():
@@ -262,7 +260,7 @@ def test_only_learning_stages_move_and_only_from_their_epoch_on(strategy):
 
 def test_a_stage_that_wakes_up_later_follows_its_schedule(monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "rate_factor", lambda *args: seen.append(args) or rate_factor(*args))
+    monkeypatch.setattr(setup, "rate_factor", lambda *args: seen.append(args) or rate_factor(*args))
     strategy = Strategy("late", starts=(0, 1, None), rates=(1e-2,), warmup=0.25)
     quick(mini(), strategy=strategy, epochs=4)
     steps_per_epoch = 3
@@ -393,11 +391,19 @@ def interrupt_at(n):
     return act
 
 
-def test_stop_returns_the_run_so_far_with_the_best_weights():
+def stopped(*args, **options):
+    """The run that a Stop ended."""
+    with pytest.raises(TrainingStopped) as caught:
+        quick(*args, **options)
+    assert isinstance(caught.value, KeyboardInterrupt) and last_run() is caught.value.run
+    return caught.value.run
+
+
+def test_a_stop_leaves_the_run_so_far_and_the_best_weights():
     model = mini()
     watcher = Watcher(model)
     train = Counted(12, 1, interrupt_at(1 + 2 * 12 + 9))  # one look before, two epochs, and into the third
-    run = quick(model, train, watcher, epochs=5)
+    run = stopped(model, train, watcher, epochs=5)
     assert run.stopped == "interrupted" and len(run.history) == 2
     assert not moved(watcher.copies[run.best.epoch + 1], copy_of(model))
     assert evaluate(model, ColourPatches(7, seed=2)).accuracy == run.best.val_accuracy
@@ -408,14 +414,14 @@ def test_stop_returns_the_run_so_far_with_the_best_weights():
 def test_stop_in_the_first_epoch_leaves_the_model_as_it_came():
     model = mini()
     before = copy_of(model)
-    run = quick(model, Counted(12, 1, interrupt_at(10)))
+    run = stopped(model, Counted(12, 1, interrupt_at(10)))
     assert run.stopped == "interrupted" and run.history == [] and run.best is None and run.seconds == 0
     assert not moved(before, copy_of(model)) and not model.training
     assert str(run).splitlines()[0].startswith("epoch")
 
 
 def test_stop_while_validating():
-    run = quick(mini(), val=Counted(7, 2, interrupt_at(1 + 7 + 3)), epochs=5)
+    run = stopped(mini(), val=Counted(7, 2, interrupt_at(1 + 7 + 3)), epochs=5)
     assert run.stopped == "interrupted" and len(run.history) == 1
 
 
@@ -457,6 +463,143 @@ def test_a_rate_far_too_high():
         # One step per epoch: the training loss is still fine when the weights are ruined.
         quick(model, strategy=Strategy("boom", starts=(0,), rates=(1e30,), warmup=0), batch_size=12, epochs=3)
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+# --- a Stop ends everything, and says how to go on ---------------------------------------------------------------
+
+
+def test_a_stop_is_one_sentence_that_says_how_to_go_on():
+    with pytest.raises(TrainingStopped) as caught:
+        quick(mini(), Counted(12, 1, interrupt_at(1 + 12 + 6)), epochs=3)
+    (line,) = caught.value._render_traceback_()  # what IPython shows instead of a traceback
+    assert line == str(caught.value)
+    assert line.startswith("Stopped in epoch 2 of 3: the model has the weights of epoch 1, the best so far; ")
+    assert line.endswith("the same call begins anew (fit(..., resume=True) would go on), last_run() has the history.")
+
+
+def test_a_stop_before_the_first_epoch_is_over_says_that_nothing_was_learned():
+    with pytest.raises(TrainingStopped, match=r"Stopped in epoch 1 of 2: the model is as it came; the same call"):
+        quick(mini(), Counted(12, 1, interrupt_at(6)))
+
+
+def test_a_loop_over_runs_ends_with_the_run_that_was_stopped():
+    """Swallowed, a Stop would let every later run go on to its end."""
+    train, begun = Counted(12, 1, interrupt_at(1 + 24 + 1 + 6)), []  # in the second run
+    with pytest.raises(KeyboardInterrupt):
+        for seed in range(3):
+            begun.append(seed)
+            quick(mini(), train, seed=seed)
+    assert begun == [0, 1] and last_run().seed == 1 and last_run().stopped == "interrupted"
+
+
+def test_a_stopped_error_keeps_no_other_error():
+    with pytest.raises(TrainingStopped) as caught:
+        quick(mini(), Counted(12, 1, interrupt_at(9)))
+    assert caught.value.__context__ is None and caught.value.__cause__ is None
+
+
+# --- hooks -------------------------------------------------------------------------------------------------------
+
+
+class Seen:
+    """Writes down what it is called with."""
+
+    def __init__(self):
+        self.calls, self.states = [], []
+
+    def on_train_begin(self, run, model):
+        self.calls.append(("begin", len(run.history), run.stopped))
+        self.states.append(copy_of(model))
+
+    def on_epoch_end(self, run, model):
+        self.calls.append(("epoch", len(run.history), run.stopped))
+        self.states.append(copy_of(model))
+
+    def on_stop(self, run, model):
+        self.calls.append(("stop", len(run.history), run.stopped))
+
+    def on_train_end(self, run, model):
+        self.calls.append(("end", len(run.history), run.stopped))
+        self.states.append(copy_of(model))
+
+
+def test_a_hook_sees_every_epoch_and_the_weights_of_each():
+    model, seen = FULL.starting_model("resnet18_mini", 3), Seen()
+    start = copy_of(model)
+    run = quick(model, epochs=3, hooks=[seen])
+    assert seen.calls == [
+        ("begin", 0, "running"),
+        *(("epoch", n, "running") for n in (1, 2, 3)),
+        ("end", 3, "finished"),
+    ]
+    assert not moved(start, seen.states[0]) and all(
+        moved(*pair) for pair in zip(seen.states, seen.states[1:-1], strict=False)
+    )
+    assert not moved(seen.states[-1], copy_of(model)) and not moved(seen.states[-1], seen.states[1 + run.best.epoch])
+
+
+def test_hooks_change_nothing_that_is_learned():
+    models = [mini(), mini()]
+    quick(models[0], Noisy(12, 1))
+    quick(models[1], Noisy(12, 1), hooks=[Seen()])
+    assert not moved(*map(copy_of, models))
+
+
+def test_a_hook_is_told_of_a_stop_before_the_best_weights_come_back():
+    seen = Seen()
+    stopped(mini(), Counted(12, 1, interrupt_at(1 + 12 + 6)), hooks=[seen])
+    assert seen.calls[-2:] == [("stop", 1, "interrupted"), ("end", 1, "interrupted")]
+
+
+def test_a_hook_may_end_the_training():
+    class Enough:
+        def on_epoch_end(self, run, model):
+            run.stopped = "early"
+
+    run = quick(mini(), epochs=5, hooks=[Enough()])
+    assert run.stopped == "early" and len(run.history) == 1
+
+
+@pytest.mark.parametrize("hook", [object(), Seen, lambda run, model: None], ids=["object", "class", "function"])
+def test_what_is_no_hook_is_refused(hook):
+    with pytest.raises(CourseError, match=r"hooks has .* give objects with one of the methods on_train_begin"):
+        quick(mini(), hooks=[hook])
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+def test_options_and_keywords_are_the_same():
+    models, runs = [mini(), mini(), mini()], []
+    options = FitOptions(epochs=2, batch_size=4, seed=5, device="cpu", log="off")
+    runs.append(fit(models[0], TRAIN, VAL, FULL, options))
+    runs.append(fit(models[1], TRAIN, VAL, FULL, epochs=2, batch_size=4, seed=5, device="cpu", log="off"))
+    runs.append(
+        fit(models[2], TRAIN, VAL, FULL, FitOptions(epochs=9, device="cpu", log="off"), epochs=2, batch_size=4, seed=5)
+    )
+    assert numbers(runs[0]) == numbers(runs[1]) == numbers(runs[2])
+    assert not moved(copy_of(models[0]), copy_of(models[1])) and not moved(copy_of(models[0]), copy_of(models[2]))
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(TypeError, match=r"fit\(\) has no option 'epoch'; it has epochs, batch_size, seed"):
+        quick(mini(), epoch=3)
+
+
+# --- the plain loop ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["resnet18_mini", "vgg11_mini", "efficientnet_b0_mini", "mobilenet_v3_small_mini"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+def test_the_plain_loop_comes_to_the_weights_of_fit(strategy, network):
+    """Bit by bit: order, rates, freezing, dropout, counting and the choice of the best epoch are the same."""
+    fitted, plain = (strategy.starting_model(network, 3) for _ in range(2))
+    train, val = ColourPatches(10, seed=1), ColourPatches(6, seed=2)
+    run = quick(fitted, train, val, strategy, epochs=3, seed=7)
+    with generators_untouched():
+        history = simple_fit(plain, train, val, strategy, epochs=3, batch_size=4, seed=7)
+    assert not moved(copy_of(fitted), copy_of(plain))
+    assert history == [(record.val_accuracy, record.val_loss) for record in run.history]
 
 
 # --- what cannot work --------------------------------------------------------------------------------------------
@@ -527,8 +670,8 @@ def half_precision(_device):
 @pytest.mark.parametrize("strategy", [FEATURE_EXTRACTION, PROGRESSIVE], ids=lambda s: s.name)
 def test_nothing_is_left_on_the_model(monkeypatch, mixed, strategy):
     if mixed:
-        training._forget_other_device("cpu", "bf16")
-        monkeypatch.setattr(training, "_accelerator", half_precision)
+        devices.forget_other_device("cpu", "bf16")
+        monkeypatch.setattr(setup, "make_accelerator", half_precision)
     model = mini()
     kind = type(model)
     quick(model, strategy=strategy, epochs=3)

@@ -26,44 +26,46 @@ import contextlib
 import hashlib
 import io
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from course_utils.common.errors import CourseError
+from course_utils.common.errors import CourseError, warn
 from course_utils.common.files import written_whole
+from course_utils.engine.history import EpochRecord
 from course_utils.engine.provenance import describe_data, describe_layers, weights_digest
-from course_utils.engine.run_log import CHECKPOINTS, EpochRecord, runs_root, this_process
-from course_utils.engine.runs import leaves, load_run, read_run
-from course_utils.engine.sampling import SeededDraws
+from course_utils.engine.run_log import CHECKPOINTS, runs_root, this_process
+from course_utils.engine.runs import flatten, load_run, read_run
+from course_utils.engine.sampling import SeededDraws, sample_indices
+from course_utils.engine.setup import Setup
 from course_utils.fine_tuning import Strategy
 
 TITLE = b"course_utils checkpoint 1 "
-PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random"}
+STATE_PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random"}
 # Arguments of fit that change nothing of what is learned.
 IRRELEVANT = ("log", "num_workers", "device", "resume")
 PROBES = 3  # pictures of a data set that are looked at to tell it from others
-BUSY: set[Path] = set()  # folders of the runs that this process is in the middle of
+ACTIVE_RUNS: set[Path] = set()  # folders of the runs that this process is in the middle of
 
 
 def describe_call(
     model: nn.Module, train: Sized, val: Sized, strategy: Strategy, settings: Mapping[str, Any], machine: Mapping
 ) -> dict[str, Any]:
-    """Tell which call of ``fit`` this is: another description means another result.
+    """Return a description of a call of ``fit``: another description means another result.
 
     Parameters
     ----------
     model, train, val, strategy
-        As given to ``fit``. Of the model it tells the layers, not the weights.
+        Arguments of ``fit``. The layers of the model are described, not its weights.
     settings
         The other arguments by name; those that change nothing of the result are left out.
     machine
-        On what is computed: device, precision, processes.
+        Device, precision and number of processes.
 
     Returns
     -------
@@ -84,23 +86,23 @@ def describe_call(
 
 
 def _without_reason(value: Any) -> Any:
-    """Why no cache was used is told in words and is no part of what is computed."""
+    """Return the facts about a cache without the words that say why there is none."""
     return {key: part for key, part in value.items() if key != "reason"} if isinstance(value, dict) else value
 
 
 def _probe(dataset: Any, seed: int) -> str:
-    """16 hexadecimal digits over some pictures and labels: data sets in memory have no paths to tell them apart."""
+    """Return 16 hexadecimal digits over some pictures and labels: data sets in memory have no paths to tell them by."""
     digest = hashlib.sha256()
-    draws = SeededDraws(dataset, seed)
-    for index in sorted({round(part * (len(dataset) - 1) / (PROBES - 1)) for part in range(PROBES)}):
-        image, label = draws[index]
+    places = sorted({round(part * (len(dataset) - 1) / (PROBES - 1)) for part in range(PROBES)})
+    for index in sample_indices(places, len(dataset), seed, epoch=0):
+        image, label = SeededDraws(dataset)[index]
         digest.update(weights_digest({str(int(label)): image}).encode())
     return digest.hexdigest()[:16]
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In which parts two calls differ: ``["settings.epochs: 5 there, 6 here"]``."""
-    old, new = dict(leaves("", dict(there))), dict(leaves("", dict(here)))
+    """Return the parts in which two calls differ: ``["settings.epochs: 5 there, 6 here"]``."""
+    old, new = dict(flatten("", dict(there))), dict(flatten("", dict(here)))
     names = [name for name in old | new if old.get(name) != new.get(name)]
     return [f"{name}: {old.get(name, '-')} there, {new.get(name, '-')} here" for name in names]
 
@@ -109,13 +111,13 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Heading:
-    """What a checkpoint says about itself.
+class Header:
+    """The first lines of a checkpoint: the call it belongs to, and how far it came.
 
     Parameters
     ----------
     call
-        From :func:`describe_call`.
+        Description from :func:`describe_call`.
     seen
         Digests of the weights that the model had outside of training: those it came with, and each best ones since.
     history
@@ -127,15 +129,15 @@ class Heading:
     history: list[EpochRecord]
 
 
-class Found(NamedTuple):
+class Checkpoint(NamedTuple):
     """A checkpoint that was read; the tensors of its state are on the CPU."""
 
     path: Path
-    heading: Heading
+    header: Header
     state: dict[str, Any]
 
 
-def write_checkpoint(path: Path, heading: Heading, state: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, header: Header, state: Mapping[str, Any]) -> None:
     """Write a checkpoint; the old one at `path` is there until the new one is complete.
 
     Raises
@@ -144,7 +146,7 @@ def write_checkpoint(path: Path, heading: Heading, state: Mapping[str, Any]) -> 
         If it cannot be written. What was there before is untouched.
     """
     content = io.BytesIO()
-    text = {"call": heading.call, "seen": heading.seen, "history": [asdict(record) for record in heading.history]}
+    text = {"call": header.call, "seen": header.seen, "history": [asdict(record) for record in header.history]}
     content.write(json.dumps(text).encode() + b"\n")
     torch.save(dict(state), content)
     digest = hashlib.sha256(content.getbuffer()).hexdigest().encode()
@@ -153,48 +155,48 @@ def write_checkpoint(path: Path, heading: Heading, state: Mapping[str, Any]) -> 
         file.write(content.getbuffer())
 
 
-def read_heading(path: Path) -> Heading:
-    """Read the two lines at the top of a checkpoint, without its tensors.
+def read_header(path: Path) -> Header:
+    """Return the header of a checkpoint, without reading its tensors.
 
     Raises
     ------
     CourseError
         If it cannot be read or is no checkpoint.
     """
-    with _told(path), open(path, "rb") as file:
+    with _unreadable_is_an_error(path), open(path, "rb") as file:
         if not file.readline(200).startswith(TITLE):
             raise ValueError("it is no checkpoint of fit, or one of another version of the course")
-        return _heading(file.readline())
+        return _header(file.readline())
 
 
-def read_checkpoint(path: Path) -> Found:
-    """Read what :func:`write_checkpoint` was given.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint that :func:`write_checkpoint` wrote.
 
     Raises
     ------
     CourseError
         If the file cannot be read, is not as it was written, or holds objects other than tensors and plain values.
     """
-    heading = read_heading(path)
-    with _told(path):
+    header = read_header(path)
+    with _unreadable_is_an_error(path):
         title, _, content = path.read_bytes().partition(b"\n")
         # torch.load takes flipped bytes in a tensor for numbers.
         if title != TITLE + hashlib.sha256(content).hexdigest().encode():
             raise ValueError("it is incomplete, or was changed after it was written")
         state = torch.load(io.BytesIO(content[content.index(b"\n") + 1 :]), map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or state.keys() != PARTS:
+        if not isinstance(state, dict) or state.keys() != STATE_PARTS:
             raise ValueError("it does not have the parts that fit writes")
-    return Found(path, heading, state)
+    return Checkpoint(path, header, state)
 
 
-def _heading(line: bytes) -> Heading:
+def _header(line: bytes) -> Header:
     text = json.loads(line)
     records = [EpochRecord(**row | {"learning": tuple(row["learning"])}) for row in text["history"]]
-    return Heading(dict(text["call"]), list(text["seen"]), records)
+    return Header(dict(text["call"]), list(text["seen"]), records)
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _unreadable_is_an_error(path: Path) -> Iterator[None]:
     try:
         yield
     # Whatever lies in a foreign file, torch, zip and JSON have some twenty kinds of errors for it.
@@ -210,14 +212,19 @@ def _told(path: Path) -> Iterator[None]:
 
 
 class Checkpoints:
-    """Finds the checkpoint that a call of ``fit`` goes on from, and writes one after every epoch.
+    """Finds the checkpoint that a call of ``fit`` goes on from, and writes and deletes that of its run.
 
     Parameters
     ----------
     call
-        From :func:`describe_call`.
+        Description from :func:`describe_call`.
     model
-        As it was given to ``fit``.
+        The model as it was given to ``fit``.
+
+    Attributes
+    ----------
+    path
+        The file of this run; None while the run has no folder.
     """
 
     def __init__(self, call: dict[str, Any], model: nn.Module) -> None:
@@ -228,7 +235,7 @@ class Checkpoints:
         self._warned = False
 
     def find(self, resume: bool | str | Path) -> Path | None:
-        """Find the checkpoint to go on from.
+        """Return the checkpoint to go on from; None if there is none, and a new run begins.
 
         Parameters
         ----------
@@ -236,11 +243,6 @@ class Checkpoints:
             True looks for an interrupted run of the same call with the same model: with the weights that it began
             with, or those that it had after a Stop. The name or folder of a run takes that one up, whatever the
             weights are.
-
-        Returns
-        -------
-        Path or None
-            None if there is no such run: a new one begins.
 
         Raises
         ------
@@ -250,8 +252,8 @@ class Checkpoints:
         """
         if resume is not True:
             return self._named(resume)
-        found = {path: read_heading(path) for path in runs_root().glob(f"*/{self.name}")}
-        there = [path for path, heading in found.items() if self.seen[0] in heading.seen and _idle(path.parent)]
+        found = {path: read_header(path) for path in runs_root().glob(f"*/{self.name}")}
+        there = [path for path, header in found.items() if self.seen[0] in header.seen and _is_idle(path.parent)]
         if there:
             return max(there, key=lambda path: (len(found[path].history), path.stat().st_mtime))
         if hint := self._near_miss(found):
@@ -266,9 +268,9 @@ class Checkpoints:
                 f"The run {record.name} is {record.status} and has no checkpoint: nothing can be resumed. Runs that "
                 "are called with resume=True keep one until they have come to their end."
             )
-        if not _idle(record.folder, elsewhere=True):
+        if not _is_idle(record.folder, on_another_machine=True):
             raise CourseError(f"The run {record.name} is still going on: stop it first.")
-        other = differences(read_heading(paths[0]).call, self.call)
+        other = differences(read_header(paths[0]).call, self.call)
         if other:
             raise CourseError(
                 f"The run {record.name} is one of another call: {'; '.join(other[:4])}. Call fit as it was called "
@@ -276,10 +278,10 @@ class Checkpoints:
             )
         return paths[0]
 
-    def _near_miss(self, same_call: Mapping[Path, Heading]) -> str:
-        """Tell of a run that the reader may have meant."""
+    def _near_miss(self, same_call: Mapping[Path, Header]) -> str:
+        """Return a sentence about a run that the reader may have meant; empty if there is none."""
         for path in same_call:
-            if _idle(path.parent):
+            if _is_idle(path.parent):
                 return (
                     f"The run {path.parent.name} was the same call, but began with other weights, so a new run begins. "
                     f"resume={path.parent.name!r} would take it up."
@@ -287,80 +289,73 @@ class Checkpoints:
             return f"The run {path.parent.name} of the same call is still going on (or was, on another machine)."
         for path in runs_root().glob(f"*/{CHECKPOINTS}"):
             with contextlib.suppress(CourseError):
-                heading = read_heading(path)
-                if self.seen[0] in heading.seen:
-                    other = "; ".join(differences(heading.call, self.call)[:2])
+                header = read_header(path)
+                if self.seen[0] in header.seen:
+                    other = "; ".join(differences(header.call, self.call)[:2])
                     return f"The interrupted run {path.parent.name} was another call ({other}), so a new run begins."
         return ""
 
-    def begin(self, folder: Path | None, found: Found | None) -> None:
+    def begin(self, folder: Path | None, found: Checkpoint | None) -> None:
         """Keep the checkpoints of this run in a folder from now on; without this call none is written."""
         if found:
-            self.seen = found.heading.seen
-            done, epochs = len(found.heading.history), self.call["settings"]["epochs"]
+            self.seen = found.header.seen
+            done, epochs = len(found.header.history), self.call["settings"]["epochs"]
             print(f"Resumed {found.path.parent.name}: {done} of {epochs} epochs were done.")
         if folder is None:
-            warnings.warn("The run has no folder, so it keeps no checkpoint and cannot be resumed.", stacklevel=3)
+            warn("The run has no folder, so it keeps no checkpoint and cannot be resumed.")
             return
         self.path = folder / self.name
-        BUSY.add(folder)
+        ACTIVE_RUNS.add(folder)
         for left in folder.glob(f".{CHECKPOINTS}.*.partial"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
 
     def write(self, history: Sequence[EpochRecord], state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
         """Write the checkpoint of a finished epoch. A full disk is one warning: training and the old one stay."""
-        if self.path is None:
-            return
         digest = weights_digest(best)
         if digest not in self.seen:
             self.seen = [*self.seen, digest]
         try:
-            write_checkpoint(self.path, Heading(self.call, self.seen, list(history)), state)
+            write_checkpoint(self.path, Header(self.call, self.seen, list(history)), state)
         except CourseError as error:
-            self._warn(f"The checkpoint of epoch {len(history)} was not written: {error} Training goes on; ")
+            if not self._warned:
+                old = self.path.exists()
+                then = "a resumed run would begin with the last checkpoint" if old else "a resumed run would begin anew"
+                warn(
+                    f"The checkpoint of epoch {len(history)} was not written: {error} Training goes on; {then}. It is "
+                    "tried again after every epoch."
+                )
+            self._warned = True
 
-    def _warn(self, text: str) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        old = self.path.exists()
-        then = "a resumed run would begin with the last checkpoint" if old else "a resumed run would begin anew"
-        warnings.warn(f"{text}{then}. It is tried again after every epoch.", stacklevel=5)
-
-    def end(self, stopped: str) -> None:
-        """Delete the checkpoint of a run that came to its end; say how another one goes on.
-
-        Parameters
-        ----------
-        stopped
-            As in :class:`~course_utils.training.Run`. A diverged run would diverge again.
-        """
-        if self.path is None:
-            return
-        if stopped == "interrupted" and self.path.exists():
-            print(f"Stopped. The same call of fit takes the run {self.path.parent.name} up again.")
-        if stopped not in ("finished", "early", "diverged"):
-            return
+    def delete(self) -> None:
+        """Delete the checkpoint of a run that came to its end."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"{self.path} cannot be deleted ({error.strerror or error}). Delete it before you call fit with "
-                "resume=True again, or that call ends at once with the result of this one.",
-                stacklevel=3,
+                "resume=True again, or that call ends at once with the result of this one."
             )
 
 
-def _idle(folder: Path, elsewhere: bool = False) -> bool:
-    """Whether nobody works on a run any more.
+def find_checkpoint(checkpoints: Checkpoints, setup: Setup) -> Checkpoint | None:
+    """Return the checkpoint to go on from, the same one in all processes; None if there is none."""
+    paths = [checkpoints.find(setup.options.resume) if setup.is_first_process else None]
+    path = broadcast_object_list(paths)[0] if setup.group.world_size > 1 else paths[0]
+    found = None if path is None else read_checkpoint(path)
+    setup.accelerator.wait_for_everyone()  # of a complete run one process deletes it soon
+    return found
 
-    Processes of another machine cannot be seen: one that was said to run there counts as `elsewhere` says.
+
+def _is_idle(folder: Path, on_another_machine: bool = False) -> bool:
+    """Return True if nobody works on a run any more.
+
+    Processes of another machine cannot be seen: for a run that is said to go on there, the argument is returned.
     """
     record = read_run(folder)
     if record.status != "running":
         return True
     process, own = record.facts["process"], this_process()
     if process["host"] != own["host"]:
-        return elsewhere
+        return on_another_machine
     # A run of this very process whose end could not be written, because the disk was full.
-    return process["pid"] == own["pid"] and folder not in BUSY
+    return process["pid"] == own["pid"] and folder not in ACTIVE_RUNS

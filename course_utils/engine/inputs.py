@@ -1,4 +1,4 @@
-"""What ``fit`` trains on: pictures through the whole network, or cached activations through the rest of it.
+"""The inputs of ``fit``: pictures for the whole network, or cached activations for the part behind the border.
 
 :func:`inputs_for` decides. A cache is used where it changes nothing but the time:
 
@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from course_utils.common.errors import CourseError
+from course_utils.common.errors import CourseError, warn
 from course_utils.datasets import MemoryDataset
 from course_utils.engine.activation_cache import (
     CachedActivations,
@@ -30,6 +29,7 @@ from course_utils.engine.activation_cache import (
     key_of_data,
     key_of_front,
 )
+from course_utils.engine.processes import all_processes_agree
 from course_utils.fine_tuning import Plan
 
 MODES = ("auto", "on", "off")
@@ -38,19 +38,19 @@ LARGEST_BY_ITSELF = 4_000_000_000  # bytes that a cache may take without having 
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """How ``fit`` shall cache, where one word does not say enough.
+    """Options of the activation cache, where one word does not say enough.
 
     Parameters
     ----------
     mode
         ``"auto"``: where it changes nothing but the time. ``"on"``: an error where it cannot be. ``"off"``: never.
     views
-        Augmented views of each training picture that are kept; epoch e learns from view e modulo `views`. 1 for
-        training without augmentation.
+        Number of augmented views of each training picture; epoch e learns from view e modulo `views`. 1 for training
+        without augmentation.
     dtype
         ``"float32"`` or ``"float16"``.
     folder
-        Of all caches; None for the course's own.
+        Folder of all caches; None for the course's own.
     """
 
     mode: str = "auto"
@@ -61,14 +61,14 @@ class CacheOptions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is fed to what.
+    """Data sets to train on, and the part of the network that takes them.
 
     Parameters
     ----------
     train, val
         Data sets of pictures or of activations.
     border
-        Of the activations; None for pictures.
+        Stage in front of which the activations were taken; None for pictures.
     reason
         Why there is no cache; empty with one.
     """
@@ -79,16 +79,11 @@ class Inputs:
     reason: str = ""
 
     def learner(self, model: nn.Module) -> nn.Module:
-        """What takes these inputs: the model, or its part behind the border, made of the model's own modules."""
+        """Return the model, or its part behind the border, which is made of the model's own modules."""
         return model if self.border is None else cut(model, self.border)[1]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the augmented view of this epoch, where there are several."""
-        if self.border is not None:
-            self.train.set_epoch(epoch)
-
     def facts(self, asked: CacheOptions) -> dict[str, Any]:
-        """For the log of the run."""
+        """Return plain values for the log of the run."""
         if self.border is None:
             return {"asked": asked.mode, "used": False, "reason": self.reason}
         about = {"asked": asked.mode, "used": True, "border": self.border}
@@ -96,8 +91,8 @@ class Inputs:
         return about | {"train": self.train.name, "val": self.val.name}
 
 
-def options_of(cache: str | CacheOptions | None) -> CacheOptions:
-    """Turn what ``fit`` was given into options; None is ``"off"``.
+def cache_options(cache: str | CacheOptions | None) -> CacheOptions:
+    """Return the options for what ``fit`` was given; None is ``"off"``.
 
     Raises
     ------
@@ -121,21 +116,21 @@ def inputs_for(
     seed: int,
     device: torch.device,
 ) -> Inputs:
-    """Decide whether a run uses a cache, and have it ready.
+    """Return the inputs of a run: with a cache, which is made where it is missing, or without.
 
     Parameters
     ----------
     options
-        From :func:`options_of`.
+        From :func:`cache_options`.
     model, train, val, plan, epochs, seed
-        Of the run. The model goes to `device` if a cache is made.
+        Model, data and settings of the run. The model goes to `device` if a cache is made.
     device
-        That training will happen on.
+        Device of the training.
 
     Returns
     -------
     Inputs
-        All processes of a run get the same answer.
+        The same kind in all processes of a run.
 
     Raises
     ------
@@ -149,54 +144,56 @@ def inputs_for(
     if options.mode == "off":
         return Inputs(train, val, reason="off")
     try:
-        _require_sense(options, model, train, val, plan, epochs)
+        _require_use(options, model, train, val, plan, epochs)
         inputs = _cached(options, model, train, val, _border(plan, epochs), seed, device)
-    except _NotHere as reason:
+    except _NoCache as reason:
         if options.mode == "on":
             raise CourseError(f"cache='on' cannot be: {reason}. Use cache='auto' or 'off'.") from None
         inputs = Inputs(train, val, reason=str(reason))
     except CourseError as error:
         if options.mode == "on":
             raise
-        warnings.warn(f"Training goes on without cached activations. {error}", stacklevel=3)
+        warn(f"Training goes on without cached activations. {error}")
         inputs = Inputs(train, val, reason=str(error))
-    return inputs if _everywhere(inputs.border is not None) else Inputs(train, val, reason=inputs.reason or "elsewhere")
+    # Half a network in one process and a whole one in another would never meet.
+    agreed = all_processes_agree(inputs.border is not None)
+    return inputs if agreed else Inputs(train, val, reason=inputs.reason or "another process has no cache")
 
 
-class _NotHere(Exception):
-    """Why this run has no use for a cache."""
+class _NoCache(Exception):
+    """The reason why a run uses no cache."""
 
 
 def _border(plan: Plan, epochs: int) -> str:
-    """The first stage that learns, if it is the same in all epochs and not the first stage of all."""
+    """Return the first stage that learns, if it is the same in all epochs and not the first stage of all."""
     learning = plan.learning_at(0)
     moves = next((epoch for epoch in range(1, epochs) if plan.learning_at(epoch) != learning), None)
     if moves is not None:
-        raise _NotHere(
+        raise _NoCache(
             f"the border moves: with {plan.strategy.name!r} other stages learn in epoch {moves + 1} than in the first"
         )
     if learning[0] == plan.rows[0].stage:
-        raise _NotHere(f"with {plan.strategy.name!r} the first stage learns, so nothing in front of it is frozen")
+        raise _NoCache(f"with {plan.strategy.name!r} the first stage learns, so nothing in front of it is frozen")
     return learning[0]
 
 
-def _require_sense(
+def _require_use(
     options: CacheOptions, model: nn.Module, train: Dataset, val: Dataset, plan: Plan, epochs: int
 ) -> None:
     border = _border(plan, epochs)
     if options.mode == "auto":  # before a sample is fetched: a data set of one's own is left alone
         if epochs == 1:
-            raise _NotHere("a single epoch passes through the frozen stages once, with a cache or without")
+            raise _NoCache("a single epoch passes through the frozen stages once, with a cache or without")
         try:
             key_of_front(cut(model, border)[0])
             for dataset in (train, val):
                 key_of_data(dataset)
         except Unknowable as reason:
-            raise _NotHere(f"{reason}; cache='on' reads every sample once to know it") from None
+            raise _NoCache(f"{reason}; cache='on' reads every sample once to know it") from None
     if _draws(val):
-        raise _NotHere("the validation split is augmented at random")
+        raise _NoCache("the validation split is augmented at random")
     if options.views == 1 and _draws(train):
-        raise _NotHere(
+        raise _NoCache(
             "the training split is augmented at random, and a cache would show the same view in every epoch; "
             "CacheOptions(views=4), say, keeps four views of each picture"
         )
@@ -224,12 +221,12 @@ def _cached(
 
 
 def _given(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, epochs: int, both: bool) -> Inputs:
-    """Data sets that are caches: they have to belong to this network and this strategy."""
+    """Return inputs for data sets that are caches: they have to belong to this network and this strategy."""
     if not both:
         raise CourseError("Cached activations can be trained on only if they are chosen by too: cache both splits.")
     try:
         border = _border(plan, epochs)
-    except _NotHere as reason:
+    except _NoCache as reason:
         raise CourseError(f"Cached activations do not fit this strategy: {reason}.") from None
     front = key_of_front(cut(model, border)[0])
     for name, dataset in (("train", train), ("val", val)):
@@ -241,11 +238,3 @@ def _given(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, epochs: i
         if dataset.content["key"]["front"] != front:
             raise CourseError(f"The {name} activations are of other frozen weights than this model has: cache anew.")
     return Inputs(train, val, border)
-
-
-def _everywhere(here: bool) -> bool:
-    """Whether all processes of a run say so: half a network in one and a whole one in another would never meet."""
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    return all(gather_object([here])) if PartialState().num_processes > 1 else here

@@ -1,11 +1,11 @@
 """How many processes load pictures: a rule that holds in scripts and notebooks, on every system.
 
-Workers start anew in every epoch. (Those that stay from one to the next keep the data set as it was in the first, and
-with it the numbers that augmentation draws.) That takes a tenth of a second where Python forks, and seconds where it
-starts workers afresh (``spawn``, on Windows and macOS, or ``forkserver``) and each of them imports torch. So they pay
-where an epoch has enough to decode or to change, and where there are cores that the training does not need. Afresh,
-workers also import classes by name, and what is defined in a cell of a notebook, or in the script itself, has no name
-that they could import.
+Workers are started once and stay: what augmentation draws travels with the index of a sample
+(:class:`course_utils.engine.sampling.SampleIndex`). The start takes a tenth of a second where Python forks, and seconds
+where it starts workers afresh (``spawn``, on Windows and macOS, or ``forkserver``) and each of them imports torch. So
+they pay where the epochs have enough to decode or to change, and where there are cores that the training does not need.
+Started afresh, workers also import classes by name, and a class that is defined in a cell of a notebook, or in the
+script itself, has no name that they could import.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from course_utils.datasets import PhotoDataset
+
 MOST_WORKERS = 8
 # Measured on one core of a server, at 128 and 224 pixels, with light augmentation: a photo of half a megapixel, and
 # the same from course_utils.engine.pixel_store. One loader with its workers took 0.08 s to start by fork and 4.5 s
@@ -23,16 +25,18 @@ SECONDS_PER_PICTURE = {"file": 0.004, "store": 0.0007}
 SECONDS_TO_START = {"fork": 0.1, "spawn": 4.5, "forkserver": 4.5}
 
 
-def workers_for(dataset: Any, processes: int | None = None) -> tuple[int, str]:
-    """Choose ``num_workers`` of a ``DataLoader`` for a data set here.
+def workers_for(dataset: Any, *, epochs: int = 1, processes: int | None = None) -> tuple[int, str]:
+    """Return ``num_workers`` of a ``DataLoader`` for a data set on this machine, and the reason.
 
     Parameters
     ----------
     dataset
-        The training set. What its samples come from and where its class and its transform are defined is looked at.
+        The training set: the source of its samples, and the modules of its class and transform are looked at.
+    epochs
+        Number of times that every sample is loaded.
     processes
-        That train on this machine at the same time: they share the cores. None for what ``torchrun`` or
-        ``accelerate launch`` says, 1 without them.
+        Number of processes that train on this machine at the same time: they share the cores. None for what
+        ``torchrun`` or ``accelerate launch`` says, 1 without them.
 
     Returns
     -------
@@ -42,7 +46,8 @@ def workers_for(dataset: Any, processes: int | None = None) -> tuple[int, str]:
     return choose_workers(
         source=_source(dataset),
         pictures=len(dataset),
-        at_home=sorted({_name(part) for part in _parts(dataset) if _unreachable(part)}),
+        epochs=epochs,
+        not_importable=sorted({_name(part) for part in _parts(dataset) if _unreachable(part)}),
         start_method=multiprocessing.get_start_method(allow_none=False),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         processes=int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if processes is None else processes,
@@ -50,52 +55,51 @@ def workers_for(dataset: Any, processes: int | None = None) -> tuple[int, str]:
 
 
 def choose_workers(
-    *, source: str, pictures: int, at_home: list[str], start_method: str, cores: int, processes: int
+    *, source: str, pictures: int, epochs: int, not_importable: list[str], start_method: str, cores: int, processes: int
 ) -> tuple[int, str]:
-    """The rule itself.
+    """Return the number of workers and the reason; the rule itself.
 
     Parameters
     ----------
     source
-        Where samples come from: ``"file"``, ``"store"`` or ``"memory"``.
-    pictures
-        How many there are in an epoch.
-    at_home
-        Names of classes and functions that have no place from where they could be imported: those of a notebook's
-        cell, of the script that runs, or of another function.
+        Source of the samples: ``"file"``, ``"store"`` or ``"memory"``.
+    pictures, epochs
+        Number of pictures in an epoch, and of epochs.
+    not_importable
+        Names of classes and functions that a new process could not import: those of a notebook's cell, of the script
+        that runs, or of another function.
     start_method
-        Of Python's ``multiprocessing``: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
+        Start method of Python's ``multiprocessing``: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
     cores, processes
         At least 1 each.
 
     Examples
     --------
-    >>> choose_workers(source="file", pictures=500, at_home=[], start_method="fork", cores=8, processes=1)
+    >>> about = {"source": "file", "pictures": 500, "epochs": 1, "not_importable": [], "start_method": "fork"}
+    >>> choose_workers(**about, cores=8, processes=1)
     (7, 'Workers: 7, and of 8 cores one is left for the training itself.')
     """
     if source not in SECONDS_PER_PICTURE:
         return 0, "No workers: the pictures are in memory, and a worker would only carry them."
-    if at_home and start_method != "fork":
+    if not_importable and start_method != "fork":
         return 0, (
-            f"No workers: a new process cannot import {', '.join(at_home)}, which stands in this notebook or script. "
-            "Move it into a module."
+            f"No workers: a new process cannot import {', '.join(not_importable)}, which stands in this notebook or "
+            "script. Move it into a module."
         )
     workers = min(cores // processes - 1, MOST_WORKERS)
     if workers < 2:  # with two cores, one worker made an epoch longer by a quarter: the training itself uses both
         return 0, f"No workers: {cores} cores for {processes} training process{'es' if processes > 1 else ''}."
-    saved = pictures * SECONDS_PER_PICTURE[source] * (1 - 1 / workers)
+    saved = epochs * pictures * SECONDS_PER_PICTURE[source] * (1 - 1 / workers)
     start = SECONDS_TO_START[start_method]
     if saved <= start:
         return 0, (
-            f"No workers: they would save about {saved:.1f} s in an epoch of {pictures} pictures, and take {start:g} s "
-            "to start."
+            f"No workers: in {epochs} epoch{'s' if epochs > 1 else ''} of {pictures} pictures they would save about "
+            f"{saved:.1f} s, and take {start:g} s to start."
         )
     return workers, f"Workers: {workers}, and of {cores // processes} cores one is left for the training itself."
 
 
 def _source(dataset: Any) -> str:
-    from course_utils.datasets import PhotoDataset
-
     parts = list(_parts(dataset))
     if any(getattr(part, "fixed", False) for part in parts):
         return "memory"
@@ -107,7 +111,7 @@ def _source(dataset: Any) -> str:
 
 
 def _parts(dataset: Any) -> Iterator[Any]:
-    """The data set, those that it wraps, and their transforms with what these are made of."""
+    """Yield the data set, those that it wraps, and their transforms with their parts."""
     waiting, seen = [dataset], set()
     while waiting:
         part = waiting.pop()
@@ -121,7 +125,7 @@ def _parts(dataset: Any) -> Iterator[Any]:
 
 
 def _unreachable(part: Any) -> bool:
-    """Whether another process could not import the class of an object, or a function."""
+    """Return True if another process could not import the class of an object, or a function."""
     local = {"<lambda>", "<locals>"} & set(_name(part).split("."))
     return getattr(part, "__module__", None) == "__main__" or bool(local)
 

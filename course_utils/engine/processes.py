@@ -5,12 +5,12 @@
 gradients, is the part that everybody knows. It is not enough for the same result as one process, because a batch is
 more than the sum of its parts:
 
-* every batch is cut from the same order and dealt out in contiguous shares (:class:`Shares`); a last batch that does
-  not divide is dealt out unevenly, not filled up, so no picture counts twice;
-* the mean loss of a batch is no mean of the means of its shares: :func:`loss_of_share` weighs them;
-* BatchNorm normalises by the mean and variance of the *whole* batch: :class:`SyncedNorm`;
-* dropout draws for the whole batch, and each process takes its rows: :class:`SharedDropout`;
-* losses and hits are summed over the processes before anything is divided or decided: :func:`summed`.
+* every batch is cut from the same order into contiguous shards (:class:`ShardedBatchSampler`); a last batch that does
+  not divide is cut into uneven shards, not filled up, so no picture counts twice;
+* the mean loss of a batch is not the mean of the means of its shards: :func:`loss_of_shard` weighs them;
+* BatchNorm normalises by the mean and variance of the *whole* batch: :class:`SyncedBatchNorm`;
+* dropout draws for the whole batch, and each process takes its rows: :class:`SyncedDropout`;
+* losses and hits are summed over the processes before anything is divided or decided: :func:`all_reduce_sum`.
 
 What cannot be the same to the last bit is the order of additions; that leaves differences of about 1e-7 of a value.
 """
@@ -24,11 +24,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.data_loader import prepare_data_loader
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.ops import StochasticDepth
 
@@ -38,83 +37,83 @@ from course_utils.common.errors import CourseError
 SIGNS_OF_A_LOST_PEER = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "gloo")
 
 
-# --- who gets what -----------------------------------------------------------------------------------------------
+# --- shards ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """The rows of a batch that one process has.
 
     Parameters
     ----------
     start, stop
         First row, and the one after the last; equal when there is nothing for this process.
-    whole
-        Rows of the whole batch, over all processes.
+    total
+        Number of rows of the whole batch, over all processes.
     """
 
     start: int
     stop: int
-    whole: int
+    total: int
 
     @property
     def size(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return self.stop - self.start
 
 
-def part_of(whole: int, rank: int, processes: int) -> Part:
-    """Deal `whole` rows out to `processes` as evenly as it goes, in contiguous parts.
+def shard_of(total: int, rank: int, world_size: int) -> Shard:
+    """Return the shard of one process; the shards of all are contiguous and as even as it goes.
 
     Examples
     --------
-    >>> [part_of(5, rank, 2) for rank in (0, 1)]
-    [Part(start=0, stop=2, whole=5), Part(start=2, stop=5, whole=5)]
+    >>> [shard_of(5, rank, 2) for rank in (0, 1)]
+    [Shard(start=0, stop=2, total=5), Shard(start=2, stop=5, total=5)]
     """
-    return Part(rank * whole // processes, (rank + 1) * whole // processes, whole)
+    return Shard(rank * total // world_size, (rank + 1) * total // world_size, total)
 
 
-class Shares(BatchSampler):
-    """One process's part of every batch; all processes see equally many batches.
+class ShardedBatchSampler(BatchSampler):
+    """One process's shard of every batch; all processes see equally many batches.
 
     Parameters
     ----------
     order
         Gives the same indices in every process: a :class:`~course_utils.engine.sampling.SeededOrder`, or a range.
     batch_size
-        Of the whole batch, at least 1.
-    rank, processes
-        Which process this is, of how many.
+        Size of the whole batch, at least 1.
+    rank, world_size
+        Number of this process, from 0, and number of processes.
     """
 
-    def __init__(self, order: Sampler[int] | Sequence[int], batch_size: int, rank: int, processes: int) -> None:
+    def __init__(self, order: Sampler[int] | Sequence[int], batch_size: int, rank: int, world_size: int) -> None:
         super().__init__(order, batch_size, drop_last=False)
-        self.rank, self.processes = rank, processes
+        self.rank, self.world_size = rank, world_size
 
-    def parts(self) -> Iterator[Part]:
-        """The part that each batch of the iteration stands for."""
+    def shards(self) -> Iterator[Shard]:
+        """Yield the shard that each batch of the iteration stands for."""
         for first in range(0, len(self.sampler), self.batch_size):
-            yield part_of(min(self.batch_size, len(self.sampler) - first), self.rank, self.processes)
+            yield shard_of(min(self.batch_size, len(self.sampler) - first), self.rank, self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for part, batch in zip(self.parts(), super().__iter__(), strict=True):
+        for shard, batch in zip(self.shards(), super().__iter__(), strict=True):
             # A loader cannot make a batch of nothing: one picture is loaded, and Batches cuts it off.
-            yield batch[part.start : part.stop] or batch[:1]
+            yield batch[shard.start : shard.stop] or batch[:1]
 
 
-class Team:
-    """The processes of a run, and the part of the current batch that this one has.
+class ProcessGroup:
+    """The processes of a run, and the shard of the current batch that this one has.
 
     Parameters
     ----------
     accelerator
-        Knows how many there are and which this is.
+        Knows the number of processes, the rank of this one, and its device.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self.size, self.rank = accelerator.num_processes, accelerator.process_index
+        self.world_size, self.rank = accelerator.num_processes, accelerator.process_index
         self.device = accelerator.device
-        self.part: Part | None = None
+        self.shard: Shard | None = None
 
 
 class Batches:
@@ -123,106 +122,123 @@ class Batches:
     Parameters
     ----------
     dataset, order, batch_size
-        What is loaded, in which order, and how many over all processes together.
-    team
-        Is told about the part that was handed out last.
-    **options
-        For ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``.
+        The samples, their order, and the number of samples in a batch over all processes together. Only an order that
+        has an ``epoch`` changes from epoch to epoch.
+    group
+        Is told which shard was handed out last.
+    num_workers
+        Number of processes that load samples; they are started once and stay.
     """
 
     def __init__(
-        self, dataset: Dataset, order: Sampler[int] | Sequence[int], batch_size: int, team: Team, **options: object
+        self,
+        dataset: Dataset,
+        order: Sampler[int] | Sequence[int],
+        batch_size: int,
+        group: ProcessGroup,
+        num_workers: int = 0,
     ) -> None:
-        self.team = team
-        self.shares = Shares(order, batch_size, team.rank, team.size)
-        # accelerate moves the batches to the device; of sharing it knows nothing, for it there is one process. Its
-        # own way fills up the last batch, and whoever is in there twice counts twice.
-        self.loader = prepare_data_loader(
-            DataLoader(dataset, batch_sampler=self.shares, **options),
-            device=team.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=True,
-            non_blocking=team.device.type == "cuda",
+        self.order, self.group = order, group
+        self.sampler = ShardedBatchSampler(order, batch_size, group.rank, group.world_size)
+        self.on_gpu = group.device.type == "cuda"
+        # accelerate's own way of sharing fills up the last batch, and whoever is in there twice counts twice.
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=self.sampler,
+            num_workers=num_workers,
+            pin_memory=self.on_gpu,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator(),
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the order. Through accelerate's loader: it counts epochs itself and would overrule."""
-        self.loader.set_epoch(epoch)
-
     def __len__(self) -> int:
-        return len(self.shares)
+        return len(self.sampler)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for part, (images, labels) in zip(self.shares.parts(), self.loader, strict=True):
-            self.team.part = part
-            yield images[: part.size], labels[: part.size]
+    def of_epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch: images ``(n, C, H, W)`` in channels_last, and labels ``(n,)``."""
+        if hasattr(self.order, "epoch"):
+            self.order.epoch = epoch
+        # A plain loader draws one number from the global generator whenever it is iterated, for its workers' seeds;
+        # one whose workers stay does so once. Drawn here, dropout sees the same numbers with and without workers.
+        torch.empty((), dtype=torch.int64).random_()
+        for shard, (images, labels) in zip(self.sampler.shards(), self.loader, strict=True):
+            self.group.shard = shard
+            images, labels = (x.to(self.group.device, non_blocking=self.on_gpu) for x in (images, labels))
+            yield _channels_last(images[: shard.size]), labels[: shard.size]
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    if images.device.type == "mps" or images.ndim != 4:  # activations behind a pooling have no height and width
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 # --- one loss, one count -----------------------------------------------------------------------------------------
 
 
-def loss_of_share(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, team: Team) -> Tensor:
-    """What a process has to call ``backward`` on, so that the averaged gradient is that of the whole batch's loss.
+def loss_of_shard(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
+    """Return the loss to call ``backward`` on, so that the averaged gradient is that of the whole batch's loss.
 
     Parameters
     ----------
     loss
         With the mean over a batch, and perhaps class weights and label smoothing.
     logits, labels
-        ``(n, C)`` and ``(n,)``, this process's share; n may be 0.
-    team
-        DDP divides the sum of the gradients by its size.
+        ``(n, C)`` and ``(n,)``, this process's shard; n may be 0.
+    group
+        DDP divides the sum of the gradients by its number of processes.
     """
-    if team.size == 1:
+    if group.world_size == 1:
         return loss(logits, labels)
     weights = torch.ones_like(labels, dtype=logits.dtype) if loss.weight is None else loss.weight[labels]
-    total = summed(weights.sum(), team)
+    total = all_reduce_sum(weights.sum(), group)
     own = F.cross_entropy(
         logits, labels, weight=loss.weight, label_smoothing=loss.label_smoothing, reduction="sum"
     )  # fmt: skip
-    return own * team.size / total
+    return own * group.world_size / total
 
 
-def summed(value: Tensor, team: Team) -> Tensor:
-    """The sum of a tensor over all processes, the same in each; every process has to ask."""
-    if team.size == 1:
+def all_reduce_sum(value: Tensor, group: ProcessGroup) -> Tensor:
+    """Return the sum of a tensor over all processes, the same in each; every process has to ask."""
+    if group.world_size == 1:
         return value
     value = value.detach().clone()
     dist.all_reduce(value)
     return value
 
 
-def gathered(rows: Tensor, places: Sequence[int], size: int, team: Team) -> Tensor:
-    """Rows of all processes in one tensor.
+def gather_rows(rows: Tensor, places: Sequence[int], size: int, group: ProcessGroup) -> Tensor:
+    """Return the rows of all processes in one tensor ``(size, …)``, on the CPU.
 
     Parameters
     ----------
     rows
         ``(n, …)``, on the CPU.
     places
-        Where each of the n rows belongs; no place is taken twice.
+        Row of the result for each of the n rows; no place is taken twice.
     size
-        How many rows there are over all processes.
-
-    Returns
-    -------
-    Tensor
-        ``(size, …)``, on the CPU.
+        Number of rows over all processes.
+    group
+        The processes; every one of them has to ask.
     """
-    if team.size == 1:
+    if group.world_size == 1:
         return rows
     everything = torch.zeros(size, *rows.shape[1:], dtype=rows.dtype)
     everything[list(places)] = rows
-    return summed(everything.to(team.device), team).cpu()
+    return all_reduce_sum(everything.to(group.device), group).cpu()
+
+
+def all_processes_agree(here: bool) -> bool:
+    """Return True if every process of the run says so; every process has to ask."""
+    return all(gather_object([here])) if PartialState().num_processes > 1 else here
 
 
 # --- layers that see the whole batch -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def acting_as_one(model: nn.Module, team: Team) -> Iterator[None]:
-    """Let the layers that look at a whole batch do so over all processes, and explain when one has gone.
+def layers_synchronised(model: nn.Module, group: ProcessGroup) -> Iterator[None]:
+    """Let the layers that look at a whole batch do so over all processes during the block; explain a lost process.
 
     Inside the block, modules of the model have another class; names, tensors and hooks stay. Alone, nothing is done.
 
@@ -231,57 +247,57 @@ def acting_as_one(model: nn.Module, team: Team) -> Iterator[None]:
     CourseError
         When another process ended or cannot be reached.
     """
-    if team.size == 1:
+    if group.world_size == 1:
         yield
         return
-    changed = [(module, type(module)) for module in model.modules() if _shared_class(module, team) is not None]
+    changed = [(module, type(module)) for module in model.modules() if _synced_class(module, group) is not None]
     for module, _ in changed:
-        module.__class__ = _shared_class(module, team)
-        module.team, module.process_group = team, None
+        module.__class__ = _synced_class(module, group)
+        module.group, module.process_group = group, None
     try:
         yield
     except RuntimeError as error:
         if not any(sign in str(error).lower() for sign in SIGNS_OF_A_LOST_PEER):
             raise
         raise CourseError(
-            f"Process {team.rank} of {team.size} lost another one in the middle of the training: it ended, was killed, "
-            "or the network failed. Look at what that process said last, and start all of them again. "
+            f"Process {group.rank} of {group.world_size} lost another one in the middle of the training: it ended, was "
+            "killed, or the network failed. Look at what that process said last, and start all of them again. "
             f"({str(error).splitlines()[0][:200]})"
         ) from error
     finally:
         for module, kind in changed:
             module.__class__ = kind
-            del module.team, module.process_group
+            del module.group, module.process_group
 
 
-def _shared_class(module: nn.Module, team: Team) -> type[nn.Module] | None:
-    """What a module is while several processes train; None when it looks at each picture alone."""
+def _synced_class(module: nn.Module, group: ProcessGroup) -> type[nn.Module] | None:
+    """Return the class of a module while several processes train; None when it looks at each picture alone."""
     kind = type(module)
-    if isinstance(module, nn.SyncBatchNorm | SyncedNorm):
+    if isinstance(module, nn.SyncBatchNorm | SyncedBatchNorm):
         return None
-    if isinstance(module, _BatchNorm):
-        return nn.SyncBatchNorm if team.device.type == "cuda" else _mixed(SyncedNorm, kind)
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        return nn.SyncBatchNorm if group.device.type == "cuda" else _mixed_with(SyncedBatchNorm, kind)
     if isinstance(module, nn.Dropout):
-        return _mixed(SharedDropout, kind)
-    return _mixed(SharedDepth, kind) if isinstance(module, StochasticDepth) else None
+        return _mixed_with(SyncedDropout, kind)
+    return _mixed_with(SyncedStochasticDepth, kind) if isinstance(module, StochasticDepth) else None
 
 
 @functools.cache
-def _mixed(first: type, kind: type) -> type:
+def _mixed_with(first: type, kind: type) -> type:
     return type(first.__name__ + kind.__name__, (first, kind), {})
 
 
-class SyncedNorm:
+class SyncedBatchNorm:
     """BatchNorm over the batch of all processes, on any device; ``torch.nn.SyncBatchNorm`` runs on GPUs only.
 
     Each process sends how many values it has per channel, their mean and their sum of squared deviations; these can
     be merged without loss of precision (Chan, Golub & LeVeque 1979).
     """
 
-    team: Team
+    group: ProcessGroup
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, …)`` → the same shape; N may be 0 in some of the processes."""
+        """Return ``(N, C, …)``, normalised, for the same shape; N may be 0 in some of the processes."""
         if not self.training:
             return super().forward(x)
         mean, variance, count = whole_batch_statistics(x)
@@ -301,7 +317,7 @@ class SyncedNorm:
 
 @torch.no_grad()
 def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Mean and variance per channel ``(C,)`` over all processes, and how many values each channel has."""
+    """Return mean and variance per channel ``(C,)`` over all processes, and the number of values in each channel."""
     over = [0, *range(2, x.ndim)]
     values = x if x.dtype == torch.float64 else x.float()
     count = x.numel() // x.shape[1]
@@ -345,36 +361,36 @@ class _Normalise(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_weight, grad_bias, None, None, None, None
 
 
-class SharedDropout:
+class SyncedDropout:
     """Dropout that draws for the whole batch and takes this process's rows.
 
     All processes have the same seed. Were each to draw for its own rows only, the first row of every share would lose
     the same features, and two processes would not be one.
     """
 
-    team: Team
+    group: ProcessGroup
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(n, …)`` → the same shape."""
-        part = self.team.part
+        """Return ``(n, …)`` for the same shape."""
+        shard = self.group.shard
         if not self.training or not 0 < self.p < 1:
             return super().forward(x)
-        return x * _kept(x.new_empty(part.whole, *x.shape[1:]), self.p)[part.start : part.stop]
+        return x * _kept(x.new_empty(shard.total, *x.shape[1:]), self.p)[shard.start : shard.stop]
 
 
-class SharedDepth:
+class SyncedStochasticDepth:
     """Stochastic depth (whole residual branches are left out, picture by picture), drawn in the same way."""
 
-    team: Team
+    group: ProcessGroup
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(n, …)`` → the same shape."""
-        part = self.team.part
+        """Return ``(n, …)`` for the same shape."""
+        shard = self.group.shard
         if not self.training or self.mode != "row" or not 0 < self.p < 1:
             return super().forward(x)
-        return x * _kept(x.new_empty(part.whole, *[1] * (x.ndim - 1)), self.p)[part.start : part.stop]
+        return x * _kept(x.new_empty(shard.total, *[1] * (x.ndim - 1)), self.p)[shard.start : shard.stop]
 
 
 def _kept(noise: Tensor, p: float) -> Tensor:
-    """Zeros with probability p, else 1 / (1 - p): drawn as torch's own layers draw, so that the numbers are theirs."""
+    """Return zeros with probability p, else 1 / (1 - p); drawn as torch's own layers draw them."""
     return noise.bernoulli_(1 - p).div_(1 - p)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: every call of ``fit`` writes a folder that tells what was done and what came of it.
+"""The log of a run: every call of ``fit`` writes a folder that tells what was done and what came of it.
 
 ====================  =============================================================================================
 ``run.json``          how it ended, arguments, strategy, model, data, versions, machine, commit; written first and last
@@ -24,19 +24,18 @@ import os
 import platform
 import re
 import secrets
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from course_utils import plots
-from course_utils.common.errors import CourseError
+from course_utils.common.errors import CourseError, warn
 from course_utils.common.files import written_whole
-from course_utils.common.tables import text_table
+from course_utils.engine.history import EpochRecord, Run, best_epoch
 from course_utils.engine.provenance import describe_data, describe_machine, describe_model, describe_versions, git_state
 from course_utils.evaluation import Report, plot_confusion
 from course_utils.settings import load_settings
@@ -60,64 +59,8 @@ SLOW_DISK = 50e6  # bytes per second
 SHARE_FOR_WRITING = 0.1
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch gave.
-
-    Losses are cross-entropies in nats, means over samples, without label smoothing and class weights, so that they
-    can be compared between runs; accuracies are shares of samples in [0, 1]. The training ones are counted while the
-    weights change and with augmentation, so they may lie below the validation ones.
-    """
-
-    epoch: int
-    learning: tuple[str, ...]
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
-
-
-def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord | None:
-    """The epoch with the highest validation accuracy, then the lowest loss, then the first; None without epochs."""
-    return min(history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
-
-
-def history_table(history: Sequence[EpochRecord]) -> str:
-    """One line per epoch, the best one marked."""
-    best = best_epoch(history)
-    rows = [
-        [
-            r.epoch + 1,
-            f"{r.train_loss:.3f}",
-            f"{r.train_accuracy:.1%}",
-            f"{r.val_loss:.3f}",
-            f"{r.val_accuracy:.1%}",
-            ", ".join(r.learning) if len(r.learning) < 3 else f"{len(r.learning)} stages",
-            "best" if r is best else "",
-        ]
-        for r in history
-    ]
-    return text_table(["epoch", "train loss", "train acc", "val loss", "val acc", "learning", ""], rows)
-
-
-class Story(Protocol):
-    """What the log needs of a run: its epochs so far, and how it ended.
-
-    Parameters
-    ----------
-    history
-        One record per finished epoch.
-    stopped
-        ``"finished"``, ``"early"``, ``"interrupted"``, ``"diverged"`` or ``"failed"``.
-    """
-
-    history: list[EpochRecord]
-    stopped: str
-
-
 def runs_root(environ: Mapping[str, str] | None = None) -> Path:
-    """The folder of all runs: ``$COURSE_RUNS``, or ``runs`` in the cache folder of the settings.
+    """Return the folder of all runs: ``$COURSE_RUNS``, or ``runs`` in the cache folder of the settings.
 
     Raises
     ------
@@ -130,11 +73,11 @@ def runs_root(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def worth_writing_now(size: int, epoch_seconds: float) -> bool:
-    """Whether weights of `size` bytes are written in the middle of a run, after an epoch of so many seconds."""
+    """Return True if weights of `size` bytes are written in the middle of a run, after an epoch of so many seconds."""
     return size / SLOW_DISK <= SHARE_FOR_WRITING * epoch_seconds
 
 
-def _never_in_the_way(method: Callable) -> Callable:
+def _errors_become_warnings(method: Callable) -> Callable:
     """Let a method of the log fail without harm: one warning, and from then on nothing more is written."""
 
     @functools.wraps(method)
@@ -147,7 +90,7 @@ def _never_in_the_way(method: Callable) -> Callable:
             method(log, *args, **options)
         except Exception as error:
             log.on = False
-            warnings.warn(_warning(log.place, error), stacklevel=4)
+            warn(_warning(log.place, error))
 
     return guarded
 
@@ -178,18 +121,18 @@ class RunLog:
     settings
         The arguments of ``fit`` by name.
     plan, model, train, val, device
-        What is trained, on what, and where.
+        The plan, the model, the data and the device of the training.
     folder
-        Of the run that goes on here; None begins a new one.
+        Folder of the run that goes on here; None begins a new one.
 
     Attributes
     ----------
     folder
         The run's folder; None if there is none.
     place
-        Where it is or should have been.
+        The place where it is or should have been.
     on
-        Whether anything (more) is written.
+        True while anything is written.
     """
 
     def __init__(
@@ -207,7 +150,6 @@ class RunLog:
         self.folder: Path | None = None
         self.place = folder
         self.resumed = folder is not None
-        self.error: str | None = None
         self.classes = tuple(str(name) for name in getattr(val, "classes", None) or ())
         self._weights_of: int | None = None
         self._board: Any = None
@@ -215,10 +157,10 @@ class RunLog:
 
     @property
     def full(self) -> bool:
-        """Whether weights, report and figures are written too."""
+        """True if weights, report and figures are written too."""
         return self.on and self.level == "full"
 
-    @_never_in_the_way
+    @_errors_become_warnings
     def _begin(
         self, settings: dict, plan: Plan, model: nn.Module, train: Sized, val: Sized, device: torch.device
     ) -> None:
@@ -256,7 +198,7 @@ class RunLog:
         self._board = _tensorboard(self.folder)
 
     def _before(self, now: str) -> tuple[str, list[str]]:
-        """When the run began, and when it was taken up again."""
+        """Return when the run began, and when it was taken up again."""
         if not self.resumed:
             return now, []
         try:
@@ -265,9 +207,9 @@ class RunLog:
         except (OSError, ValueError, KeyError, TypeError):  # damaged: it is written anew
             return now, [now]
 
-    @_never_in_the_way
-    def epoch(self, run: Story, best_state: dict[str, Tensor]) -> None:
-        """Write what the last epoch of a run gave; the best weights only where that takes next to no time."""
+    @_errors_become_warnings
+    def epoch(self, run: Run, best_state: dict[str, Tensor]) -> None:
+        """Write the record of the last epoch of a run; the best weights only where that takes next to no time."""
         record = run.history[-1]
         write_history(self.folder / HISTORY_FILE, run.history)
         if self._board is not None:
@@ -276,32 +218,32 @@ class RunLog:
         if self.full and record is best_epoch(run.history) and worth_writing_now(size, record.seconds):
             self._write_weights(best_state, record.epoch)
 
-    def end(self, run: Story, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
+    def end(self, run: Run, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
         """Write how a run ended.
 
         Parameters
         ----------
         run
-            With all of its epochs.
+            The run with all of its epochs.
         best_state
             The weights of its best epoch.
         answers
-            What those weights answered on the validation split, probabilities ``(N, C)``, and the truth ``(N,)``; None
-            without a report.
+            Probabilities ``(N, C)`` of those weights on the validation split, and labels ``(N,)``; None without a
+            report.
         """
         self._end(run)
         if self.full and run.history:
             self._end_full(run, best_state, answers)
 
-    @_never_in_the_way
-    def _end(self, run: Story) -> None:
+    @_errors_become_warnings
+    def _end(self, run: Run) -> None:
         best = best_epoch(run.history)
         self._facts |= {
             "status": run.stopped,
-            "error": self.error,
+            "error": run.error,
             "seconds": sum(record.seconds for record in run.history),
             "epochs": len(run.history),
-            "best": None if best is None else as_row(best),
+            "best": None if best is None else best.as_row(),
         }
         self._write_facts()
         if self.resumed and run.history:  # a process killed after its checkpoint had no time for this
@@ -309,8 +251,8 @@ class RunLog:
         if self._board is not None:
             self._board.close()
 
-    @_never_in_the_way
-    def _end_full(self, run: Story, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
+    @_errors_become_warnings
+    def _end_full(self, run: Run, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
         epoch = best_epoch(run.history).epoch
         if self._weights_of != epoch:
             self._write_weights(best_state, epoch)
@@ -343,7 +285,7 @@ def _new_name(started: datetime, strategy: str, family: str) -> str:
 
 
 def this_process() -> dict[str, Any]:
-    """Machine, number and starting time of this process: enough to find out later whether it is still there."""
+    """Return host, number and starting time of this process: enough to find out later whether it is still there."""
     import psutil
 
     process = psutil.Process()
@@ -358,11 +300,11 @@ def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
     with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(as_row(record) | {"learning": " ".join(record.learning)} for record in history)
+        writer.writerows(record.as_row() | {"learning": " ".join(record.learning)} for record in history)
 
 
 def read_history(path: Path) -> tuple[EpochRecord, ...]:
-    """Read what :func:`write_history` wrote; ``ValueError`` or ``KeyError`` for anything else."""
+    """Return the records that :func:`write_history` wrote; ``ValueError`` or ``KeyError`` for any other file."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     numbers = [field.name for field in fields(EpochRecord) if field.name not in ("epoch", "learning")]
@@ -376,13 +318,8 @@ def read_history(path: Path) -> tuple[EpochRecord, ...]:
     )
 
 
-def as_row(record: EpochRecord) -> dict[str, Any]:
-    """An epoch as it stands in files: counted from 1, as people do."""
-    return asdict(record) | {"epoch": record.epoch + 1}
-
-
 def report_stem(split: str) -> str:
-    """Name of a split's report without ending: ``"report"`` for val, ``"report-test"`` for test."""
+    """Return the name of a split's report without ending: ``"report"`` for val, ``"report-test"`` for test."""
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", split):
         raise CourseError(f"split={split!r}: give a short name of a-z, 0-9, - and _, such as 'test' or 'test-night'.")
     return "report" if split == "val" else f"report-{split}"
@@ -419,10 +356,9 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        warnings.warn(
+        warn(
             "COURSE_TENSORBOARD=1 is set and TensorBoard is not installed: this run has no event files (history.csv "
-            "has the same numbers). Install it with `pip install tensorboard`, or unset COURSE_TENSORBOARD.",
-            stacklevel=6,
+            "has the same numbers). Install it with `pip install tensorboard`, or unset COURSE_TENSORBOARD."
         )
         return None
     return SummaryWriter(str(folder))

@@ -16,25 +16,21 @@ import json
 import platform
 import re
 import textwrap
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils.common.errors import CourseError
+from course_utils.common.errors import CourseError, warn
 from course_utils.common.tables import text_table
+from course_utils.engine.history import EpochRecord, History, history_table
 from course_utils.engine.run_log import (
     CHECKPOINTS,
     CURVES_FILE,
     HISTORY_FILE,
     RUN_FILE,
     WEIGHTS_FILE,
-    EpochRecord,
-    as_row,
-    best_epoch,
-    history_table,
     read_history,
     runs_root,
     write_report,
@@ -51,7 +47,7 @@ OWN_FILES += (CHECKPOINTS, "events.out.tfevents.*", ".*.partial")
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(History):
     """One run as its folder tells it.
 
     Parameters
@@ -99,16 +95,6 @@ class RunRecord:
     def resumable(self) -> bool:
         """Whether ``fit(..., resume=True)``, called as it was, goes on where this run ended."""
         return self.status != "running" and any(self.folder.glob(CHECKPOINTS))
-
-    @property
-    def best(self) -> EpochRecord | None:
-        """The epoch with the best validation accuracy; None when no epoch was finished."""
-        return best_epoch(self.history)
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in epochs."""
-        return sum(record.seconds for record in self.history)
 
     @property
     def test_accuracy(self) -> float | None:
@@ -358,7 +344,7 @@ def add_report(folder: Path | None, report: Report, split: str = "test") -> None
     except CourseError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        warnings.warn(f"The report was not stored: {error}", stacklevel=2)
+        warn(f"The report was not stored: {error}")
 
 
 def delete_run(record: RunRecord) -> list[str]:
@@ -507,14 +493,14 @@ def _flat(record: RunRecord) -> dict[str, str]:
     }
     # What is logged, and whether a run could be taken up again, changes nothing that is learned.
     silent = ("log", "resume")
-    return {key: text for prefix, part in parts.items() for key, text in leaves(prefix, part) if key not in silent}
+    return {key: text for prefix, part in parts.items() for key, text in flatten(prefix, part) if key not in silent}
 
 
-def leaves(prefix: str, content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Give the values of nested dicts as text, under their names joined by dots."""
+def flatten(prefix: str, content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the values of nested dicts as text, under their names joined by dots."""
     for key, value in content.items():
         if isinstance(value, dict):
-            yield from leaves(f"{prefix}{key}.", value)
+            yield from flatten(f"{prefix}{key}.", value)
         elif value is None:
             yield prefix + key, "-"
         else:
@@ -584,7 +570,7 @@ def _as_text(records: list[RunRecord], named: bool) -> str:
 def _as_json(records: list[RunRecord], named: bool) -> str:
     content = [
         record.summary()
-        | ({"facts": record.facts, "history": [as_row(epoch) for epoch in record.history]} if named else {})
+        | ({"facts": record.facts, "history": [epoch.as_row() for epoch in record.history]} if named else {})
         | ({"reports": record.reports} if named else {})
         for record in records
     ]

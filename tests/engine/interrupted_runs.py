@@ -188,7 +188,7 @@ def killed_while_writing(name: str, root: Path, where: str) -> dict[str, Any]:
 
 def stopped_at(name: str, root: Path, moment: int) -> dict[str, Any]:
     """Stop a case and call fit again, as the cell of a notebook would: with the model as the Stop left it."""
-    with contextlib.suppress(KeyboardInterrupt):  # that of the preparations, or of what is written at the end
+    with contextlib.suppress(KeyboardInterrupt):
         train(name, root, Stops(moment))
     return train(name, root)
 

@@ -31,21 +31,23 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from course_tools import cli
-from course_utils import training
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generator_states, set_generator_states
 from course_utils.engine.checkpoints import (
     TITLE,
     differences,
     read_checkpoint,
-    read_heading,
+    read_header,
 )
-from course_utils.engine.processes import Team
+from course_utils.engine.devices import make_accelerator
+from course_utils.engine.history import TrainingDiverged, TrainingStopped
+from course_utils.engine.memory import MemoryPieces
+from course_utils.engine.processes import ProcessGroup, loss_of_shard
 from course_utils.engine.provenance import weights_digest
 from course_utils.engine.runs import delete_run, list_runs, load_run
-from course_utils.engine.sampling import SeededDraws, seeded_draws
+from course_utils.engine.sampling import SampleIndex, SeededDraws, sample_indices, seeded_draws
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE, Strategy
-from course_utils.training import TrainingDiverged, fit
+from course_utils.training import fit
 
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
 TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
@@ -101,11 +103,18 @@ def same(model, run, unbroken):
     return not moved(copy_of(model), unbroken[0]) and story(run) == story(unbroken[1])
 
 
+def stopped_run(*args, **options):
+    """The run that a Stop ended."""
+    with pytest.raises(TrainingStopped) as caught:
+        quick(*args, **options)
+    assert caught.value.run.stopped == "interrupted"
+    return caught.value.run
+
+
 def interrupted(model=None, epoch=3, **options):
     """Stop a run in an epoch, counted from 1; gives its model, the run, and its checkpoint."""
     model = mini() if model is None else model
-    run = quick(model, Act(Noisy(12, 1), in_epoch(epoch), stop), **options)
-    assert run.stopped == "interrupted"
+    run = stopped_run(model, Act(Noisy(12, 1), in_epoch(epoch), stop), **options)
     (path,) = run.folder.glob("checkpoint-*.bin")
     return model, run, path
 
@@ -218,9 +227,12 @@ def test_a_process_that_is_killed_leaves_what_another_one_resumes(killed, killed
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_after_a_stop_the_same_cell_goes_on(root, unbroken, epoch, capsys):
     """The cell that calls fit runs again, without the one that made the model: it has the best weights then."""
-    model, first, _ = interrupted(epoch=epoch)
+    model = mini()
+    with pytest.raises(TrainingStopped) as caught:
+        quick(model, Act(Noisy(12, 1), in_epoch(epoch), stop))
+    first = caught.value.run
     assert len(first.history) == epoch - 1 and first.resumed == 0
-    assert f"takes the run {first.folder.name} up again" in capsys.readouterr().out
+    assert str(caught.value).endswith(f"; the same call of fit takes the run {first.folder.name} up again.")
     run = quick(model)
     assert same(model, run, unbroken) and run.resumed == epoch - 1 and run.folder == first.folder
     assert run.stopped == "finished" and not list(run.folder.glob("checkpoint-*"))
@@ -229,8 +241,7 @@ def test_after_a_stop_the_same_cell_goes_on(root, unbroken, epoch, capsys):
 def test_stopped_again_and_again(root, unbroken):
     model = mini()
     for epoch in (1, 2, 1):  # counted from where it goes on
-        run = quick(model, Act(Noisy(12, 1), in_epoch(epoch), stop))
-        assert run.stopped == "interrupted"
+        run = stopped_run(model, Act(Noisy(12, 1), in_epoch(epoch), stop))
     assert len(run.history) == 1
     assert same(model, quick(model), unbroken)
 
@@ -287,9 +298,10 @@ def test_a_stop_while_the_checkpoint_is_written(root, unbroken, monkeypatch):
 
     monkeypatch.setattr(os, "replace", replace)
     model = mini()
-    run = quick(model)
-    assert run.stopped == "interrupted" and len(run.history) == 1
-    assert len(read_heading(writes[0]).history) == 1 and not list(run.folder.glob("*.partial"))
+    run = stopped_run(model)
+    assert len(run.history) == 2 and not list(run.folder.glob("*.partial"))
+    # Behind the epoch, so its checkpoint is written after all: the one that belongs to the weights that are left.
+    assert len(writes) == 3 and len(read_header(writes[0]).history) == 2
     assert same(model, quick(model), unbroken)
 
 
@@ -502,10 +514,10 @@ def test_a_checkpoint_tells_what_it_is(checkpoint, tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(checkpoint)
     found = read_checkpoint(path)
-    assert found.heading == read_heading(path) and len(found.heading.history) == 1
-    assert found.heading.call["settings"]["epochs"] == 3 and found.heading.call["strategy"]["name"] == "progressive"
+    assert found.header == read_header(path) and len(found.header.history) == 1
+    assert found.header.call["settings"]["epochs"] == 3 and found.header.call["strategy"]["name"] == "progressive"
     # The only epoch is the best one: its weights are stored once.
-    assert found.state["best"] == {} and found.heading.seen[1] == weights_digest(found.state["model"])
+    assert found.state["best"] == {} and found.header.seen[1] == weights_digest(found.state["model"])
 
 
 # --- disks -------------------------------------------------------------------------------------------------------
@@ -531,14 +543,14 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_does_not_stop_training(root, 
     model = mini()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = quick(model, Act(Noisy(12, 1), in_epoch(3), stop))
+        run = stopped_run(model, Act(Noisy(12, 1), in_epoch(3), stop))
     (text,) = [str(item.message) for item in caught]
     assert text.startswith("The checkpoint of epoch 2 was not written") and "No space left on device" in text
     assert "a resumed run would begin with the last checkpoint" in text
     assert caught[0].filename == __file__
-    assert run.stopped == "interrupted" and len(run.history) == 2
+    assert len(run.history) == 2
     (path,) = run.folder.glob("checkpoint-*")
-    assert len(read_checkpoint(path).heading.history) == 1 and not list(run.folder.glob("*.partial"))
+    assert len(read_checkpoint(path).header.history) == 1 and not list(run.folder.glob("*.partial"))
     model = mini()
     run = quick(model)
     assert run.resumed == 1 and same(model, run, unbroken)
@@ -596,17 +608,21 @@ def test_a_stop_frees_what_only_training_needs(root, watched):
     gc.collect()
     gc.disable()
     try:
-        run = quick(model, Act(Noisy(12, 1), in_epoch(2), stop), strategy=FULL)
+        stopped_run(model, Act(Noisy(12, 1), in_epoch(2), stop), strategy=FULL)
         assert alive(held) == 0
     finally:
         gc.enable()
-    assert run.stopped == "interrupted" and all(p.grad is None for p in model.parameters())
+    assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize(
     ("act", "error"),
-    [(lambda image: image / (1 // 0), ZeroDivisionError), (lambda image: image * math.nan, TrainingDiverged)],
-    ids=["failed", "diverged"],
+    [
+        (lambda image: image / (1 // 0), ZeroDivisionError),
+        (lambda image: image * math.nan, TrainingDiverged),
+        (stop, TrainingStopped),
+    ],
+    ids=["failed", "diverged", "stopped"],
 )
 def test_an_error_that_somebody_keeps_holds_no_memory(root, watched, act, error):
     """IPython keeps the last error with its traceback until the next one."""
@@ -662,16 +678,19 @@ def test_the_gradient_of_the_pieces_is_that_of_the_batch(size, pieces, weighted,
     images, labels = torch.randn(size, 8, generator=generator), torch.randint(0, 3, (size,), generator=generator)
     weight = torch.tensor([5.0, 1.0, 0.5]) if weighted else None
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
-    trainer = object.__new__(training._Trainer)
-    trainer.accelerator, trainer.wrapped, trainer.pieces = training._accelerator("cpu"), model, pieces
-    trainer.team = Team(trainer.accelerator)
-    trainer.loss = nn.CrossEntropyLoss(weight, label_smoothing=0.1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_layout", lambda batch: batch)
-        logits = trainer._in_pieces(trainer._gradients, images, labels)
+    loss, group = nn.CrossEntropyLoss(weight, label_smoothing=0.1), ProcessGroup(make_accelerator("cpu"))
+    memory = MemoryPieces(loss, torch.optim.SGD(model.parameters()), group)
+    memory.count = pieces
+
+    def forward_and_backward(images, labels, share):  # as the training loop has it
+        logits = model(images)
+        (loss_of_shard(loss, logits, labels, group) * share).backward()
+        return logits.detach()
+
+    logits = memory.run(forward_and_backward, images, labels)
     found = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    trainer.loss(model(images), labels).backward()
+    loss(model(images), labels).backward()
     torch.testing.assert_close(logits, model(images).detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found, [p.grad for p in model.parameters()], rtol=1e-5, atol=1e-6)
 
@@ -693,7 +712,7 @@ def test_a_resumed_run_keeps_to_the_pieces_it_had(root):
         model = mini()
         limit(model, 2)
         with pytest.warns(UserWarning):
-            run = quick(model, Act(Noisy(12, 1), in_epoch(3), stop) if broken else None)
+            run = stopped_run(model, Act(Noisy(12, 1), in_epoch(3), stop)) if broken else quick(model)
         if broken:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -732,27 +751,33 @@ def test_other_errors_are_no_lack_of_memory(root):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 30), st.permutations(range(6)), st.integers(1, 6))
 def test_what_a_picture_draws_depends_on_seed_epoch_and_index_alone(seed, epoch, order, batch):
-    draws = SeededDraws(Noisy(6, 1), seed)
-    draws.set_epoch(epoch)
+    draws = SeededDraws(Noisy(6, 1))
+    indices = sample_indices(range(6), 6, seed, epoch)
     with generators_untouched():
-        one_by_one = [draws[i][0] for i in range(6)]
+        one_by_one = [draws[i][0] for i in indices]
     torch.manual_seed(1), np.random.seed(2), random.seed(3)
     for start_at in range(0, 6, batch):
-        chosen = order[start_at : start_at + batch]
+        chosen = [indices[i] for i in order[start_at : start_at + batch]]
         for index, (image, _) in zip(chosen, draws.__getitems__(chosen), strict=True):
             assert torch.equal(image, one_by_one[index])
-    draws.set_epoch(epoch + 1)
-    assert not any(torch.equal(draws[i][0], one_by_one[i]) for i in range(6))
+    later = sample_indices(range(6), 6, seed, epoch + 1)
+    assert not any(torch.equal(draws[i][0], one_by_one[i]) for i in later)
+
+
+def test_an_index_carries_its_seed_to_another_process():
+    index = SampleIndex(3, epoch=2, seed=5)
+    there = pickle.loads(pickle.dumps(index))
+    assert (there, there.epoch, there.seed) == (3, 2, 5) and list(range(9))[there] == 3
 
 
 def test_an_error_puts_the_generators_back():
     with generators_untouched(), pytest.raises(KeyboardInterrupt):
-        SeededDraws(Act(Noisy(12, 1), 1, stop), 0)[0]
+        SeededDraws(Act(Noisy(12, 1), 1, stop))[0]
 
 
 def test_what_draws_nothing_is_left_as_it_is():
     fixed = TensorDataset(torch.zeros(2, 3), torch.zeros(2))
-    assert seeded_draws(fixed, 0) is fixed and isinstance(seeded_draws(Noisy(2), 0), SeededDraws)
+    assert seeded_draws(fixed) is fixed and isinstance(seeded_draws(Noisy(2)), SeededDraws)
 
 
 def test_workers_change_nothing():

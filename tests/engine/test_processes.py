@@ -24,10 +24,17 @@ from torch import nn
 from torch.utils.data import BatchSampler
 from torchvision.ops import StochasticDepth
 
-from course_utils import training
 from course_utils.common.errors import CourseError
-from course_utils.engine import processes
-from course_utils.engine.processes import Part, Shares, acting_as_one, gathered, loss_of_share, part_of, summed
+from course_utils.engine import devices, processes
+from course_utils.engine.processes import (
+    Shard,
+    ShardedBatchSampler,
+    all_reduce_sum,
+    gather_rows,
+    layers_synchronised,
+    loss_of_shard,
+    shard_of,
+)
 from course_utils.engine.runs import list_runs
 from course_utils.engine.sampling import SeededOrder
 from course_utils.evaluation import evaluate
@@ -36,25 +43,25 @@ from course_utils.fine_tuning import STRATEGIES
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="accelerate's debug_launcher forks")
 
 
-# --- dealing out -------------------------------------------------------------------------------------------------
+# --- shards ------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 50), st.integers(1, 9))
-def test_parts_are_even_contiguous_and_complete(whole, size):
-    parts = [part_of(whole, rank, size) for rank in range(size)]
-    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(whole))
-    assert max(part.size for part in parts) - min(part.size for part in parts) <= 1
+def test_shards_are_even_contiguous_and_complete(whole, size):
+    shards = [shard_of(whole, rank, size) for rank in range(size)]
+    assert [row for shard in shards for row in range(shard.start, shard.stop)] == list(range(whole))
+    assert max(shard.size for shard in shards) - min(shard.size for shard in shards) <= 1
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))
 def test_the_shares_of_all_processes_are_the_batches_of_one(size, batch_size, world, epoch):
     orders = [SeededOrder(size, 7) for _ in range(world + 1)]
     for order in orders:
-        order.set_epoch(epoch)
-    shares = [Shares(order, batch_size, rank, world) for rank, order in enumerate(orders[1:])]
+        order.epoch = epoch
+    shares = [ShardedBatchSampler(order, batch_size, rank, world) for rank, order in enumerate(orders[1:])]
     wanted = list(BatchSampler(orders[0], batch_size, drop_last=False))
     assert [len(share) for share in shares] == [len(wanted)] * world
-    dealt = [[batch[: part.size] for part, batch in zip(share.parts(), share, strict=True)] for share in shares]
+    dealt = [[batch[: part.size] for part, batch in zip(share.shards(), share, strict=True)] for share in shares]
     assert [[i for share in step for i in share] for step in zip(*dealt, strict=True)] == wanted
     assert all(len(batch) for share in shares for batch in share)  # a loader can make a batch of each
 
@@ -87,13 +94,13 @@ class Threads:
             place.copy_(heard)
 
     def run(self, work):
-        """``work(team)`` in every thread; the results by rank."""
+        """``work(group)`` in every thread; the results by rank."""
 
         def on(rank):
             self.local.rank = rank
-            team = SimpleNamespace(size=self.size, rank=rank, device=torch.device("cpu"), part=None)
+            group = SimpleNamespace(world_size=self.size, rank=rank, device=torch.device("cpu"), shard=None)
             try:
-                return work(team)
+                return work(group)
             except BaseException:
                 self.barrier.abort()
                 raise
@@ -119,17 +126,17 @@ def of_whole_batch(layers, images, labels, loss):
 def of_shares(layers, images, labels, loss, size):
     models = [layers() for _ in range(size)]  # here, because threads share a generator
 
-    def work(team):
-        model, kinds = models[team.rank], [type(module) for module in models[team.rank].modules()]
-        team.part = part = part_of(len(images), team.rank, size)
-        own = images[part.start : part.stop].clone().requires_grad_(True)
-        with acting_as_one(model, team):
-            loss_of_share(loss, model(own), labels[part.start : part.stop], team).backward()
+    def work(group):
+        model, kinds = models[group.rank], [type(module) for module in models[group.rank].modules()]
+        group.shard = shard = shard_of(len(images), group.rank, size)
+        own = images[shard.start : shard.stop].clone().requires_grad_(True)
+        with layers_synchronised(model, group):
+            loss_of_shard(loss, model(own), labels[shard.start : shard.stop], group).backward()
         assert [type(module) for module in model.modules()] == kinds
         # DDP averages gradients of parameters; that of the input is a row's own.
-        gradients = {name: summed(p.grad, team) / size for name, p in model.named_parameters()}
-        places = range(part.start, part.stop)
-        rows = gathered(own.grad, places, len(images), team) / size
+        gradients = {name: all_reduce_sum(p.grad, group) / size for name, p in model.named_parameters()}
+        places = range(shard.start, shard.stop)
+        rows = gather_rows(own.grad, places, len(images), group) / size
         return {"input": rows, **gradients, **dict(model.named_buffers())}
 
     return Threads(size).run(work)
@@ -167,40 +174,40 @@ def test_what_is_left_out_is_drawn_for_the_whole_batch(layer):
     torch.manual_seed(5)
     whole, after = layer(images.clone()), torch.get_rng_state()
     assert not torch.equal(whole, images)
-    for part in (Part(0, 3, 7), Part(3, 7, 7), Part(7, 7, 7)):
-        team = SimpleNamespace(size=2, device=torch.device("cpu"), part=part)
-        with acting_as_one(layer, team):
+    for shard in (Shard(0, 3, 7), Shard(3, 7, 7), Shard(7, 7, 7)):
+        group = SimpleNamespace(world_size=2, device=torch.device("cpu"), shard=shard)
+        with layers_synchronised(layer, group):
             torch.manual_seed(5)
-            assert torch.equal(layer(images[part.start : part.stop].clone()), whole[part.start : part.stop])
+            assert torch.equal(layer(images[shard.start : shard.stop].clone()), whole[shard.start : shard.stop])
             assert torch.equal(torch.get_rng_state(), after)  # or the next layer would draw other numbers
             assert torch.equal(layer.eval()(images), images)
         layer.train()
 
 
 def test_frozen_layers_and_a_single_process_are_left_as_they_are():
-    norm, alone = nn.BatchNorm2d(3).double(), SimpleNamespace(size=1)
+    norm, alone = nn.BatchNorm2d(3).double(), SimpleNamespace(world_size=1)
     images = torch.randn(4, 3, 2, 2, dtype=torch.float64)
-    with acting_as_one(norm, alone):
+    with layers_synchronised(norm, alone):
         assert type(norm) is nn.BatchNorm2d
     norm.eval()
     before = copy_of(norm)
-    with acting_as_one(norm, SimpleNamespace(size=2, rank=0, device=torch.device("cpu"), part=None)):
+    with layers_synchronised(norm, SimpleNamespace(world_size=2, rank=0, device=torch.device("cpu"), shard=None)):
         frozen = norm(images)  # asks nobody: there is nobody to ask
     assert torch.equal(frozen, norm(images)) and not moved(before, copy_of(norm))
 
 
 def test_on_a_gpu_torchs_own_layer_does_it():
     norm = nn.BatchNorm2d(3)
-    with acting_as_one(norm, SimpleNamespace(size=2, device=torch.device("cuda"))):
+    with layers_synchronised(norm, SimpleNamespace(world_size=2, device=torch.device("cuda"))):
         assert type(norm) is nn.SyncBatchNorm and norm.process_group is None
-    assert type(norm) is nn.BatchNorm2d and not {"team", "process_group"} & vars(norm).keys()
+    assert type(norm) is nn.BatchNorm2d and not {"group", "process_group"} & vars(norm).keys()
 
 
 def test_one_value_per_channel_is_refused_as_in_one_process():
-    def work(team):
+    def work(group):
         norm = nn.BatchNorm1d(3)
-        with acting_as_one(norm, team):
-            norm(torch.zeros(1 if team.rank else 0, 3))
+        with layers_synchronised(norm, group):
+            norm(torch.zeros(1 if group.rank else 0, 3))
 
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         Threads(2).run(work)
@@ -208,11 +215,11 @@ def test_one_value_per_channel_is_refused_as_in_one_process():
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_lost_process_is_explained_and_another_error_is_not(lost):
-    team = SimpleNamespace(size=2, rank=0, device=torch.device("cpu"))
+    group = SimpleNamespace(world_size=2, rank=0, device=torch.device("cpu"))
     norm = nn.BatchNorm2d(3)
     error = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:1" if lost else "shapes differ")
     told = "Process 0 of 2 lost another one" if lost else "^shapes differ"
-    with pytest.raises(CourseError if lost else RuntimeError, match=told), acting_as_one(norm, team):
+    with pytest.raises(CourseError if lost else RuntimeError, match=told), layers_synchronised(norm, group):
         raise error
     assert type(norm) is nn.BatchNorm2d
 
@@ -227,15 +234,15 @@ def test_processes_without_a_gpu_meet_on_the_cpu(monkeypatch, device, company):
         return SimpleNamespace(num_processes=2 if company else 1)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(training, "Accelerator", accelerator)
+    monkeypatch.setattr(devices, "Accelerator", accelerator)
     monkeypatch.setenv("WORLD_SIZE", "2")
     if company:
-        assert training._accelerator(device).num_processes == 2
+        assert devices.make_accelerator(device).num_processes == 2
     else:
         with pytest.raises(
             CourseError, match="2 processes were started, and this one would train a network of its own"
         ):
-            training._accelerator(device)
+            devices.make_accelerator(device)
     assert [options["cpu"] for options in made] == [True]
 
 
@@ -288,7 +295,7 @@ def test_two_processes_are_one(two_processes, job):
     for alone, together in zip(run.history, story["history"], strict=True):
         assert list(alone.learning) == together["learning"]
         assert (alone.train_accuracy, alone.val_accuracy) == (together["train_accuracy"], together["val_accuracy"])
-        for name in ("train_loss", "val_loss"):  # summed in float32, whatever the model computes in
+        for name in ("train_loss", "val_loss"):  # all_reduce_sum in float32, whatever the model computes in
             assert getattr(alone, name) == pytest.approx(together[name], rel=1e-6)
     assert run.best.epoch == story["best"]
     for name, tensor in model.state_dict().items():

@@ -1,0 +1,59 @@
+"""Device, precision and processes of a training, by accelerate (https://huggingface.co/docs/accelerate)."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, is_initialized
+
+from course_utils.common.errors import CourseError
+from course_utils.settings import best_device
+
+
+def make_accelerator(device: str | None) -> Accelerator:
+    """Return accelerate's object for a device: it moves, wraps, scales and gathers.
+
+    Parameters
+    ----------
+    device
+        ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA in mixed precision.
+
+    Raises
+    ------
+    CourseError
+        If there is no such device, or if several processes were started that cannot meet on it.
+    """
+    if device not in (None, "cpu", "cuda", "mps"):
+        raise CourseError(f"device={device!r} is unknown: give 'cuda', 'mps' or 'cpu', or None for the best there is.")
+    cuda = device in (None, "cuda") and torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise CourseError(
+            "device='cuda' was asked for and torch sees no GPU; `course doctor` says more. Use device=None."
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise CourseError("device='mps' was asked for and this is not a Mac whose GPU torch can use. Use device=None.")
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if started > 1 and not cuda and device is None:
+        device = "cpu"  # accelerate brings processes together on CUDA, or on the CPU when it is told to use that
+    precision = "no"
+    if cuda:
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    forget_other_device(device, precision)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    if started > 1 and accelerator.num_processes == 1:
+        raise CourseError(
+            f"{started} processes were started, and this one would train a network of its own. Several processes meet "
+            "on CUDA or on the CPU: use device=None or 'cpu'. The first call of fit in a process decides."
+        )
+    return accelerator
+
+
+def forget_other_device(device: str | None, precision: str) -> None:
+    """Let accelerate begin anew where an earlier call chose another device or precision; it would refuse otherwise."""
+    if not is_initialized() or PartialState().num_processes > 1:
+        return
+    other_device = PartialState().device.type != (device or best_device())
+    if other_device or AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state(reset_partial_state=True)  # accelerate has no public way to do this

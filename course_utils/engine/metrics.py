@@ -1,0 +1,82 @@
+"""Loss and accuracy of an epoch, counted over samples."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_utils.engine.processes import ProcessGroup, all_reduce_sum, gather_rows
+
+CHECK_EVERY = 20  # batches between two looks at whether the loss still is a number
+
+
+class LossIsNoNumber(ArithmeticError):
+    """The sum of the losses became infinite or NaN."""
+
+
+class EpochMetrics:
+    """Sums over samples. A mean of batch means would weigh the pictures of a short last batch too much.
+
+    The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU. Each process counts
+    its own samples, each of which it has once; what is said about them is said about those of all.
+
+    Parameters
+    ----------
+    group
+        The processes of the run.
+    keep_answers
+        True to keep the probabilities of all samples.
+    """
+
+    def __init__(self, group: ProcessGroup, keep_answers: bool = False) -> None:
+        self.group, self.batches, self.seen = group, 0, 0
+        self.kept: list[tuple[Tensor, Tensor, range]] | None = [] if keep_answers else None
+        self.loss = torch.zeros((), device=group.device)
+        self.right = torch.zeros((), dtype=torch.long, device=group.device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count the shard of a batch: logits ``(n, C)``, labels ``(n,)``.
+
+        Raises
+        ------
+        LossIsNoNumber
+            At every twentieth batch, if the sum of the losses is infinite or NaN.
+        """
+        shard = self.group.shard
+        self.loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        self.right += (logits.argmax(1) == labels).sum()
+        if self.kept is not None:
+            places = range(self.seen + shard.start, self.seen + shard.stop)
+            self.kept.append((logits.float().softmax(1).cpu(), labels.cpu(), places))
+        self.seen += shard.total
+        if self.batches % CHECK_EVERY == 0:
+            self._finite_loss()
+        self.batches += 1
+
+    def _finite_loss(self) -> float:
+        # All processes have to come to the same conclusion, or those that go on wait for the one that stopped.
+        value = all_reduce_sum(self.loss, self.group).item()  # a sum that was once infinite or NaN stays so
+        if not math.isfinite(value):
+            raise LossIsNoNumber(value)
+        return value
+
+    def means(self) -> tuple[float, float]:
+        """Return mean loss (nats) and accuracy in [0, 1] over all samples.
+
+        Raises
+        ------
+        LossIsNoNumber
+            If the sum of the losses is infinite or NaN.
+        """
+        return self._finite_loss() / self.seen, all_reduce_sum(self.right, self.group).item() / self.seen
+
+    def answers(self) -> tuple[Tensor, Tensor] | None:
+        """Return probabilities ``(N, C)`` and labels ``(N,)`` of all samples, on the CPU; None if not kept."""
+        if not self.kept:
+            return None
+        probabilities, labels, places = zip(*self.kept, strict=True)
+        places = [place for batch in places for place in batch]
+        return tuple(gather_rows(torch.cat(rows), places, self.seen, self.group) for rows in (probabilities, labels))

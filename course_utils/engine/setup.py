@@ -1,0 +1,168 @@
+"""Everything around the training loop, prepared before it: device, precision, processes, memory, cached inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+
+from course_utils.engine.devices import make_accelerator
+from course_utils.engine.inputs import Inputs, cache_options, inputs_for
+from course_utils.engine.loading import workers_for
+from course_utils.engine.memory import MemoryPieces
+from course_utils.engine.metrics import EpochMetrics
+from course_utils.engine.options import FitOptions
+from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
+from course_utils.engine.sampling import seeded_draws, training_order
+from course_utils.fine_tuning import Plan, parameter_groups, rate_factor
+
+
+class Network(NamedTuple):
+    """The network as it is trained: `wrapped` exchanges gradients between processes, `bare` does not."""
+
+    bare: nn.Module
+    wrapped: nn.Module
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that the training loop needs beside the model.
+
+    Parameters
+    ----------
+    plan, options, settings
+        The strategy for this model, the options of ``fit``, and these as plain values for the log.
+    accelerator, group
+        Device and precision; the processes of the run.
+    inputs
+        Pictures, or cached activations with the part of the network that takes them.
+    train, val
+        Batches on the device.
+    criterion
+        The cross-entropy, with label smoothing and class weights.
+    optimizer, schedule
+        AdamW over the plan's parameter groups; one function of the step for each group.
+    memory
+        Computes a batch in pieces where the memory is short.
+    """
+
+    plan: Plan
+    options: FitOptions
+    settings: dict[str, Any]
+    accelerator: Accelerator
+    group: ProcessGroup
+    inputs: Inputs
+    train: Batches
+    val: Batches
+    criterion: nn.CrossEntropyLoss
+    optimizer: AcceleratedOptimizer
+    schedule: LambdaLR
+    memory: MemoryPieces
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Device, precision and number of processes; on another machine the last bits differ."""
+        return {
+            "device": self.accelerator.device.type,
+            "precision": self.accelerator.mixed_precision,
+            "processes": self.accelerator.num_processes,
+        }
+
+    @property
+    def is_first_process(self) -> bool:
+        """True in the process that writes files."""
+        return self.accelerator.is_main_process
+
+    def network(self, model: nn.Module) -> Network:
+        """Return the network for the stages that learn now.
+
+        DDP decides at wrapping time whose gradients it exchanges. Parameters that wake up later would go their own way
+        in every process, silently; so the bare model is wrapped anew whenever other stages learn.
+        """
+        if self.group.world_size > 1:  # let the old wrapper go; collecting garbage takes a quarter second
+            self.accelerator.free_memory()
+        bare = self.inputs.learner(self.accelerator.unwrap_model(model, keep_fp32_wrapper=False))
+        return Network(bare, self.accelerator.prepare_model(bare))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch; of several processes each gets its share."""
+        return loss_of_shard(self.criterion, logits, labels, self.group)
+
+    def metrics(self, keep_answers: bool = False) -> EpochMetrics:
+        """Return an empty count of losses and hits."""
+        return EpochMetrics(self.group, keep_answers)
+
+    def release(self) -> None:
+        """Let go of gradients and optimizer state, whoever still holds on to this object (a traceback, say)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.optimizer.state.clear()
+
+
+def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options: FitOptions) -> Setup:
+    """Return everything that the training loop needs; the model goes to its device.
+
+    Raises
+    ------
+    CourseError
+        For a device that is not there, or a cache that cannot be where it is asked for.
+    KeyboardInterrupt
+        If it is stopped while activations are cached. Half a cache is none.
+    """
+    order = training_order(train, options.seed, options.oversample)
+    accelerator = make_accelerator(options.device)
+    device, caching = accelerator.device, cache_options(options.cache)
+    inputs = inputs_for(caching, model, train, val, plan, epochs=options.epochs, seed=options.seed, device=device)
+    if device.type != "mps":  # slower there
+        model.to(memory_format=torch.channels_last)
+    model.to(device)
+    group = ProcessGroup(accelerator)
+
+    def batches(dataset: Dataset, order: Any) -> Batches:
+        workers = options.num_workers
+        if workers == "auto":
+            workers, _ = workers_for(dataset, epochs=options.epochs)
+        return Batches(dataset, order, options.batch_size, group, workers)
+
+    train_batches = batches(seeded_draws(inputs.train), order)
+    optimizer = torch.optim.AdamW(parameter_groups(model, plan))
+    # Neither the scheduler nor, with it, the number of steps is handed to accelerate: it would step once for each
+    # process. One function per group, all of them there from the first step.
+    schedule = LambdaLR(optimizer, _rate_functions(optimizer, plan, len(train_batches), options.epochs))
+    prepared = accelerator.prepare(optimizer)
+    criterion = _criterion(options, device)
+    return Setup(
+        plan,
+        options,
+        options.as_settings() | {"cache": inputs.facts(caching)},
+        accelerator,
+        group,
+        inputs,
+        train_batches,
+        batches(inputs.val, range(len(inputs.val))),
+        criterion,
+        prepared,
+        schedule,
+        MemoryPieces(criterion, prepared, group),
+    )
+
+
+def _rate_functions(optimizer: torch.optim.Optimizer, plan: Plan, steps_per_epoch: int, epochs: int) -> list:
+    steps = steps_per_epoch * epochs
+    warmup = round(plan.strategy.warmup * steps)
+
+    def rate_function(first_step: int):  # noqa: ANN202
+        return lambda step: rate_factor(step, first_step, steps, warmup)
+
+    return [rate_function(group["start"] * steps_per_epoch) for group in optimizer.param_groups]
+
+
+def _criterion(options: FitOptions, device: torch.device) -> nn.CrossEntropyLoss:
+    weights = options.class_weights
+    weight = None if weights is None else torch.tensor(list(weights), dtype=torch.float32, device=device)
+    return nn.CrossEntropyLoss(weight=weight, label_smoothing=options.label_smoothing)
