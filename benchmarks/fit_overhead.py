@@ -104,7 +104,7 @@ def bare(job: Job) -> float:
     optimizer, schedule = job.optimizer(model)
     best, state = (-1.0, 0.0), None
     for epoch in range(job.epochs):
-        order.set_epoch(epoch)
+        order.epoch = epoch
         model.train()
         loss_sum, right = torch.zeros(()), torch.zeros((), dtype=torch.long)
         for images, labels in job.loader(order):
@@ -164,7 +164,11 @@ def lightning(job: Job) -> float:
                 self.best = right
                 self.state = {name: tensor.clone() for name, tensor in task.net.state_dict().items()}
 
-    order = SeededOrder(len(job.train), SEED)  # Lightning calls its set_epoch
+    class Order(SeededOrder):
+        def set_epoch(self, epoch: int) -> None:  # Lightning calls it
+            self.epoch = epoch
+
+    order = Order(len(job.train), SEED)
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=job.epochs, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, callbacks=[Best()],
@@ -193,7 +197,7 @@ def fastai(job: Job) -> float:
                 group["lr"] = rate
 
         def before_train(self) -> None:
-            order.set_epoch(self.epoch)
+            order.epoch = self.epoch
 
         def before_batch(self) -> None:
             self.learn.xb = (_channels_last(self.xb[0]),)

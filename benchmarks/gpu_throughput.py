@@ -55,7 +55,7 @@ def bare(model: nn.Module, train: MemoryDataset, val: MemoryDataset, sizes: dict
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, 0, steps, steps // 10))
     best = -1.0
     for epoch in range(sizes["epochs"]):
-        order.set_epoch(epoch)
+        order.epoch = epoch
         model.train()
         sums = torch.zeros(2, device="cuda")
         for images, labels in loader:

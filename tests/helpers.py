@@ -88,6 +88,16 @@ class Act(Dataset):
         return (self.act(image) if self.accesses == self.access else image), label
 
 
+def stopped_run(fit: Callable[..., Run], *args: Any, **options: Any) -> Run:
+    """The run that a Stop ended."""
+    from course_utils.engine.history import TrainingStopped
+
+    with pytest.raises(TrainingStopped) as caught:
+        fit(*args, **options)
+    assert isinstance(caught.value, KeyboardInterrupt) and caught.value.run.stopped == "interrupted"
+    return caught.value.run
+
+
 class StopAfter:
     """A hook: a Stop comes when so many epochs are finished."""
 

@@ -20,6 +20,7 @@ from helpers import (
     moved,
     moved_stages,
     no_hooks,
+    stopped_run,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -393,10 +394,9 @@ def interrupt_at(n):
 
 def stopped(*args, **options):
     """The run that a Stop ended."""
-    with pytest.raises(TrainingStopped) as caught:
-        quick(*args, **options)
-    assert isinstance(caught.value, KeyboardInterrupt) and last_run() is caught.value.run
-    return caught.value.run
+    run = stopped_run(quick, *args, **options)
+    assert last_run() is run
+    return run
 
 
 def test_a_stop_leaves_the_run_so_far_and_the_best_weights():

@@ -37,6 +37,7 @@ from course_utils.engine.activation_cache import (
     cut,
     describe,
 )
+from course_utils.engine.history import TrainingStopped
 from course_utils.engine.inputs import CacheOptions
 from course_utils.engine.runs import load_run
 from course_utils.evaluation import evaluate
@@ -675,7 +676,7 @@ def test_a_killed_writer_leaves_no_cache_and_a_second_process_waits(folder):
     torch.testing.assert_close(kept.activations(), alone.activations())
 
 
-def test_a_stop_while_the_cache_is_filled_ends_the_run(folder, capsys):
+def test_a_stop_while_the_cache_is_filled_ends_the_run(folder):
     """The notebook has its prompt back, the model is as it came, and the same call begins there again."""
 
     def stop(_image):
@@ -686,11 +687,12 @@ def test_a_stop_while_the_cache_is_filled_ends_the_run(folder, capsys):
     train = Act(TRAIN, None, stop)
     quick(mini(), train, VAL, HEAD, cache=CacheOptions("on", folder=folder / "elsewhere"), epochs=1)
     read = train.accesses  # by fit, by the fingerprint, by the cache; every epoch reads the cache alone
-    interrupted = quick(model, Act(TRAIN, read - 3, stop), VAL, HEAD, cache="on")
+    with pytest.raises(TrainingStopped, match="before the first epoch; the same call begins anew") as caught:
+        quick(model, Act(TRAIN, read - 3, stop), VAL, HEAD, cache="on")
+    interrupted = caught.value.run
     assert (interrupted.stopped, interrupted.history, interrupted.folder) == ("interrupted", [], None)
     assert not moved(before, copy_of(model)) and not model.training
     assert names(folder) == ["elsewhere"] and hidden(folder) == []
-    assert "before the first epoch" in capsys.readouterr().out
     assert quick(model, TRAIN, VAL, HEAD, cache="on").cached == "head"
 
 

@@ -22,7 +22,7 @@ import interrupted_runs
 import numpy as np
 import pytest
 import torch
-from helpers import Act, ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved
+from helpers import Act, ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, stopped_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted_runs import Noisy
@@ -103,18 +103,10 @@ def same(model, run, unbroken):
     return not moved(copy_of(model), unbroken[0]) and story(run) == story(unbroken[1])
 
 
-def stopped_run(*args, **options):
-    """The run that a Stop ended."""
-    with pytest.raises(TrainingStopped) as caught:
-        quick(*args, **options)
-    assert caught.value.run.stopped == "interrupted"
-    return caught.value.run
-
-
 def interrupted(model=None, epoch=3, **options):
     """Stop a run in an epoch, counted from 1; gives its model, the run, and its checkpoint."""
     model = mini() if model is None else model
-    run = stopped_run(model, Act(Noisy(12, 1), in_epoch(epoch), stop), **options)
+    run = stopped_run(quick, model, Act(Noisy(12, 1), in_epoch(epoch), stop), **options)
     (path,) = run.folder.glob("checkpoint-*.bin")
     return model, run, path
 
@@ -241,7 +233,7 @@ def test_after_a_stop_the_same_cell_goes_on(root, unbroken, epoch, capsys):
 def test_stopped_again_and_again(root, unbroken):
     model = mini()
     for epoch in (1, 2, 1):  # counted from where it goes on
-        run = stopped_run(model, Act(Noisy(12, 1), in_epoch(epoch), stop))
+        run = stopped_run(quick, model, Act(Noisy(12, 1), in_epoch(epoch), stop))
     assert len(run.history) == 1
     assert same(model, quick(model), unbroken)
 
@@ -298,7 +290,7 @@ def test_a_stop_while_the_checkpoint_is_written(root, unbroken, monkeypatch):
 
     monkeypatch.setattr(os, "replace", replace)
     model = mini()
-    run = stopped_run(model)
+    run = stopped_run(quick, model)
     assert len(run.history) == 2 and not list(run.folder.glob("*.partial"))
     # Behind the epoch, so its checkpoint is written after all: the one that belongs to the weights that are left.
     assert len(writes) == 3 and len(read_header(writes[0]).history) == 2
@@ -543,7 +535,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_does_not_stop_training(root, 
     model = mini()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = stopped_run(model, Act(Noisy(12, 1), in_epoch(3), stop))
+        run = stopped_run(quick, model, Act(Noisy(12, 1), in_epoch(3), stop))
     (text,) = [str(item.message) for item in caught]
     assert text.startswith("The checkpoint of epoch 2 was not written") and "No space left on device" in text
     assert "a resumed run would begin with the last checkpoint" in text
@@ -608,7 +600,7 @@ def test_a_stop_frees_what_only_training_needs(root, watched):
     gc.collect()
     gc.disable()
     try:
-        stopped_run(model, Act(Noisy(12, 1), in_epoch(2), stop), strategy=FULL)
+        stopped_run(quick, model, Act(Noisy(12, 1), in_epoch(2), stop), strategy=FULL)
         assert alive(held) == 0
     finally:
         gc.enable()
@@ -712,7 +704,7 @@ def test_a_resumed_run_keeps_to_the_pieces_it_had(root):
         model = mini()
         limit(model, 2)
         with pytest.warns(UserWarning):
-            run = stopped_run(model, Act(Noisy(12, 1), in_epoch(3), stop)) if broken else quick(model)
+            run = stopped_run(quick, model, Act(Noisy(12, 1), in_epoch(3), stop)) if broken else quick(model)
         if broken:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")

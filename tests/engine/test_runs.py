@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import inspect
 import json
 import os
 import random
@@ -13,13 +12,13 @@ import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import Act, ColourPatches, copy_of, generators_untouched, mini, moved
+from helpers import Act, ColourPatches, copy_of, generators_untouched, mini, moved, stopped_run
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -27,12 +26,14 @@ from course_tools import cli
 from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.engine import run_log, runs
-from course_utils.engine.run_log import EpochRecord, read_history, runs_root, worth_writing_now
+from course_utils.engine.history import EpochRecord, TrainingDiverged
+from course_utils.engine.options import FitOptions
+from course_utils.engine.run_log import read_history, runs_root, worth_writing_now
 from course_utils.engine.runs import add_report, compare_runs, delete_run, list_runs, load_run, runs_table
 from course_utils.evaluation import Report, evaluate
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE, Strategy
 from course_utils.mini import networks
-from course_utils.training import TrainingDiverged, fit
+from course_utils.training import fit
 
 TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
@@ -89,8 +90,7 @@ def test_others_may_read_all_of_it_as_any_new_file(whole, tmp_path):
 
 def test_run_json_has_all_arguments_of_fit(whole):
     facts = facts_of(whole[1].folder)
-    arguments = set(inspect.signature(fit).parameters) - {"model", "train", "val", "strategy"}
-    assert set(facts["settings"]) == arguments
+    assert set(facts["settings"]) == {field.name for field in fields(FitOptions)}
     given = {"epochs": 3, "batch_size": 4, "seed": 4, "class_weights": [1.0, 2.0, 1.0], "patience": 3, "log": "full"}
     assert {name: facts["settings"][name] for name in given} == given
     assert facts["settings"]["oversample"] is False
@@ -258,7 +258,7 @@ def test_a_killed_run_keeps_what_it_had(root, monkeypatch, weights):
 def test_how_a_run_ended(root):
     early = quick(epochs=9, patience=1, strategy=Strategy("tiny", starts=(0, None), rates=(1e-12,)))
     assert early.stopped == "early"
-    interrupted = quick(train=Act(ColourPatches(12, 1), IN_EPOCH_3, interrupt), epochs=5)
+    interrupted = stopped_run(quick, train=Act(ColourPatches(12, 1), IN_EPOCH_3, interrupt), epochs=5)
     with pytest.raises(TrainingDiverged) as diverged:
         quick(train=Act(ColourPatches(12, 1), IN_EPOCH_3, lambda image: image * torch.nan), epochs=5)
     with pytest.raises(ZeroDivisionError):
@@ -276,7 +276,7 @@ def test_how_a_run_ended(root):
 
 
 def test_a_run_without_an_epoch(root):
-    run = quick(train=Act(ColourPatches(12, 1), 5, interrupt))
+    run = stopped_run(quick, train=Act(ColourPatches(12, 1), 5, interrupt))
     assert files_in(run.folder) == {"run.json"}
     record = load_run(run.folder)
     assert record.status == "interrupted" and record.best is None and record.seconds == 0
