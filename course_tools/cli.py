@@ -32,7 +32,7 @@ ELSEWHERE = {
     "blog": ("course_tools.authoring.blog", "renew the pictures and numbers of the day pages"),
     "diary": ("course_tools.study.diary", "write today's page of your study diary"),
     "cache": ("course_tools.photos.cache_command", "list and clear the cached activations of frozen stages"),
-    "runs": ("course_utils.engine.runs", "list, compare and delete what fit wrote about its runs"),
+    "runs": ("course_tools.photos.runs_command", "list, compare and delete what fit wrote about its runs"),
     "compare": (
         "course_utils.experiments.compare",
         "measure scratch, frozen and fine-tuned, and write the results file",

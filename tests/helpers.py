@@ -24,6 +24,9 @@ from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import Dataset
 from torchvision import models
 
+from course_utils.engine import run_log
+from course_utils.engine.history import EpochRecord
+from course_utils.evaluation import Report
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
     FEATURE_EXTRACTION,
@@ -319,3 +322,26 @@ def _meet_accidents(folder: Path, rank: int) -> None:
         except CourseError as error:
             told = {"error": str(error), "kind": type(error).__name__, "moved": sorted(moved(start, copy_of(model)))}
             (folder / f"{name}{rank}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+def fake_run(root: Path, name: str = "20260102-030405-head-resnet-0a0a", epochs: int = 2, **changes: Any) -> Path:
+    """Write the folder of a run that never ran; `changes` replace values of its ``run.json``."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    data = {"pictures": 12, "classes": {"cat": 6, "dog": 6}, "transform": None, "fingerprint": "f" * 16}
+    facts = {
+        "format": 1, "status": "finished", "error": None, "seconds": 3.0, "epochs": epochs, "best": None,
+        "started": f"{name[:4]}-{name[4:6]}-{name[6:8]}T{name[9:11]}:{name[11:13]}:{name[13:15]}.000+00:00",
+        "settings": {"epochs": 5, "seed": 0, "batch_size": 16, "log": "full"},
+        "strategy": {"name": "head", "rates": [0.01]}, "plan": [],
+        "model": {"name": "resnet18_mini", "class": "NarrowResNet", "family": "resnet", "parameters": 9, "outputs": 2},
+        "data": {"train": data, "val": dict(data)}, "versions": {"torch": "2.15.0"},
+        "machine": {"device": "cpu"}, "git": None, "process": run_log.this_process(),
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(facts | changes), encoding="utf-8")
+    history = [EpochRecord(i, ("head",), 1.0, 0.5, 1.0 / (i + 1), 0.5 + 0.1 * i, 1.5) for i in range(epochs)]
+    run_log.write_history(folder / "history.csv", history)
+    return folder
+
+
+REPORT = Report(("cat", "dog"), np.array([0, 1, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]))

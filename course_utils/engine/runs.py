@@ -1,4 +1,4 @@
-"""Find, read, compare and delete the folders that ``fit`` writes: ``course runs``.
+"""Find, read, compare and delete the folders that ``fit`` writes.
 
 >>> for record in list_runs():
 ...     print(record.name, record.status, record.best)
@@ -9,7 +9,6 @@ What the folders hold is described in :mod:`course_utils.engine.run_log`.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import itertools
 import json
@@ -232,13 +231,14 @@ def load_run(name: str | Path, root: Path | None = None) -> RunRecord:
     CourseError
         If there is no such run, several have that part in their names, or the folder is damaged.
     """
-    record = _find(name, root)
+    record = find_run(name, root)
     if record.problem:
         raise CourseError(f"The run {record.name} is damaged: {record.problem}. `course runs --delete` removes it.")
     return record
 
 
-def _find(name: str | Path, root: Path | None) -> RunRecord:
+def find_run(name: str | Path, root: Path | None = None) -> RunRecord:
+    """Return one run, which may be damaged; parameters and errors as in :func:`load_run`."""
     if isinstance(name, Path) or len(Path(name).parts) > 1:
         path = Path(name).expanduser()
         if not _is_run(path):
@@ -527,71 +527,3 @@ def _percent(share: float | None) -> str | None:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
-
-
-# --- course runs -------------------------------------------------------------------------------------------------
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The ``course runs`` command; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="course runs", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="a run's name or a part of it: one is told in full, several are compared, without any all are listed",
-    )
-    parser.add_argument("--delete", action="store_true", help="delete the named runs, after a question")
-    parser.add_argument("--yes", action="store_true", help="delete without the question")
-    parser.add_argument("--json", action="store_true", help="print what a program can read")
-    options = parser.parse_args(arguments)
-    if options.delete and (not options.names or options.json):
-        parser.error("--delete takes the names of the runs that shall go, and no --json")
-    if options.yes and not options.delete:
-        parser.error("--yes belongs to --delete")
-    records = [_find(name, None) for name in options.names] if options.names else list_runs()
-    if options.delete:
-        return _delete(list({record.folder: record for record in records}.values()), options.yes)
-    print(_as_json(records, bool(options.names)) if options.json else _as_text(records, bool(options.names)))
-    return 0
-
-
-def _as_text(records: list[RunRecord], named: bool) -> str:
-    if named:
-        return str(records[0]) if len(records) == 1 else compare_runs(records)
-    if not records:
-        return f"No runs yet in {runs_root()}. Every call of fit writes one there; COURSE_RUNS chooses another folder."
-    total = sum(record.size for record in records) / 1e6
-    damaged = [f"{record.name} is damaged: {record.problem}" for record in records if record.problem]
-    count = f"{len(records)} run{'s' if len(records) > 1 else ''}, {total:.1f} MB in {runs_root()}"
-    return "\n".join([runs_table(records), "", *damaged, count])
-
-
-def _as_json(records: list[RunRecord], named: bool) -> str:
-    content = [
-        record.summary()
-        | ({"facts": record.facts, "history": [epoch.as_row() for epoch in record.history]} if named else {})
-        | ({"reports": record.reports} if named else {})
-        for record in records
-    ]
-    return json.dumps(content, indent=1, ensure_ascii=False)
-
-
-def _delete(records: list[RunRecord], sure: bool) -> int:
-    for record in records:
-        print(f"{record.name} ({record.status}, {record.size / 1e6:.1f} MB)")
-    if not sure and not _confirmed(f"Delete {'these' if len(records) > 1 else 'this'}? [y/N] "):
-        print("Nothing was deleted.")
-        return 1
-    for record in records:
-        left = delete_run(record)
-        print(f"{record.name}: deleted" + (f"; not by the course, so left: {', '.join(left)}" if left else ""))
-    return 0
-
-
-def _confirmed(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:  # nobody is there to answer
-        print()
-        return False
