@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,21 @@ def test_the_questions_that_it_names_exist():
 def test_the_four_files_of_the_brief_exist():
     for name in ("pretrained_models", "feature_extraction", "fine_tuning", "tl_utils"):
         assert (ROOT / "course_utils" / f"{name}.py").is_file() and f"### `{name}.py`" in BRIEF
+
+
+# --- CONTRIBUTING.md ---------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_house_shows_the_contracts_that_ci_checks():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = {
+        c["containers"][0]: [re.split(r"\s*\|\s*", line) for line in c["layers"]] for c in contracts if "layers" in c
+    }
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = next(block for block in re.findall(r"```\n(.*?)```", contributing, re.S) if "the wall" in block)
+    drawn = [re.split(r"[\s·]+", line.strip()) for line in picture.splitlines()]
+    wall = next(i for i, line in enumerate(drawn) if "wall" in line)
+    assert drawn[:wall] == [["course_tools", *layers["course_tools"][0]], *layers["course_tools"][1:]]
+    assert drawn[wall + 1 :] == [["course_utils", *layers["course_utils"][0]], *layers["course_utils"][1:]]
