@@ -37,7 +37,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def called(monkeypatch):
-    """What would have been started: a list of (command, environment); the exit code of all of them is 5."""
+    """List of (command, environment) that would have been started; the exit code of each is 5."""
     commands = []
 
     def call(command, folder, environ):

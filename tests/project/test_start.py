@@ -47,7 +47,7 @@ def fake_python(start, pip="exit 0", course="exit 0", version=sys.version_info[:
 
 
 def calls(start):
-    """What the stand-in was called for: pip, cli or -c."""
+    """Names of the calls of the stand-in: pip, cli or -c."""
     path = Path(start.ROOT, "calls")
     words = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     return [w[1].rpartition(".")[2] if w[0] == "-m" else "-c" for w in words]
