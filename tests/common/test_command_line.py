@@ -1,5 +1,6 @@
 """command_line.py: one line for every error, and the exit codes that shells and CI read."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,17 @@ def test_other_errors_are_not_hidden():
 def test_needs_nothing_but_the_standard_library():
     code = "import course_utils.common.command_line"
     subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, check=True)
+
+
+def test_every_parser_is_the_one_line_parser():
+    files = [
+        file for folder in ("course_utils", "course_tools", "benchmarks") for file in (ROOT / folder).rglob("*.py")
+    ]
+    calls = [
+        (file.name, node.lineno, ast.unparse(node.func))
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert [call for call in calls if call[2].endswith("ArgumentParser")] == []
+    assert len([call for call in calls if call[2] == "OneLineParser"]) >= 4

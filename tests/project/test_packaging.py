@@ -122,6 +122,10 @@ def test_the_lesson_has_few_rooms():
     assert len(list((ROOT / "course_utils").glob("*.py"))) <= 14
 
 
+def test_the_training_loop_is_a_short_file():
+    assert len((ROOT / "course_utils" / "training.py").read_text(encoding="utf-8").splitlines()) < 300
+
+
 # --- what is installed -------------------------------------------------------------------------------------------
 
 
