@@ -1,4 +1,4 @@
-"""How pytest treats the notebooks, and when a run counts as one.
+"""Settings of pytest for the notebooks, and a failure where no test passed.
 
 ``course test`` passes the options; see ``course_tools.cli.test_command``.
 """
@@ -18,7 +18,7 @@ PASSED: Counter[str] = Counter()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Two options of the course's own."""
+    """Add the two options of the course."""
     group = parser.getgroup("course")
     group.addoption("--no-compare", action="store_true", help="run the notebooks on other data: compare no outputs")
     group.addoption(
@@ -27,10 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Cut the kernels of the default run off the network: it must not need one. See tests/test_offline.py.
+    """Cut the kernels of the default run off the network: it must not need one. See tests/project/test_offline.py.
 
-    What they train leaves its record and its activations in folders that go away, not in the cache of whoever runs
-    the tests.
+    Runs and activations of the tests are written to temporary folders, not to the reader's cache.
     """
     for name in ("COURSE_RUNS", "COURSE_ACTIVATIONS"):
         if name not in os.environ:
@@ -46,13 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Tell nbval what not to compare."""
+    """Give nbval the outputs that it must not compare."""
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += NOT_COMPARED
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give cells time for their outputs, and switch comparing off where the data are others."""
+    """Give cells time for their outputs, and compare nothing on other data."""
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = 60  # nbval's 5 seconds are short for a machine that has other work
@@ -61,14 +60,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count what passed, by folder."""
+    """Count the passed tests of each folder."""
     if report.when == "call" and report.passed:
         PASSED[report.nodeid.partition("/")[0]] += 1
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A run in which nothing passed is no success, even though nothing failed."""
+    """Turn a run in which nothing passed and nothing failed into a failure."""
     if hasattr(session.config, "workerinput"):
         return  # one of several processes has only a part of the results; the one that started it has all
     empty = [f for f in session.config.getoption("must_run") if not (PASSED[f] if f else PASSED.total())]
@@ -77,7 +76,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say why such a run failed."""
+    """Print the reason of such a failure."""
     for folder in config.getoption("must_run"):
         if not (PASSED[folder] if folder else PASSED.total()):
             terminalreporter.write_line(f"No test ran{f' in {folder}' if folder else ''}: that counts as a failure.")

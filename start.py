@@ -4,7 +4,7 @@ Makes ``.venv`` beside this file, installs the course there at the tested versio
 it. Every later call goes straight to the command. Needs Python 3.11 or newer and nothing else.
 """
 
-# Written for old Pythons too, so that they can say in one line that they are too old instead of failing to parse.
+# The syntax is that of old Pythons, so that they print one line about their version and no syntax error.
 import hashlib
 import os
 import re
@@ -23,16 +23,17 @@ NEEDED_GIB = 8
 
 USAGE = """usage: python3 start.py COMMAND [ARGUMENTS]
 
-  run [day20 ...]   execute notebooks; pages and a table of results (all notebooks when none is named)
   lab               open the course in JupyterLab
+  run [day20 ...]   run notebooks, write them as pages and list their results (without a name: all of them)
+  ladder FOLDER     compare six ways to train on your photos, and write a report
   test              run the tests and the notebooks
-  doctor            what a bug report needs, and what is wrong with this set-up
+  doctor            check this installation and print what a bug report needs
 
   python3 start.py --help-all lists every command, python3 start.py COMMAND --help its options.
   The first call sets up .venv (about 6 GB, a few minutes); the command is then also .venv/bin/course.
 """
 
-# What pip prints when there is no way to the package index, in the words of the systems that it runs on.
+# What pip prints when it cannot reach the package index, on the different systems.
 OFFLINE = re.compile(
     r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|getaddrinfo failed|"
     r"nodename nor servname|Network is unreachable|ConnectTimeoutError|Failed to establish a new connection|"
@@ -43,11 +44,11 @@ DISK_FULL = re.compile(r"No space left on device|not enough space on the disk|Er
 
 
 class Stop(Exception):
-    """Something that ends the call with one line: what is wrong and the way out."""
+    """An error that ends the call with one line: what is wrong and what to do."""
 
 
 def main(argv):
-    """Run a command of the course; return its exit code."""
+    """Return the exit code of a command of the course, after setting up what it needs."""
     try:
         check_python(sys.version_info[:3])
         if not argv or argv[0] in ("-h", "--help"):
@@ -80,9 +81,9 @@ def check_python(version):
 
 
 def check_arguments(argv):
-    """Let the course's own parser look at the command line before anything is installed.
+    """Let the parser of the course check the command line before anything is installed.
 
-    It prints and raises SystemExit for ``--help`` and for wrong usage. That part of the package needs no other.
+    It prints and raises SystemExit for ``--help`` and for wrong usage. It needs the standard library only.
     """
     sys.dont_write_bytecode = True
     sys.path.insert(0, ROOT)
@@ -96,9 +97,9 @@ def check_arguments(argv):
 
 
 def fingerprint():
-    """SHA-256 over all that decides what is installed: two files, the Python, and the folder.
+    """Return the SHA-256 of all that decides what is installed: two files, the Python version and the folder.
 
-    The folder counts because an editable installation points to it, and a moved one points nowhere.
+    The folder counts because an editable installation points to it.
     """
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
@@ -109,7 +110,7 @@ def fingerprint():
 
 
 def is_ready():
-    """Whether ``.venv`` was set up completely for this Python, these versions and this folder."""
+    """Return True if ``.venv`` was set up completely for this Python, these versions and this folder."""
     try:
         with open(STAMP, encoding="ascii") as file:
             return file.read().strip() == fingerprint() and os.path.exists(venv_python())
@@ -118,12 +119,12 @@ def is_ready():
 
 
 def venv_python():
-    """Path of the Python inside ``.venv``."""
+    """Return the path of the Python inside ``.venv``."""
     return os.path.join(VENV, "Scripts", "python.exe") if os.name == "nt" else os.path.join(VENV, "bin", "python")
 
 
 def set_up():
-    """Make ``.venv`` and install the course in it. The stamp is written last, so half a set-up is never used."""
+    """Make ``.venv`` and install the course in it. The stamp is written last: half a set-up is never used."""
     if os.path.exists(STAMP):
         os.remove(STAMP)
     check_venv_module()
@@ -140,7 +141,7 @@ def set_up():
 
 
 def check_venv_module():
-    """Debian and Ubuntu ship Python without venv and ensurepip."""
+    """Stop where Python comes without venv and ensurepip, as on Debian and Ubuntu."""
     from importlib.util import find_spec
 
     missing = [name for name in ("venv", "ensurepip") if find_spec(name) is None]
@@ -152,7 +153,7 @@ def check_venv_module():
 
 
 def check_disk():
-    """Refuse early what would fail after minutes."""
+    """Stop early when the disk is too small; the installation would fail after minutes."""
     free = shutil.disk_usage(ROOT).free / GIB
     if free < NEEDED_GIB:
         raise Stop(
@@ -162,7 +163,7 @@ def check_disk():
 
 
 def works(python):
-    """Whether a virtual environment's Python starts, has pip, and is of the version that runs this file."""
+    """Return True if a virtual environment's Python starts, has pip, and has the version that runs this file."""
     test = "import sys, pip; sys.exit(list(sys.version_info[:2]) != [%d, %d])" % tuple(sys.version_info[:2])
     try:
         return subprocess.call([python, "-c", test], stderr=subprocess.DEVNULL, env=environment()) == 0
@@ -171,7 +172,7 @@ def works(python):
 
 
 def make_venv():
-    """Make an empty ``.venv``, in place of one that does not work or belongs to another Python."""
+    """Make an empty ``.venv``; it replaces one that does not work or belongs to another Python."""
     made = subprocess.run(
         [sys.executable, "-m", "venv", "--clear", VENV],
         stdout=subprocess.PIPE,
@@ -215,7 +216,7 @@ def install(command):
 
 
 def sign_of_life(seconds, shown):
-    """Show the time: every second on a terminal, every half minute elsewhere. Returns when it was last shown."""
+    """Show the time, every second on a terminal and every half minute elsewhere; return when it was last shown."""
     if sys.stdout.isatty():
         say("\r\x1b[K  installing, %d min %02d s ..." % divmod(seconds, 60), end="")
     elif seconds - shown >= 30:
@@ -225,7 +226,7 @@ def sign_of_life(seconds, shown):
 
 
 def reason(log, command):
-    """One line for a failed installation: what happened, the command, and what to do."""
+    """Return one line about a failed installation: what happened, the command, and what to do."""
     tried = "tried: %s; log: .venv/setup.log" % " ".join(command)
     if DISK_FULL.search(log):
         return (
@@ -242,20 +243,20 @@ def reason(log, command):
 
 
 def last_line(text):
-    """The last line of a text that says anything, shortened."""
+    """Return the last line of a text that is not empty, shortened to 200 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:200] if lines else "no message"
 
 
 def environment():
-    """Environment variables, without what would lead Python to packages outside ``.venv``."""
+    """Return the environment variables without those that lead Python to packages outside ``.venv``."""
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     env["PYTHONNOUSERSITE"] = "1"
     return env
 
 
 def call(command):
-    """Run a command and return its exit code; Ctrl-C reaches it directly, so that it can end in its own way."""
+    """Return the exit code of a command. Ctrl-C reaches the command itself, so it can end in its own way."""
     process = subprocess.Popen(command, env=environment())
     while True:
         try:
@@ -266,7 +267,7 @@ def call(command):
 
 
 def say(text, end="\n"):
-    """Print at once."""
+    """Print without delay."""
     sys.stdout.write(text + end)
     sys.stdout.flush()
 

@@ -1,9 +1,9 @@
-"""What all benchmarks share: their options, the clock, and the results file.
+"""Shared parts of the benchmarks: options, clock and results file.
 
-A benchmark runs ours beside the baseline in one process, prints the ratio, and writes what it measured, with the
-command, the date and the machine, to ``results/benchmarks.json``, from which ``results/benchmarks.md`` is made.
-``--quick`` runs it on tiny sizes, to see that it works; such numbers mean nothing and are written only where ``--out``
-says.
+A benchmark runs our code beside the baseline in one process, prints the ratio, and writes the measurements with the
+command, the date and the machine to ``results/benchmarks.json``. ``results/benchmarks.md`` and the table in
+``docs/speed.md`` are made from that file. ``--quick`` runs a benchmark on tiny sizes, as a test; such numbers mean
+nothing and are written only with ``--out``.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from course_utils.common.command_line import OneLineParser
 from course_utils.common.files import put_between, write_record
 from course_utils.common.tables import markdown_table, text_table
 from course_utils.experiments.compare import hardware
 from course_utils.settings import best_device
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, README = ROOT / "results" / "benchmarks.json", ROOT / "README.md"
+RESULTS, SPEED_PAGE = ROOT / "results" / "benchmarks.json", ROOT / "docs" / "speed.md"
 START, END = "<!-- benchmarks: written by the scripts in benchmarks/ -->", "<!-- end of benchmarks -->"
 
 
 def make_parser(about: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has.
+    """Return a parser with the options that every benchmark has.
 
     Parameters
     ----------
     about
-        The docstring of the script.
+        Docstring of the script; its first paragraph is shown by ``--help``.
     """
-    parser = argparse.ArgumentParser(description=about.split("\n\n")[0], allow_abbrev=False)
+    parser = OneLineParser(description=about.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
     parser.add_argument("--out", type=Path, help="results file (default: results/benchmarks.json; none with --quick)")
     return parser
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that a call takes by the wall clock, and what it returns. Waits for a GPU before and after."""
+    """Return the seconds that a call takes by the wall clock, and its result. Waits for a GPU before and after."""
     _wait_for_gpu()
     start = time.perf_counter()
     result = function()
@@ -69,24 +70,24 @@ def make_entry(
     numbers: dict[str, Any] | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """What one benchmark found, as plain data.
+    """Return the result of one benchmark as plain data.
 
     Parameters
     ----------
     title
-        What is compared with what.
+        The two sides of the comparison.
     columns, rows
         A table for readers.
     findings
         Sentences with the ratios, and whether the goal was met.
     limit
-        The physical limit beside which the numbers stand: the forward pass alone, say, or the bytes read.
+        Physical limit for comparison, such as the forward pass alone or the bytes read.
     notes
-        How it was measured and compared, what is derived rather than measured.
+        Sentences about the method, and about numbers that are derived and not measured.
     numbers
-        Everything measured, with all digits, for programs.
+        All measurements with all digits, for programs.
     device
-        That it ran on; None for the best there is.
+        Name of the device of the run; None for the best one of this machine.
     """
     return {
         "title": title,
@@ -103,7 +104,7 @@ def make_entry(
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """The command as a reader types it, from the project's folder and without anybody's paths."""
+    """Return the command as it is typed in the folder of the project, without absolute paths."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in argv[1:]]
     return shlex.join(["python", f"benchmarks/{Path(argv[0]).name}", *words])
 
@@ -117,12 +118,12 @@ def report(name: str, entry: dict[str, Any], options: argparse.Namespace) -> Non
     if path is not None:
         results = write_results(path, name, entry)
         if path == RESULTS:
-            put_between(README, START, END, readme_section(results))
+            put_between(SPEED_PAGE, START, END, benchmarks_section(results))
         print(f"\nWritten to {path.name} and {path.with_suffix('.md').name}.")
 
 
 def write_results(path: Path, name: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Add an entry to a results file, and write the page that shows all of them; returns all."""
+    """Add an entry to a results file and write the page that shows all entries; return all entries."""
     path = Path(path)
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results = dict(sorted((results | {name: entry}).items()))
@@ -130,14 +131,14 @@ def write_results(path: Path, name: str, entry: dict[str, Any]) -> dict[str, dic
     return results
 
 
-def readme_section(results: dict[str, dict[str, Any]]) -> str:
-    """What the README says about the benchmarks: the first finding of each, and the command."""
+def benchmarks_section(results: dict[str, dict[str, Any]]) -> str:
+    """Return the table for ``docs/speed.md``: the first finding of each benchmark, and its command."""
     rows = [[entry["title"], entry["findings"][0], f"`{entry['command']}`"] for entry in results.values()]
     return "\n".join([START, "", markdown_table(["what", "found", "measure again"], rows), "", END])
 
 
 def as_markdown(results: dict[str, dict[str, Any]]) -> str:
-    """All benchmarks as one page."""
+    """Return all benchmarks as one page."""
     lines = [
         "# Benchmarks",
         "",

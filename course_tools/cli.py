@@ -1,7 +1,7 @@
-"""The ``course`` command: run, read, test and check the notebooks.
+"""The ``course`` command: work through the course, train on your own photos, and make the notebooks.
 
-Only the standard library is imported here. A command imports what it needs when it runs, so that ``course --help`` is
-instant, and so that ``start.py`` can check a command line before anything is installed.
+Only the standard library is imported at the top. A command imports what it needs when it runs, so that
+``course --help`` is instant and ``start.py`` can check a command line before anything is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from course_tools.authoring.notebooks import Execution, find_notebooks
+from course_tools.authoring import notebooks
+from course_tools.authoring.notebooks import Execution
 from course_utils.common.command_line import OneLineParser, exit_code
 from course_utils.common.tables import text_table
 from course_utils.settings import check_dataset
@@ -24,58 +25,108 @@ ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600
 MOST_PROCESSES = 4  # of the tests; each takes about a gigabyte
 
-# These parse their own arguments: command, module that has a main(arguments), one line about it.
-ELSEWHERE = {
-    "pretrain": ("course_tools.authoring.pretraining", "make the embedded weights again"),
-    "explain": ("course_tools.photos.explain_command", "show where a network looks, for any picture"),
-    "animate": ("course_tools.authoring.animation", "make the animation of a network that learns"),
-    "blog": ("course_tools.authoring.blog", "renew the pictures and numbers of the day pages"),
-    "diary": ("course_tools.study.diary", "write today's page of your study diary"),
-    "cache": ("course_tools.photos.cache_command", "list and clear the cached activations of frozen stages"),
-    "runs": ("course_tools.photos.runs_command", "list, compare and delete what fit wrote about its runs"),
-    "compare": (
-        "course_utils.experiments.compare",
-        "measure scratch, frozen and fine-tuned, and write the results file",
-    ),
-    "quiz": ("course_tools.study.quiz", "practise the interview questions, with spaced repetition"),
-    "questions": ("course_tools.study.questions", "count, list and show the interview questions"),
-    "families": ("course_utils.experiments.families", "measure one network of each family by every strategy"),
-    "ladder": ("course_tools.photos.ladder_command", "climb from kNN to full fine-tuning on any photos, and report"),
-    "train": ("course_tools.photos.train_command", "train one network by one strategy, on one process or several"),
-    "predict": ("course_tools.photos.predict_command", "name what is on pictures, with a network of your own"),
+# Every command, in the order of `course --help`: group, command, one line about it.
+GROUPS = {
+    "learn": {
+        "lab": "open the course in JupyterLab; further arguments go to JupyterLab",
+        "run": "run notebooks, write them as pages and list their results",
+        "quiz": "practise the interview questions, with spaced repetition",
+        "questions": "count, list and show the interview questions",
+        "diary": "write today's page of your study diary",
+    },
+    "your photos": {
+        "ladder": "compare six ways to train on your photos, from kNN to full fine-tuning, and write a report",
+        "train": "train one network with one strategy, on one process or several",
+        "predict": "name what is on pictures, with a network that you trained",
+        "explain": "show where in a picture a network looks",
+        "runs": "list, compare and delete the logged runs",
+        "cache": "list and delete the cached activations and decoded pictures",
+    },
+    "make the course": {
+        "render": "run notebooks and store their outputs in the repository",
+        "check": "check the stored notebooks without running them",
+        "test": "run the tests and the notebooks; what follows -- goes to pytest",
+        "doctor": "check this installation and print what a bug report needs",
+        "student": "write copies of the notebooks without the solutions",
+        "pretrain": "train the embedded networks again",
+        "compare": "measure training from scratch, frozen and fine-tuned, and write the results file",
+        "families": "measure one network of each family with every strategy",
+        "animate": "make the animation of a network that learns",
+        "blog": "renew the pictures and numbers of the day pages",
+    },
+}
+ABOUT = {name: about for commands in GROUPS.values() for name, about in commands.items()}
+
+# Commands that read their own arguments: the module that has a main(arguments).
+COMMAND_MODULES = {
+    "quiz": "course_tools.study.quiz",
+    "questions": "course_tools.study.questions",
+    "diary": "course_tools.study.diary",
+    "ladder": "course_tools.photos.ladder_command",
+    "train": "course_tools.photos.train_command",
+    "predict": "course_tools.photos.predict_command",
+    "explain": "course_tools.photos.explain_command",
+    "runs": "course_tools.photos.runs_command",
+    "cache": "course_tools.photos.cache_command",
+    "pretrain": "course_tools.authoring.pretraining",
+    "compare": "course_utils.experiments.compare",
+    "families": "course_utils.experiments.families",
+    "animate": "course_tools.authoring.animation",
+    "blog": "course_tools.authoring.blog",
 }
 
 
 def make_parser(root: Path = ROOT) -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    parser = OneLineParser(prog="course", description=__doc__.splitlines()[0], allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    """Return the parser of the command line, for all commands except those of :data:`COMMAND_MODULES`.
 
-    def command(name: str, function: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+    Parameters
+    ----------
+    root
+        Folder of the project, with ``notebooks/``.
+    """
+    parser = OneLineParser(
+        prog="course",
+        usage="course COMMAND [ARGUMENTS]",
+        description="Work through the course, train on your own photos, and make the notebooks.",
+        epilog=_command_list(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    # Sub-parsers get the class of this parser, so their errors are one line too.
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", prog="course", required=True, help=argparse.SUPPRESS
+    )
+
+    def command(name: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, description=ABOUT[name], allow_abbrev=False)
         sub.set_defaults(function=function, root=root)
         return sub
 
-    run = command("run", run_command, "execute notebooks, write pages, and list what each of them found")
+    command("lab", lab_command)
+    run = command("run", run_command)
     _days(run)
     _data(run)
     _out(run, "build")
-    lab = command("lab", lab_command, "open JupyterLab at the front page; further arguments go to JupyterLab")
-    lab.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
-    test = command("test", test_command, "run the tests and the notebooks; what follows -- goes to pytest")
-    _data(test)
-    test.add_argument("--fast", action="store_true", help="without the notebooks")
-    command("doctor", doctor_command, "print what a bug report needs, and what is wrong with this set-up")
-    student = command("student", student_command, "write the notebooks with the solutions taken out")
-    _days(student)
-    _out(student, "build/student")
-    render = command("render", render_command, "execute notebooks and store their outputs in the repository")
+    render = command("render", render_command)
     _days(render)
     render.add_argument("--all", action="store_true", help="also those whose outputs are up to date")
-    _days(command("check", check_command, "check the stored notebooks without running them"))
-    for name, (_, about) in ELSEWHERE.items():
-        commands.add_parser(name, help=about, add_help=False)
+    _days(command("check", check_command))
+    test = command("test", test_command)
+    _data(test)
+    test.add_argument("--fast", action="store_true", help="without the notebooks")
+    command("doctor", doctor_command)
+    student = command("student", student_command)
+    _days(student)
+    _out(student, "build/student")
     return parser
+
+
+def _command_list() -> str:
+    width = max(map(len, ABOUT))
+    lines = []
+    for group, commands in GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:{width}}  {about}" for name, about in commands.items()), ""]
+    return "\n".join([*lines, "course COMMAND --help shows the options of a command."])
 
 
 def _days(parser: argparse.ArgumentParser) -> None:
@@ -92,12 +143,12 @@ def _out(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def parse(argv: Sequence[str], root: Path = ROOT) -> argparse.Namespace:
-    """Read a command line, and check all of it that can be checked before anything runs.
+    """Return the parsed command line, after every check that can be made before anything runs.
 
     Returns
     -------
     argparse.Namespace
-        With ``command``, its options, and ``rest``: what belongs to another program, such as pytest.
+        ``command``, its options, and ``rest``: the arguments for another program, such as pytest.
 
     Raises
     ------
@@ -110,8 +161,8 @@ def parse(argv: Sequence[str], root: Path = ROOT) -> argparse.Namespace:
     parser = make_parser(root)
     if argv and not argv[0].startswith("-"):
         _check_command(argv[0], parser)
-    if argv and argv[0] in ELSEWHERE:
-        return argparse.Namespace(command=argv[0], function=other_command, root=root, rest=argv[1:])
+    if argv and argv[0] in COMMAND_MODULES:
+        return argparse.Namespace(command=argv[0], function=module_command, root=root, rest=argv[1:])
     ours, rest = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     if ours[:1] == ["lab"] and not {"-h", "--help"} & set(ours):
         return argparse.Namespace(command="lab", function=lab_command, root=root, rest=ours[1:] + rest)
@@ -122,22 +173,21 @@ def parse(argv: Sequence[str], root: Path = ROOT) -> argparse.Namespace:
     if getattr(args, "data", None) is not None:
         args.data = check_dataset(args.data)
     if "days" in args:
-        args.notebooks = find_notebooks(root, args.days)
+        args.notebooks = notebooks.find_notebooks(root, args.days)
     if "out" in args:
         args.out = args.out or root / args.default_out
     return args
 
 
 def _check_command(name: str, parser: argparse.ArgumentParser) -> None:
-    known = [*next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    if name not in ABOUT:
+        near = difflib.get_close_matches(name, ABOUT, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        parser.exit(2, f"course: unknown command {name!r}: {hint}The commands are {', '.join(known)}.\n")
+        parser.exit(2, f"course: unknown command {name!r}: {hint}The commands are {', '.join(ABOUT)}.\n")
 
 
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Run the command line and return its exit code: 0 well, 1 something failed, 2 wrong usage, 130 stopped."""
+    """Return the exit code of a command line: 0 for success, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
 
     def work() -> int:
@@ -148,8 +198,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """``course run``: execute, write pages, print one table."""
-    from course_tools.authoring import notebooks, pages
+    """Run notebooks, write their pages, print one table; return 1 if one of them failed, else 0."""
+    from course_tools.authoring import pages
 
     environ = notebooks.kernel_environment(os.environ, args.data)
     rows, failures = [], []
@@ -171,15 +221,13 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _result(execution: Execution) -> str:
-    from course_tools.authoring.notebooks import result_of
-
     if execution.failure:
         return f"FAILED in code cell {execution.failure.cell}: {execution.failure.error.splitlines()[0][:80]}"
-    return result_of(execution.notebook) or "(nothing reported)"
+    return notebooks.result_of(execution.notebook) or "(nothing reported)"
 
 
 def _one_line_rows(rows: list[list[str]]) -> list[list[str]]:
-    """Rows in which a result of several lines goes on in rows of its own."""
+    """Return the rows with one row for each line of a result."""
     laid_out = []
     for name, seconds, result in rows:
         first, *more = result.splitlines()
@@ -188,7 +236,7 @@ def _one_line_rows(rows: list[list[str]]) -> list[list[str]]:
 
 
 class _Progress:
-    """A line per notebook: rewritten at every cell on a terminal, printed once at the end elsewhere."""
+    """One line of progress per notebook: rewritten at every cell on a terminal, elsewhere printed once at the end."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -206,7 +254,7 @@ class _Progress:
 
 
 def lab_command(args: argparse.Namespace) -> int:
-    """``course lab``: JupyterLab on the project, with this Python as its kernel and nothing fetched as news."""
+    """Return the exit code of JupyterLab, opened on the project with this Python as its kernel and without news."""
     environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PATH": ""}
     environ.pop("MPLBACKEND", None)
     command = [
@@ -222,24 +270,22 @@ def lab_command(args: argparse.Namespace) -> int:
 
 
 def test_command(args: argparse.Namespace) -> int:
-    """``course test``: pytest over the tests and, through nbval, over the notebooks.
+    """Return the exit code of pytest, run over the tests and, through nbval, over the notebooks.
 
     With ``--data`` only the notebooks run, and nothing is compared: stored outputs belong to the default data.
     """
-    from course_tools.authoring import notebooks
-
     environ = notebooks.kernel_environment(os.environ, args.data)
-    # Notebooks first: they take longest, and what is long has to begin early where several processes share the work.
+    # Notebooks first: they take longest, and long work has to begin early where several processes share it.
     folders = ["tests"] if args.fast else ["notebooks"] if args.data else ["notebooks", "tests"]
-    # A file named behind the dashes is run instead of the folders, not besides.
+    # A file named after -- replaces the folders.
     named = any("/" in part or ".py" in part for part in args.rest)
     command = [sys.executable, "-m", "pytest", *([] if named else folders)]
     if "notebooks" in folders:
-        find_notebooks(args.root)
+        notebooks.find_notebooks(args.root)
         command += ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
         if not notebooks.on_default_settings(environ):
             command.append("--no-compare")
-    # With arguments of one's own, such as -k, a folder may rightly run nothing; the whole may not.
+    # With pytest arguments such as -k one folder may run no test, but not all of them.
     command += [f"--must-run={name}" for name in ([""] if args.rest else folders)]
     if not args.rest:
         command += _side_by_side(environ)
@@ -247,12 +293,11 @@ def test_command(args: argparse.Namespace) -> int:
 
 
 def _side_by_side(environ: dict[str, str]) -> list[str]:
-    """Options that share the files out among processes; each computes with as many threads as it has cores.
+    """Return the options with which pytest distributes the files over processes, and set their number of threads.
 
-    Whole files, because the cells of a notebook need each other; in the order given, because xdist would begin with the
-    files that have the most tests and come to the notebooks, which have few and long ones, at the very end. Two
-    processes of one thread do more than one of two threads: networks as small as these leave the second thread waiting
-    most of the time.
+    Whole files, because the cells of a notebook need each other. In the given order, because xdist would start with the
+    files that have the most tests and leave the notebooks, which have few and long ones, to the end. Two processes with
+    one thread each are faster than one with two threads: in networks this small the second thread mostly waits.
     """
     cores = os.cpu_count() or 1
     processes = min(cores, MOST_PROCESSES)
@@ -261,16 +306,14 @@ def _side_by_side(environ: dict[str, str]) -> list[str]:
 
 
 def doctor_command(args: argparse.Namespace) -> int:
-    """``course doctor``: see :mod:`course_tools.authoring.doctor`."""
+    """Return 0 if this installation works, else 1; see :mod:`course_tools.authoring.doctor`."""
     from course_tools.authoring import doctor
 
     return doctor.main(args.root)
 
 
 def student_command(args: argparse.Namespace) -> int:
-    """``course student``: the notebooks without outputs and solutions."""
-    from course_tools.authoring import notebooks
-
+    """Write the notebooks without outputs and solutions; return 0."""
     for path in args.notebooks:
         notebook = notebooks.student_copy(notebooks.read_notebook(path))
         notebooks.write_notebook(notebook, args.out / path.name)
@@ -279,8 +322,8 @@ def student_command(args: argparse.Namespace) -> int:
 
 
 def render_command(args: argparse.Namespace) -> int:
-    """``course render``: execute on the default settings and store the outputs, where they are out of date."""
-    from course_tools.authoring import notebook_checks, notebooks
+    """Run the notebooks that are out of date on the default settings and store their outputs; return 1 on a failure."""
+    from course_tools.authoring import notebook_checks
 
     failed = 0
     for path in args.notebooks:
@@ -297,7 +340,7 @@ def render_command(args: argparse.Namespace) -> int:
 
 
 def check_command(args: argparse.Namespace) -> int:
-    """``course check``: what stored notebooks have to be; see :mod:`course_tools.authoring.notebook_checks`."""
+    """Return 1 if a stored notebook has a problem, else 0; see :mod:`course_tools.authoring.notebook_checks`."""
     from course_tools.authoring import notebook_checks
 
     problems = [f"{path.stem}: {text}" for path in args.notebooks for text in notebook_checks.problems_of(path)]
@@ -305,13 +348,13 @@ def check_command(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def other_command(args: argparse.Namespace) -> int:
-    """A command that lives in a module of its own and reads its own arguments."""
-    return importlib.import_module(ELSEWHERE[args.command][0]).main(args.rest)
+def module_command(args: argparse.Namespace) -> int:
+    """Return the exit code of a command that has a module of its own."""
+    return importlib.import_module(COMMAND_MODULES[args.command]).main(args.rest)
 
 
 def _call(command: list[str], folder: Path, environ: dict[str, str]) -> int:
-    """Run a program until it ends by itself; Ctrl-C reaches it directly, so it may end in its own way."""
+    """Return the exit code of a program. Ctrl-C reaches the program itself, so it can end in its own way."""
     with subprocess.Popen(command, cwd=folder, env=environ) as process:
         while True:
             try:

@@ -1,4 +1,7 @@
-"""What the commands share in reading their arguments. Standard library only, as in ``cli.py``."""
+"""Shared parts of the command lines: the parser, exit codes, and types of arguments.
+
+Only the standard library is imported here, because ``course_tools/cli.py`` imports this module at its top.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,31 @@ from course_utils.common.errors import CourseError
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line.
+    """A parser whose errors are one line; its sub-parsers are of the same class.
 
-    argparse prints the whole usage first; the line that helps is then easily missed.
+    argparse prints the whole usage before an error, and the line that helps is easily missed.
     """
 
     def error(self, message: str) -> NoReturn:
-        """Print the line and leave with code 2."""
+        """Print one line on stderr and exit with code 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def exit_code(work: Callable[[], int | None]) -> int:
-    """Return the exit code of a command, and say in one line on stderr what stopped it.
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Return the exit code of a command, and print one line on stderr about an error that stopped it.
 
     Parameters
     ----------
-    work
-        The command; it returns its own exit code, or None for 0.
+    command
+        Function that returns its exit code, or None for 0.
 
     Returns
     -------
     int
-        1 for a :class:`CourseError`, 130 for Ctrl-C, otherwise what `work` returns.
+        1 for a :class:`CourseError`, 130 for Ctrl-C, otherwise the result of `command`.
     """
     try:
-        return work() or 0
+        return command() or 0
     except CourseError as error:
         print(f"course: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -45,14 +48,16 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 
 def at_least_one(text: str) -> int:
-    """A whole number from 1 upwards, as argparse's ``type``."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 upwards")
-    return int(text)
+    """Return the whole number from 1 upwards that `text` stands for; a ``type`` for ``add_argument``."""
+    return _whole_number(text, 1)
 
 
 def from_zero(text: str) -> int:
-    """A whole number from 0 upwards, as argparse's ``type``."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 upwards")
+    """Return the whole number from 0 upwards that `text` stands for; a ``type`` for ``add_argument``."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, smallest: int) -> int:
+    if not text.isdecimal() or int(text) < smallest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest} upwards")
     return int(text)

@@ -110,11 +110,12 @@ def test_without_a_gpu_its_benchmark_says_so(scripts, monkeypatch, capsys):
     assert "nothing was measured" in capsys.readouterr().out
 
 
-def test_the_readme_says_what_the_results_file_says(scripts):
+def test_the_page_about_speed_shows_what_the_results_file_holds(scripts):
     import common
 
     stored = json.loads(common.RESULTS.read_text(encoding="utf-8"))
-    assert set("abcdf") <= set(stored) and common.readme_section(stored) in common.README.read_text(encoding="utf-8")
+    assert set("abcdf") <= set(stored)
+    assert common.benchmarks_section(stored) in common.SPEED_PAGE.read_text(encoding="utf-8")
     assert common.as_markdown(stored) == common.RESULTS.with_suffix(".md").read_text(encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """The `course` command, on small projects made here."""
 
+import importlib.util
 import json
 import os
 import re
@@ -36,7 +37,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def called(monkeypatch):
-    """What would have been started: a list of (command, environment); the exit code of all of them is 5."""
+    """List of (command, environment) that would have been started; the exit code of each is 5."""
     commands = []
 
     def call(command, folder, environ):
@@ -52,10 +53,21 @@ def test_commands_are_the_documented_ones(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(re.search(rf"\n    {name}\s", text) for name in COMMANDS)
+    assert all(re.search(rf"\n  {name}\s", text) for name in COMMANDS)
+    assert max(map(len, text.splitlines())) <= 120
+    listed = {block.partition(":")[0]: re.findall(r"^  (\w+)", block, re.M) for block in text.split("\n\n")[2:]}
+    assert listed["learn"] == ["lab", "run", "quiz", "questions", "diary"]
+    assert listed["your photos"] == ["ladder", "train", "predict", "explain", "runs", "cache"]
+    assert listed["make the course"][:4] == ["render", "check", "test", "doctor"]
+    assert {name for names in listed.values() for name in names} == COMMANDS
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS - cli.ELSEWHERE.keys()))
+def test_modules_of_commands_exist():
+    assert cli.COMMAND_MODULES.keys() < cli.ABOUT.keys() == COMMANDS
+    assert all(importlib.util.find_spec(module) for module in cli.COMMAND_MODULES.values())
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS - cli.COMMAND_MODULES.keys()))
 def test_every_command_has_help(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
@@ -72,10 +84,11 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["rnu"], "course: unknown command 'rnu': did you mean run or runs? The commands are run, lab, test, "),
-        (["zzzz"], "course: unknown command 'zzzz': The commands are run, "),
+        (["rnu"], "course: unknown command 'rnu': did you mean run or runs? The commands are lab, run, quiz, "),
+        (["zzzz"], "course: unknown command 'zzzz': The commands are lab, "),
         ([], "course: the following arguments are required: COMMAND"),
         (["run", "--dta", "x"], "course: unrecognized arguments: --dta"),
+        (["run", "--data"], "course run: argument --data: expected one argument (see course run --help)"),
         (["run", "day20", "--", "-k", "x"], "course: nothing can follow -- in course run: -k x"),
     ],
 )
@@ -263,7 +276,7 @@ def test_lab_opens_the_front_page_with_this_python(project, called):
 
 
 @pytest.mark.parametrize("name", ["pretrain", "compare"])
-def test_other_modules_get_their_arguments_untouched(name, monkeypatch):
+def test_modules_of_commands_get_their_arguments_untouched(name, monkeypatch):
     seen = []
     module = type("module", (), {"main": staticmethod(lambda arguments: seen.append(arguments))})
     monkeypatch.setattr(cli.importlib, "import_module", lambda given: module)

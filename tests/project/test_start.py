@@ -1,4 +1,4 @@
-"""start.py, without ever installing anything: pip and the virtual environment are replaced by small scripts."""
+"""start.py without any installation: small scripts stand in for pip and the virtual environment."""
 
 import ast
 import importlib.util
@@ -47,7 +47,7 @@ def fake_python(start, pip="exit 0", course="exit 0", version=sys.version_info[:
 
 
 def calls(start):
-    """What the stand-in was called for: pip, cli or -c."""
+    """Names of the calls of the stand-in: pip, cli or -c."""
     path = Path(start.ROOT, "calls")
     words = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     return [w[1].rpartition(".")[2] if w[0] == "-m" else "-c" for w in words]
@@ -82,7 +82,7 @@ def test_imports_only_the_standard_library():
     tree = ast.parse(START.read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names - {"course_utils"} <= set(sys.stdlib_module_names)
+    assert names - {"course_utils", "course_tools"} <= set(sys.stdlib_module_names)
 
 
 def test_checks_arguments_without_any_installed_package():
@@ -129,7 +129,8 @@ def test_unknown_day_lists_the_days_before_installing(tmp_path):
     (project / "notebooks").mkdir(parents=True)
     (project / "notebooks" / "day20.ipynb").write_text("{}")
     shutil.copy(START, project)
-    shutil.copytree(ROOT / "course_utils", project / "course_utils", ignore=shutil.ignore_patterns("weights", "*.pyc"))
+    for package in ("course_utils", "course_tools"):
+        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("weights", "*.pyc"))
     done = subprocess.run([sys.executable, "start.py", "run", "day99"], cwd=project, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "start.py: There is no notebook 'day99': choose among day20.\n"
