@@ -50,7 +50,8 @@ It has been    **{{DAY_SINCE_2025_08_18}}** days since I started this diary.
 
 Day **{{DAYS_SINCE_REPO_START}}** From I started this repository
 """
-JINJA = Environment(undefined=StrictUndefined)
+# Only double braces mean something: a template may hold {% and {# as text.
+JINJA = Environment("{{%", "%}}", comment_start_string="{{#", comment_end_string="#}}", undefined=StrictUndefined)
 PLACEHOLDERS = DATE, ANY_DATE, REPOSITORY = "DATE_PRETTY", "DAY_SINCE_YYYY_MM_DD", "DAYS_SINCE_REPO_START"
 SINCE = re.compile(r"DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2})")
 ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -164,7 +165,7 @@ def fill_in(template: str, day: date, start: date | None) -> str:
 
 def _fill_in_line(line: str, day: date, start: date | None) -> str:
     try:
-        tree = JINJA.parse(line.replace(r"\{{", r"{% raw %}\{{{% endraw %}"))
+        tree = JINJA.parse(line.replace(r"\{{", r"{{% raw %}}\{{{{% endraw %}}"))
     except TemplateSyntaxError as error:
         raise ValueError(f"{line.strip()}: {error.message}{_hint(line)}") from error
     expressions = [*tree.find_all(nodes.Expr)]

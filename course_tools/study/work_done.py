@@ -1,4 +1,4 @@
-"""What is on disk of a day's work: notebooks, exercises, cards of the quiz, runs. The diary lists it."""
+"""The work of a day, as far as it is on disk: notebooks, exercises, cards of the quiz, runs. The diary lists it."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_a_repository_from_the_future_is_an_error_where_it_is_asked_for():
 
 
 def test_braces_behind_a_backslash_and_single_braces_stay():
-    text = r"\{{ no field \}} {one} ${x}$"
+    text = r"\{{ no field \}} {one} ${x}$ 50{\%} {#anchor} {% x %} {# y #}"
     assert fill_in(text, TODAY, TODAY) == text
 
 
@@ -352,6 +352,16 @@ def test_check_ignores_the_day_of_the_check_and_nothing_else(diary):
     assert diary.check() == []
     path.write_bytes(path.read_bytes().replace(b"a date", b"b date"))
     assert "changed by hand" in diary.check()[0]
+
+
+def test_check_does_not_compare_the_days_since_the_repository_s_start(diary):
+    diary.write()
+    git(diary.folder, "init", "-q")
+    moment = "2026-11-20T10:00:00+0000"
+    git(diary.folder, "commit", "-q", "--allow-empty", "-m", "x", GIT_AUTHOR_DATE=moment, GIT_COMMITTER_DATE=moment)
+    assert diary.start(TODAY) == date(2026, 11, 20) and diary.check() == []
+    (diary.folder / "template.md").write_text(TEMPLATE.replace("{{DAYS_SINCE_REPO_START}}", "1"), encoding="utf-8")
+    assert [p.partition(":")[0] for p in diary.check()] == ["2026-11-24.md, line 10"]
 
 
 def test_check_writes_nothing_and_finds_what_a_page_lacks(diary):
