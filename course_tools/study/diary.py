@@ -15,7 +15,6 @@ write under the last line of a page is kept byte for byte, however often the pag
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import hashlib
@@ -62,9 +61,6 @@ BORDER = "<!-- Yours from here on: course diary keeps every byte below this line
 # Hash of the part above it: a page shows whether somebody wrote there by hand.
 FINGERPRINT = re.compile(r"<!-- written by course diary, ([0-9a-f]{16}) -->\n")
 GIT_SECONDS = 5
-
-
-# --- days --------------------------------------------------------------------------------------------------------
 
 
 def time_zone(environ: Mapping[str, str] = os.environ) -> tzinfo | None:
@@ -125,9 +121,6 @@ def _git(folder: Path, *arguments: str) -> list[str]:
     return done.stdout.decode().split()
 
 
-# --- the template ------------------------------------------------------------------------------------------------
-
-
 def fill_in(template: str, day: date, start: date | None) -> str:
     r"""Return a template with its placeholders filled in.
 
@@ -180,21 +173,25 @@ def _fill_in_line(line: str, day: date, start: date | None) -> str:
 
 def _value(name: str, day: date, start: date | None) -> str:
     """Return the text for a placeholder; raise ``ValueError`` if there is none."""
-    shown = f"{{{{{name}}}}}"
     if name == DATE:
         return pretty(day)
-    if name != REPOSITORY:
-        found = SINCE.fullmatch(name)
-        if not found:
-            raise ValueError(f"{shown} is not a placeholder{_hint(name)}")
-        try:
-            start = date(*map(int, found.groups()))
-        except ValueError as error:
-            raise ValueError(f"{shown} is no date ({error})") from error
-    if start is not None and start > day:
-        clock = f" (it began on {start}; is this machine's clock right?)" if name == REPOSITORY else ""
-        raise ValueError(f"{shown} lies in the future of {day}{clock}")
-    return UNKNOWN if start is None else str((day - start).days)
+    since = start if name == REPOSITORY else _date_in(name)
+    if since is None:
+        return UNKNOWN
+    if since > day:
+        clock = f" (it counts from {since}: is this machine's clock right?)" if name == REPOSITORY else ""
+        raise ValueError(f"{{{{{name}}}}} lies in the future of {day}{clock}")
+    return str((day - since).days)
+
+
+def _date_in(name: str) -> date:
+    found = SINCE.fullmatch(name)
+    if not found:
+        raise ValueError(f"{{{{{name}}}}} is not a placeholder{_hint(name)}")
+    try:
+        return date(*map(int, found.groups()))
+    except ValueError as error:
+        raise ValueError(f"{{{{{name}}}}} is no date ({error})") from error
 
 
 def _hint(text: str) -> str:
@@ -205,9 +202,6 @@ def _hint(text: str) -> str:
     if numbers := re.fullmatch(r"(?:DAYS?|DATE)?_?SINCE_(\d{4})_?(\d{1,2})_?(\d{1,2})", plain):
         near = ["DAY_SINCE_{}_{:0>2}_{:0>2}".format(*numbers.groups())]
     return f"; did you mean {{{{{near[0]}}}}}?" if near else ""
-
-
-# --- pages -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -415,22 +409,6 @@ def _differences(expected: str, found: str) -> list[str]:
     ]
 
 
-# --- the command -------------------------------------------------------------------------------------------------
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``course diary``."""
-    parser = OneLineParser(prog="course diary", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--date", metavar="YYYY-MM-DD", help="the page of another day than today")
-    parser.add_argument(
-        "--folder", type=Path, help="where the diary lies (default: $COURSE_DIARY, or diary/ in the course)"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail when a page is not what the template gives"
-    )
-    return parser
-
-
 def main(
     arguments: Sequence[str] | None = None, now: datetime | None = None, environ: Mapping[str, str] = os.environ
 ) -> int:
@@ -445,7 +423,13 @@ def main(
     environ
         Variables, of which ``COURSE_DIARY``, ``COURSE_TZ`` and ``TZ`` are read.
     """
-    args = make_parser().parse_args(arguments)
+    parser = OneLineParser(prog="course diary", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--date", metavar="YYYY-MM-DD", help="the page of another day than today")
+    place = "where the diary lies (default: $COURSE_DIARY, or diary/ in the course)"
+    parser.add_argument("--folder", type=Path, help=place)
+    what = "write nothing; fail when a page is not what the template gives"
+    parser.add_argument("--check", action="store_true", help=what)
+    args = parser.parse_args(arguments)
     folder = args.folder or Path(environ.get("COURSE_DIARY") or PROJECT / "diary").expanduser()
     diary = Diary(folder, now or datetime.now(UTC), time_zone(environ))
     if args.check:

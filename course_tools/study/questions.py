@@ -216,19 +216,19 @@ def _is_plain(text: str) -> bool:
 
 
 def _check_head(question: Question) -> None:
-    if not ID.fullmatch(question.id):
-        raise Malformed("id", f"the id {question.id!r} is not small letters and digits joined by hyphens")
-    if question.level not in LEVELS:
-        raise Malformed("level", f"the level {question.level!r} is none of {', '.join(LEVELS)}")
-    if not question.id.startswith(f"{question.level}-"):
-        raise Malformed("id", f"the id {question.id!r} does not begin with its level, {question.level}-")
-    if question.topic not in TOPICS:
-        raise Malformed("topic", f"the topic {question.topic!r} is none of {', '.join(TOPICS)}")
-    tags = question.tags
-    if not tags or not all(map(TAG.fullmatch, tags)) or len(set(tags)) < len(tags):
-        raise Malformed("tags", f"the tags {', '.join(tags)!r} are not different words with commas between")
-    if "\n" in question.question:
-        raise Malformed("question", "the question takes more than one line")
+    id, level, tags = question.id, question.level, question.tags
+    words = len(set(tags)) == len(tags) > 0 and all(map(TAG.fullmatch, tags))
+    rules = [
+        ("id", ID.fullmatch(id), f"the id {id!r} is not small letters and digits joined by hyphens"),
+        ("level", level in LEVELS, f"the level {level!r} is none of {', '.join(LEVELS)}"),
+        ("id", id.startswith(f"{level}-"), f"the id {id!r} does not begin with its level, {level}-"),
+        ("topic", question.topic in TOPICS, f"the topic {question.topic!r} is none of {', '.join(TOPICS)}"),
+        ("tags", words, f"the tags {', '.join(tags)!r} are not different words with commas between"),
+        ("question", "\n" not in question.question, "the question takes more than one line"),
+    ]
+    for field, holds, message in rules:
+        if not holds:
+            raise Malformed(field, message)
 
 
 def _check_structure(part: str, text: str) -> None:
