@@ -162,8 +162,14 @@ def _fill_in_line(line: str, day: date, start: date | None) -> str:
     except TemplateSyntaxError as error:
         raise ValueError(f"{line.strip()}: {error.message}{_hint(line)}") from error
     expressions = [*tree.find_all(nodes.Expr)]
-    names = {node.name for node in expressions if isinstance(node, nodes.Name)}
-    values = {name: _value(name, day, start) for name in sorted(names)}
+    values, problems = {}, []
+    for name in dict.fromkeys(node.name for node in expressions if isinstance(node, nodes.Name)):
+        try:
+            values[name] = _value(name, day, start)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
     if all(isinstance(node, nodes.Name | nodes.TemplateData) for node in expressions):
         filled = JINJA.from_string(tree).render(values)
         if not re.search(r"(?<!\\)(\{\{|\}\})", filled):

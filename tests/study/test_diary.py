@@ -127,8 +127,8 @@ def test_a_name_may_have_spaces_around_it_as_everywhere_in_jinja():
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(CourseError) as caught:
-        fill_in("{{A}}\n{{DAY_SINCE_2999_01_01}}\n{{DATE_PRETTY}}\nend }}", TODAY, TODAY)
-    assert all(part in str(caught.value) for part in ("line 1: {{A}}", "line 2: ", "line 4: end }}"))
+        fill_in("{{A}} and {{B}}\n{{DAY_SINCE_2999_01_01}}\n{{DATE_PRETTY}}\nend }}", TODAY, TODAY)
+    assert all(part in str(caught.value) for part in ("line 1: {{A}}", "{{B}} is not", "line 2: ", "line 4: end }}"))
     assert "line 3" not in str(caught.value)
 
 
