@@ -1,42 +1,42 @@
 """A study diary: ``course diary`` writes a page for every day you learn.
 
-The upper part of a page is made from a template of yours, in which fields are filled in:
+The upper part of a page is rendered by jinja2 from ``template.md``, which is yours to change. Its placeholders:
 
 ==============================  ====================================================================
 ``{{DATE_PRETTY}}``             the day of the page, such as Tuesday, 24 November 2026
 ``{{DAY_SINCE_2025_08_18}}``    days since that date; any date will do
 ``{{DAYS_SINCE_REPO_START}}``   days since the first commit of the repository that the diary lies in, or,
-                                where there is no git, since the first page of the diary
+                                without git, since the first page of the diary
 ==============================  ====================================================================
 
-Both counts are 0 on the day itself. Below it stands what was done, as far as it is on disk. What you write under the
-line at the end of a page is yours, and is kept byte for byte however often the page is written again.
+Both counts are 0 on the day itself. Below it the page lists the work of that day, as far as it is on disk. What you
+write under the last line of a page is kept byte for byte, however often the page is written again.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import hashlib
+import itertools
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, nodes
+
+from course_tools.study.work_done import day_of, work_done
+from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
 PROJECT = Path(__file__).resolve().parents[2]
-TEMPLATE_FILE = "template.md"
 TEMPLATE = """\
 # My Diary
 
@@ -49,213 +49,165 @@ It has been    **{{DAY_SINCE_2025_08_18}}** days since I started this diary.
 
 Day **{{DAYS_SINCE_REPO_START}}** From I started this repository
 """
-
-DATE, REPOSITORY = "DATE_PRETTY", "DAYS_SINCE_REPO_START"
+# Only double braces mean something: a template may hold {% and {# as text.
+JINJA = Environment("{{%", "%}}", comment_start_string="{{#", comment_end_string="#}}", undefined=StrictUndefined)
+PLACEHOLDERS = DATE, ANY_DATE, REPOSITORY = "DATE_PRETTY", "DAY_SINCE_YYYY_MM_DD", "DAYS_SINCE_REPO_START"
 SINCE = re.compile(r"DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2})")
-# A whole field, or half of one. After a backslash, which Markdown does not show, two braces are just two braces.
-BRACES = re.compile(r"(?<!\\)(?:\{\{([^{}\n]*)\}\}|\{\{|\}\})")
-PAGE_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.md")
-
-# Names of our own: strftime would take those of the reader's locale, and a page would change with the machine.
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October")
-MONTHS += ("November", "December")
+ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+UNKNOWN = "\0"  # in place of a count that is not known
 
 DONE, NOTHING = "## What was done", "Nothing is on record for this day."
-NOTES = "## Notes"
 BORDER = "<!-- Yours from here on: course diary keeps every byte below this line. -->"
-# Of the part above it, so that a page can tell whether somebody wrote there by hand.
+# Hash of the part above it: a page shows whether somebody wrote there by hand.
 FINGERPRINT = re.compile(r"<!-- written by course diary, ([0-9a-f]{16}) -->\n")
 GIT_SECONDS = 5
 
 
-# --- days --------------------------------------------------------------------------------------------------------
+def time_zone(environ: Mapping[str, str] = os.environ) -> tzinfo | None:
+    """Return the reader's time zone: ``COURSE_TZ``, else ``TZ`` if it is a name, else None for the machine's."""
+    given = environ.get("COURSE_TZ")
+    name = given or environ.get("TZ", "").removeprefix(":")
+    try:
+        return ZoneInfo(name) if name else None
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        if not given:
+            return None  # TZ has other forms too, which the system understands
+        raise CourseError(
+            f"COURSE_TZ={given!r} is no time zone that this machine knows. Give a name such as Europe/Berlin or "
+            "UTC; on Windows the names come with `pip install tzdata`."
+        ) from error
 
 
-def time_zone(environ: Mapping[str, str] | None = None) -> tzinfo | None:
-    """The reader's time zone: ``COURSE_TZ``, else ``TZ``, else None for the one that the machine is set to.
-
-    Raises
-    ------
-    CourseError
-        If ``COURSE_TZ`` is no name of a time zone. Of ``TZ``, whose other forms the system understands, names are
-        used and the rest is left to it.
-    """
-    environ = os.environ if environ is None else environ
-    given, system = environ.get("COURSE_TZ"), environ.get("TZ", "").removeprefix(":")
-    if given:
-        try:
-            return ZoneInfo(given)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise CourseError(
-                f"COURSE_TZ={given!r} is no time zone that this machine knows. Give a name such as Europe/Berlin or "
-                "UTC; on Windows the names come with `pip install tzdata`."
-            ) from error
-    with contextlib.suppress(ZoneInfoNotFoundError, ValueError, OSError):
-        return ZoneInfo(system) if system else None
-    return None
-
-
-def day_of(moment: datetime | float, zone: tzinfo | None) -> date:
-    """The day on which a moment, aware or in seconds since 1970, falls in a time zone (None: the machine's)."""
-    moment = datetime.fromtimestamp(moment, UTC) if isinstance(moment, float | int) else moment
-    return moment.astimezone(zone).date()
+def parse_day(text: str) -> date:
+    """Return a day written as YYYY-MM-DD; raise :class:`CourseError` for anything else."""
+    with contextlib.suppress(ValueError):
+        if ISO_DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    raise CourseError(f"{text!r} is no day: write it as YYYY-MM-DD, 2026-11-24 for instance.")
 
 
 def pretty(day: date) -> str:
-    """A day as ``{{DATE_PRETTY}}`` shows it, in English whatever the machine speaks.
+    """Return a day as ``{{DATE_PRETTY}}`` shows it; in English, because Python sets no locale of its own accord.
 
     Examples
     --------
     >>> pretty(date(2026, 11, 24))
     'Tuesday, 24 November 2026'
     """
-    return f"{WEEKDAYS[day.weekday()]}, {day.day} {MONTHS[day.month - 1]} {day.year}"
+    return f"{day:%A}, {day.day} {day:%B} {day.year}"
 
 
 def first_commit(folder: Path, zone: tzinfo | None) -> date | None:
-    """The day of the oldest commit of the repository that a folder lies in.
+    """Return the day of the oldest commit of the repository that a folder lies in.
 
-    Returns
-    -------
-    date or None
-        None where there is no git, no repository, no commit, or a shallow clone: there the first commit is not known.
+    None without git, repository or commit, and for a shallow clone, which does not know its first commit.
     """
-    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), None)
-    shallow = _git(["rev-parse", "--is-shallow-repository"], there)
-    if shallow is None or shallow.strip() == "true":
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        if _git(existing, "rev-parse", "--is-shallow-repository") == ["true"]:
+            return None
+        times = _git(existing, "log", "--max-parents=0", "--format=%at")
+    except (OSError, subprocess.SubprocessError):
         return None
-    times = _git(["log", "--max-parents=0", "--format=%at"], there)
-    return day_of(min(map(int, times.split())), zone) if times and times.strip() else None
+    return day_of(min(map(int, times)), zone) if times else None
 
 
-def _git(arguments: list[str], folder: Path | None) -> str | None:
-    """What git answers; None where it is missing, fails or does not answer."""
-    # Nothing is locked or started by this look, as in provenance.git_state.
-    command = ["git", "-c", "core.fsmonitor=false", *arguments]
+def _git(folder: Path, *arguments: str) -> list[str]:
+    """Return the words that git prints, without letting it lock or start anything."""
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
     environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        asked = subprocess.run(
-            command,
-            cwd=folder,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=GIT_SECONDS,
-        )
-        return asked.stdout if asked.returncode == 0 else None
-    return None
+    done = subprocess.run(command, env=environ, capture_output=True, stdin=subprocess.DEVNULL, timeout=GIT_SECONDS)
+    done.check_returncode()
+    return done.stdout.decode().split()
 
 
-# --- the template ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a template: the line that it is in, from 1, and its name without braces."""
-
-    line: int
-    name: str
-
-
-def fields_of(template: str, day: date) -> list[Field]:
-    """The fields of a template, checked.
+def fill_in(template: str, day: date, start: date | None) -> str:
+    r"""Return a template with its placeholders filled in.
 
     Parameters
     ----------
     template
-        Text with fields; two braces that are none are written with a backslash in front, which Markdown hides.
+        Text with placeholders. Other double braces are written ``\{{`` and ``\}}``; Markdown hides the backslash.
     day
-        Of the page: a date to count from must not lie behind it.
+        Day of the page.
+    start
+        Day on which the repository, or the diary, began; None puts ``UNKNOWN`` in place of the days since then.
 
     Raises
     ------
     CourseError
-        Naming the line of everything that is no field, and the field that is nearest to it; of a date that does not
-        exist, and of one that lies in the future.
+        For double braces that hold anything but a placeholder, and for dates that do not exist or lie after `day`.
+        The message names all of them with their lines.
     """
-    found, problems = [], []
+    lines, problems = [], []
     for number, line in enumerate(template.split("\n"), start=1):
-        for match in BRACES.finditer(line):
-            problem = _problem_of(match, line, day)
-            if problem:
-                problems.append(f"line {number}: {problem}")
-            else:
-                found.append(Field(number, match[1]))
+        try:
+            lines.append(_fill_in_line(line, day, start))
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
     if BORDER in template:
         problems.append("it contains the line that separates your notes; every page gets one by itself")
     if problems:
+        allowed = ", ".join(f"{{{{{name}}}}}" for name in PLACEHOLDERS)
         raise CourseError(
-            f"The template cannot be filled in. {'; '.join(problems)}. Fields are {{{{{DATE}}}}}, "
-            f"{{{{DAY_SINCE_YYYY_MM_DD}}}} and {{{{{REPOSITORY}}}}}; other double braces are written \\{{{{ and \\}}}}."
+            f"The template cannot be filled in. {'; '.join(problems)}. Placeholders are {allowed}; "
+            r"other double braces are written \{{ and \}}."
         )
-    return found
+    return "\n".join(lines)
 
 
-def _problem_of(match: re.Match[str], line: str, day: date) -> str:
-    """What is wrong with two braces; empty if they are a field."""
-    name = match[1]
-    if name is None:
-        shown = line[max(0, match.start() - 25) : match.end()] if match[0] == "}}" else line[match.start() :][:30]
-        return f"{match[0]} without its partner in {shown.strip()!r}{_nearest(shown)}"
-    if name in (DATE, REPOSITORY):
-        return ""
-    since = SINCE.fullmatch(name)
-    if since is None:
-        return f"{match[0]} is no field{_nearest(name)}"
+def _fill_in_line(line: str, day: date, start: date | None) -> str:
     try:
-        start = date(*map(int, since.groups()))
-    except ValueError as error:
-        return f"{match[0]} is no date ({error})"
-    return f"{match[0]} lies in the future of {day}" if start > day else ""
+        tree = JINJA.parse(line.replace(r"\{{", r"{{% raw %}}\{{{{% endraw %}}"))
+    except TemplateSyntaxError as error:
+        raise ValueError(f"{line.strip()}: {error.message}{_hint(line)}") from error
+    expressions = [*tree.find_all(nodes.Expr)]
+    values, problems = {}, []
+    for name in dict.fromkeys(node.name for node in expressions if isinstance(node, nodes.Name)):
+        try:
+            values[name] = _value(name, day, start)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+    if all(isinstance(node, nodes.Name | nodes.TemplateData) for node in expressions):
+        filled = JINJA.from_string(tree).render(values)
+        if not re.search(r"(?<!\\)(\{\{|\}\})", filled):
+            return filled
+    raise ValueError(f"{line.strip()}: double braces hold one placeholder each{_hint(line)}")
 
 
-def _nearest(given: str) -> str:
-    """``"; did you mean …?"``, or nothing when no field comes near."""
-    plain = re.sub(r"[^A-Z0-9]+", "_", given.upper()).strip("_")
-    numbers = re.fullmatch(r"(?:DAYS?|DATE)?_?SINCE_(\d{4})_?(\d{1,2})_?(\d{1,2})", plain)
-    if numbers:
-        year, month, of_month = numbers.groups()
-        return f"; did you mean {{{{DAY_SINCE_{year}_{month:0>2}_{of_month:0>2}}}}}?"
-    near = difflib.get_close_matches(plain, [DATE, REPOSITORY, "DAY_SINCE_YYYY_MM_DD"], n=1, cutoff=0.6)
-    return f"; did you mean {{{{{near[0]}}}}}?" if near else ""
-
-
-def fill_in(template: str, day: date, start: date) -> str:
-    """A template with its fields replaced.
-
-    Parameters
-    ----------
-    template
-        As :func:`fields_of` takes it.
-    day
-        Of the page.
-    start
-        Day on which the repository, or the diary, began.
-
-    Raises
-    ------
-    CourseError
-        As :func:`fields_of`, and if `start` lies behind `day`.
-    """
-    fields = fields_of(template, day)
-    if start > day and any(field.name == REPOSITORY for field in fields):
-        raise CourseError(
-            f"The repository began on {start}, which lies in the future of {day}. Is this machine's clock right?"
-        )
-    return BRACES.sub(lambda match: _value(match[1], day, start), template)
-
-
-def _value(name: str, day: date, start: date) -> str:
+def _value(name: str, day: date, start: date | None) -> str:
+    """Return the text for a placeholder; raise ``ValueError`` if there is none."""
     if name == DATE:
         return pretty(day)
-    since = start if name == REPOSITORY else date(*map(int, SINCE.fullmatch(name).groups()))
+    since = start if name == REPOSITORY else _date_in(name)
+    if since is None:
+        return UNKNOWN
+    if since > day:
+        clock = f" (it counts from {since}: is this machine's clock right?)" if name == REPOSITORY else ""
+        raise ValueError(f"{{{{{name}}}}} lies in the future of {day}{clock}")
     return str((day - since).days)
 
 
-# --- pages -------------------------------------------------------------------------------------------------------
+def _date_in(name: str) -> date:
+    found = SINCE.fullmatch(name)
+    if not found:
+        raise ValueError(f"{{{{{name}}}}} is not a placeholder{_hint(name)}")
+    try:
+        return date(*map(int, found.groups()))
+    except ValueError as error:
+        raise ValueError(f"{{{{{name}}}}} is no date ({error})") from error
+
+
+def _hint(text: str) -> str:
+    """Return ``"; did you mean …?"`` for a wrong name, or a line with braces; empty if no placeholder is similar."""
+    in_braces = re.search(r"\{[{\s]*(\w[\w-]*)", text)
+    plain = re.sub(r"[^A-Z0-9]+", "_", (in_braces[1] if in_braces else text).upper()).strip("_")
+    near = difflib.get_close_matches(plain, PLACEHOLDERS, n=1, cutoff=0.6)
+    if numbers := re.fullmatch(r"(?:DAYS?|DATE)?_?SINCE_(\d{4})_?(\d{1,2})_?(\d{1,2})", plain):
+        near = ["DAY_SINCE_{}_{:0>2}_{:0>2}".format(*numbers.groups())]
+    return f"; did you mean {{{{{near[0]}}}}}?" if near else ""
 
 
 @dataclass(frozen=True)
@@ -265,11 +217,11 @@ class Page:
     Parameters
     ----------
     upper
-        What the course wrote: filled-in template and what was done, ending before its fingerprint.
+        Text that the course wrote: filled-in template and work of the day, up to the fingerprint.
     notes
-        Every byte behind the border.
+        Every byte after the border.
     untouched
-        Whether `upper` still is as it was written.
+        True if `upper` still is as it was written.
     """
 
     upper: str
@@ -278,95 +230,63 @@ class Page:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What was done, as :func:`what_was_done` gives it."""
+        """The work of the day, as :func:`~course_tools.study.work_done.work_done` gave it."""
         _, _, done = self.upper.rpartition(f"{DONE}\n")
         lines = (line[2:].partition(": ") for line in done.splitlines() if line.startswith("- "))
         return {key: value for key, colon, value in lines if colon}
 
 
 def page_bytes(head: str, facts: Mapping[str, str], notes: bytes = b"\n\n") -> bytes:
-    """A page: the filled-in template, what was done, and the reader's notes.
-
-    Parameters
-    ----------
-    head
-        From :func:`fill_in`.
-    facts
-        From :func:`what_was_done`.
-    notes
-        Every byte behind the border, beginning with the end of its line.
-    """
-    upper = _upper(head, facts)
-    return f"{upper}<!-- written by course diary, {_fingerprint(upper)} -->\n{BORDER}".encode() + notes
-
-
-def _upper(head: str, facts: Mapping[str, str]) -> str:
+    """Return the content of a page: filled-in template, work of the day, and every byte after the border."""
     done = "\n".join(f"- {key}: {value}" for key, value in facts.items()) or NOTHING
-    return f"{head.rstrip()}\n\n{DONE}\n\n{done}\n\n{NOTES}\n\n"
+    upper = f"{head.rstrip()}\n\n{DONE}\n\n{done}\n\n## Notes\n\n"
+    return f"{upper}<!-- written by course diary, {_fingerprint(upper)} -->\n{BORDER}".encode() + notes
 
 
 def _fingerprint(upper: str) -> str:
     return hashlib.sha256(upper.replace("\r", "").encode()).hexdigest()[:16]
 
 
-def read_page(path: Path) -> Page:
-    """Take a page apart.
-
-    Raises
-    ------
-    CourseError
-        If it cannot be read, or has no border: then nobody can tell what in it is the reader's.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CourseError(f"{path} cannot be read ({error.strerror or error}).") from error
-    return _taken_apart(content, path)
-
-
-def _taken_apart(content: bytes, path: Path) -> Page:
+def parse_page(content: bytes, path: Path) -> Page:
+    """Return the parts of a page; raise :class:`CourseError` if no border says which part is the reader's."""
     before, border, notes = content.partition(BORDER.encode())
     if not border:
         raise CourseError(
             f"{path} has no line {BORDER!r}, so nobody can tell your notes from the rest, and nothing was written. Put "
             "that line above your notes, or give the file another name."
         )
-    # Editors and git may have changed the ends of lines; that is nobody's handwriting.
-    upper = before.decode("utf-8-sig", "replace").replace("\r\n", "\n")
-    sealed = FINGERPRINT.search(upper)
-    if sealed is None:
-        return Page(upper, notes, untouched=False)
-    whole = sealed.end() == len(upper) and _fingerprint(upper[: sealed.start()]) == sealed[1]
-    return Page(upper[: sealed.start()], notes, untouched=whole)
+    # Editors and git may have changed the ends of lines; that does not count as a change by hand.
+    text = before.decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    mark = FINGERPRINT.search(text)
+    upper = text[: mark.start()] if mark else text
+    untouched = mark is not None and mark.end() == len(text) and mark[1] == _fingerprint(upper)
+    return Page(upper, notes, untouched)
+
+
+def read_page(path: Path) -> Page:
+    """Return the parts of a page on disk; raises as :func:`parse_page`, and if it cannot be read."""
+    try:
+        return parse_page(path.read_bytes(), path)
+    except OSError as error:
+        raise CourseError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
 def page_days(folder: Path) -> list[date]:
-    """Days that have a page, in order. Files of other names are not looked at.
-
-    Raises
-    ------
-    CourseError
-        If a file is named after a day that does not exist, or the folder cannot be read.
-    """
-    days = []
+    """Return the days that have a page, in order; raise :class:`CourseError` if one of them does not exist."""
     try:
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
     except OSError as error:
         raise CourseError(f"The diary {folder} cannot be read ({error.strerror or error}).") from error
-    for name in names:
-        if PAGE_NAME.fullmatch(name):
-            days.append(parse_day(name.removesuffix(".md")))
-    return days
+    stems = (name.removesuffix(".md") for name in names if name.endswith(".md"))
+    return [parse_day(stem) for stem in stems if ISO_DAY.fullmatch(stem)]
 
 
-def parse_day(text: str) -> date:
-    """A day given as YYYY-MM-DD; :class:`CourseError` for anything else."""
-    try:
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
-            raise ValueError("it has another form")
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise CourseError(f"{text!r} is no day ({error}): write it as YYYY-MM-DD, 2026-11-24 for instance.") from error
+class Written(NamedTuple):
+    """A page just written: its path, the work that it lists, and where the page before was kept, if it was edited."""
+
+    path: Path
+    facts: dict[str, str]
+    aside: Path | None
 
 
 @dataclass(frozen=True)
@@ -376,13 +296,13 @@ class Diary:
     Parameters
     ----------
     folder
-        Where template and pages lie; made when the first page is written.
+        Folder of template and pages; made when the first page is written.
     now
         An aware moment.
     zone
         The reader's time zone; None for the machine's.
     project
-        The course's folder: what was done is looked for there.
+        The course's folder, where the work of a day is looked for.
     """
 
     folder: Path
@@ -392,47 +312,38 @@ class Diary:
 
     @property
     def today(self) -> date:
-        """The day that it is where the reader is."""
+        """The present day in the reader's time zone."""
         return day_of(self.now, self.zone)
 
     def start(self, day: date) -> date:
-        """Day of the repository's first commit; without one, of the first page, at the latest `day`."""
+        """Return the day of the repository's first commit; without one, of the first page, at the latest `day`."""
         return first_commit(self.folder, self.zone) or min([*page_days(self.folder), day])
 
     def template(self) -> str:
-        """The reader's template; that of the course where the reader has none.
-
-        Raises
-        ------
-        CourseError
-            If it cannot be read or is no UTF-8 text.
-        """
-        path = self.folder / TEMPLATE_FILE
-        if not path.exists():
-            return TEMPLATE
+        """Return the reader's template, or that of the course if there is none; it has to be UTF-8 text."""
+        path = self.folder / "template.md"
         try:
-            return path.read_text(encoding="utf-8-sig")
+            return path.read_text(encoding="utf-8-sig") if path.exists() else TEMPLATE
         except (OSError, UnicodeDecodeError) as error:
             raise CourseError(f"The template {path} cannot be read as UTF-8 text ({error}).") from error
 
     def path_of(self, day: date) -> Path:
-        """File of a day's page; :class:`CourseError` for a day that has not come yet."""
+        """Return the path of a day's page; raise :class:`CourseError` for a day in the future."""
         if day > self.today:
             raise CourseError(
                 f"{day} lies in the future: today is {self.today}. A page is written on its day or later."
             )
-        return self.folder / f"{day.isoformat()}.md"
+        return self.folder / f"{day}.md"
+
+    def work(self, day: date) -> dict[str, str]:
+        """Return what is on disk of a day's work, as :func:`~course_tools.study.work_done.work_done` does."""
+        return work_done(day, self.project, self.now, self.zone)
 
     def write(self, day: date | None = None) -> Written:
-        """Write a day's page, or write it again: the notes stay as they are, byte for byte.
+        """Write a day's page (default: today's), or write it again: the notes stay as they are, byte for byte.
 
-        What the page says was done stays too, also when it is on disk no more; what has come since is added. If the
-        part above the notes was changed by hand, the page as it was is set aside first.
-
-        Parameters
-        ----------
-        day
-            Today by default.
+        The work that the page lists stays too, also when it is not on disk any more; newer work is added. If the part
+        above the notes was changed by hand, a copy of that page is kept.
 
         Raises
         ------
@@ -443,33 +354,23 @@ class Diary:
         day = day or self.today
         path = self.path_of(day)
         head = fill_in(self.template(), day, self.start(day))
-        self._hand_out_template()
+        if not (self.folder / "template.md").exists():
+            _write(self.folder / "template.md", TEMPLATE.encode())
         before = path.read_bytes() if path.exists() else None
-        facts = what_was_done(self, day)
-        if before is None:
-            content, aside = page_bytes(head, facts), None
-        else:
-            page = _taken_apart(before, path)
-            facts = page.facts | facts
-            aside = None if page.untouched else _set_aside(path, before)
-            content = page_bytes(head, facts, page.notes)
+        page = Page("", b"\n\n", untouched=True) if before is None else parse_page(before, path)
+        facts = page.facts | self.work(day)
+        aside = None if page.untouched else _set_aside(path, before)
         with written_whole(path) as beside:
-            beside.write_bytes(content)
+            beside.write_bytes(page_bytes(head, facts, page.notes))
             if (path.read_bytes() if path.exists() else None) != before:
                 raise CourseError(f"{path} was saved by another program just now: nothing was written. Try again.")
         return Written(path, facts, aside)
 
-    def _hand_out_template(self) -> None:
-        path = self.folder / TEMPLATE_FILE
-        if not path.exists():
-            with written_whole(path) as beside:
-                beside.write_text(TEMPLATE, encoding="utf-8", newline="\n")
-
     def check(self) -> list[str]:
-        """What is wrong with the diary; dates and counts of days are not compared.
+        """Return what is wrong with the diary, a line for each problem.
 
         Every page has to be readable and untouched above its notes, and none may lie in the future. The newest one has
-        to be what the template gives.
+        to be what the template gives; the days since the repository's start, which not every clone knows, may differ.
 
         Raises
         ------
@@ -478,219 +379,63 @@ class Diary:
         """
         problems = []
         days = page_days(self.folder)
-        fields_of(self.template(), days[-1] if days else self.today)
+        head = fill_in(self.template(), days[-1] if days else self.today, None)
         for day in days:
-            name = f"{day.isoformat()}.md"
             try:
                 page = read_page(self.path_of(day))
             except CourseError as error:
-                problems.append(f"{name}: {error}")
+                problems.append(f"{day}.md: {error}")
                 continue
             if not page.untouched:
-                problems.append(f"{name}: the part above the notes was changed by hand; `course diary --date {day}`")
+                problems.append(f"{day}.md: the part above the notes was changed by hand; `course diary --date {day}`")
             elif day == days[-1]:
-                expected = page_bytes(self.template(), page.facts | what_was_done(self, day))
-                problems += _differences(name, _taken_apart(expected, Path(name)).upper, page.upper)
+                expected = parse_page(page_bytes(head, page.facts | self.work(day)), self.folder).upper
+                problems += [f"{day}.md, {text}" for text in _differences(expected, page.upper)[:1]]
         return problems
 
 
-@dataclass(frozen=True)
-class Written:
-    """A page that was written: its path, what it says was done, and where the page before it was set aside, if so."""
-
-    path: Path
-    facts: dict[str, str]
-    aside: Path | None
+def _write(path: Path, content: bytes) -> None:
+    with written_whole(path) as beside:
+        beside.write_bytes(content)
 
 
 def _set_aside(path: Path, content: bytes) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.before-{number}.md")).exists():
-        number += 1
-    with written_whole(aside) as beside:
-        beside.write_bytes(content)
+    copies = (path.with_name(f"{path.stem}.before-{number}.md") for number in itertools.count(1))
+    aside = next(copy for copy in copies if not copy.exists())
+    _write(aside, content)
     return aside
 
 
-def _differences(name: str, template: str, upper: str) -> Iterator[str]:
-    """The first line of a page that the template does not give, whatever day it is."""
-    wanted, found = template.split("\n"), upper.split("\n")
-    for number in range(max(len(wanted), len(found))):
-        line = wanted[number] if number < len(wanted) else None
-        shown = found[number] if number < len(found) else None
-        if line is None or shown is None or not re.fullmatch(_any_day(line), shown):
-            yield f"{name}, line {number + 1}: {_quoted(shown)}, and it should be {_quoted(line)}; `course diary`"
-            return
-
-
-def _quoted(line: str | None) -> str:
-    return "there is no line" if line is None else f"the line {line!r}" if line else "an empty line"
-
-
-def _any_day(line: str) -> str:
-    """A pattern for what a line of a template can become."""
-    parts, end = [], 0
-    for match in BRACES.finditer(line):
-        weekdays, months = "|".join(WEEKDAYS), "|".join(MONTHS)
-        value = rf"(?:{weekdays}), \d{{1,2}} (?:{months}) \d+" if match[1] == DATE else r"\d+"
-        parts += [re.escape(line[end : match.start()]), value]
-        end = match.end()
-    return "".join([*parts, re.escape(line[end:])])
-
-
-# --- what was done -----------------------------------------------------------------------------------------------
-
-
-def what_was_done(diary: Diary, day: date) -> dict[str, str]:
-    """What is on disk of a day's work.
-
-    Returns
-    -------
-    dict
-        ``"Notebook day20"`` → how many of its cells ran; ``"Exercises day20"`` → how many were passed; ``"Cards"`` →
-        how many were answered and how many are due; ``"Runs"`` → how many, and the best. What cannot be read is left
-        out.
-
-    Notes
-    -----
-    A notebook counts for the day on which it was last saved. Looked at are what ``course run`` wrote, the student's
-    copies, and the notebooks of the course where somebody has run them: their outputs are then not those of
-    ``course render``. An exercise counts where the course's solution is not in the cell and the checker said "Right".
-    """
-    found = {**_notebooks(diary, day), **_cards(diary, day), **_runs(diary, day)}
-    # One line each, and no tag: a strategy may be called anything, also what the border looks like.
-    return {key: " ".join(value.split()).replace("<", "&lt;") for key, value in found.items()}
-
-
-def _notebooks(diary: Diary, day: date) -> dict[str, str]:
-    facts = {}
-    for path in _notebook_files(diary.project):
-        if day_of(path.stat().st_mtime, diary.zone) != day:
-            continue
-        with contextlib.suppress(CourseError):  # half a file, or none of ours: no evidence of anything
-            facts |= _notebook(path, diary.project)
-    return facts
-
-
-def _notebook_files(project: Path) -> list[Path]:
-    folders = (project / "notebooks", project / "build", project / "build" / "student")
-    return [path for folder in folders for path in sorted(folder.glob("day*.ipynb"))]
-
-
-def _notebook(path: Path, project: Path) -> dict[str, str]:
-    from course_tools.authoring.notebooks import code_cells, read_notebook, stamp, tags
-
-    notebook = read_notebook(path)
-    cells = code_cells(notebook)
-    ran = sum(cell.execution_count is not None for cell in cells)
-    stored = notebook.metadata.get("course", {}).get("outputs")
-    if not ran or (path.parent == project / "notebooks" and stored == stamp(notebook)["outputs"]):
-        return {}
-    name = f"{path.stem} (student's copy)" if path.parent.name == "student" else path.stem
-    facts = {f"Notebook {name}": f"{ran} of {len(cells)} code cells ran"}
-    checkers = sum("checker" in tags(cell) for cell in cells)
-    passed = _passed(cells)
-    return facts | ({f"Exercises {path.stem}": f"{passed} of {checkers} passed"} if passed else {})
-
-
-def _passed(cells: Sequence[NotebookNode]) -> int:
-    """How many checkers said that an answer is right which is not the course's own."""
-    from course_tools.authoring.notebooks import BEGIN, tags
-
-    passed, answer = 0, ""
-    for cell in cells:
-        answer = cell.source if "solution" in tags(cell) else answer
-        printed = "".join(output.get("text", "") for output in cell.outputs if output.get("name") == "stdout")
-        said_right = any(line.startswith("Right: ") for line in printed.splitlines())
-        passed += "checker" in tags(cell) and said_right and BEGIN not in answer
-    return passed
-
-
-def _cards(diary: Diary, day: date) -> dict[str, str]:
-    """How many questions were answered, and how many were due again at the end of the day; today: by now."""
-    try:
-        from course_tools.study.quiz_progress import Schedule, quiz_path
-    except ImportError:  # an environment of one's own may lack what the quiz needs
-        return {}
-    with contextlib.suppress(OSError):
-        by_then = [a for a in _answers(quiz_path()) if a.when <= diary.now and day_of(a.when, diary.zone) <= day]
-        if by_then:
-            schedule = Schedule(by_then)
-            due = [schedule.due(question) for question in {answer.question for answer in by_then}]
-            waiting = sum(when <= diary.now and day_of(when, diary.zone) <= day for when in due)
-            answered = sum(day_of(answer.when, diary.zone) == day for answer in by_then)
-            return {"Cards": f"{answered} answered, {waiting} due"} if answered or waiting else {}
-    return {}
-
-
-def _answers(path: Path) -> list[Any]:
-    """What the quiz has kept, in the order of time; damaged lines are the quiz's business, which sets them aside."""
-    from course_tools.study.quiz_progress import Answer
-
-    answers = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            answers.append(Answer.from_line(line))
-    return sorted(answers, key=lambda answer: answer.when)
-
-
-def _runs(diary: Diary, day: date) -> dict[str, str]:
-    given = os.environ.get("COURSE_RUNS")
-    if given and not Path(given).expanduser().is_dir():
-        return {}  # at once: what follows imports torch
-    from course_utils.engine.run_log import runs_root
-
-    if not runs_root().is_dir():
-        return {}
-    from course_utils.engine.runs import list_runs
-    from course_utils.evaluation import interval_text
-
-    records = [r for r in list_runs() if not r.problem]
-    todays = [r for r in records if day_of(datetime.fromisoformat(r.facts["started"]), diary.zone) == day]
-    scored = [r for r in todays if r.best is not None]
-    if not scored:
-        return {"Runs": f"{len(todays)}, none with a finished epoch"} if todays else {}
-    best = max(scored, key=lambda r: (r.best.val_accuracy, -r.best.val_loss))
-    pictures = best.facts["data"]["val"]["pictures"]
-    accuracy = interval_text(round(best.best.val_accuracy * pictures), pictures)
-    strategy = best.facts["strategy"]["name"]
-    return {"Runs": f"{len(todays)}, the best one {best.id}: {best.model_text}, {strategy}, validation {accuracy}"}
-
-
-# --- the command -------------------------------------------------------------------------------------------------
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The arguments of ``course diary``."""
-    parser = argparse.ArgumentParser(prog="course diary", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--date", metavar="YYYY-MM-DD", help="the page of another day than today")
-    parser.add_argument(
-        "--folder", type=Path, help="where the diary lies (default: $COURSE_DIARY, or diary/ in the course)"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; fail when a page is not what the template gives, dates aside",
-    )
-    return parser
+def _differences(expected: str, found: str) -> list[str]:
+    pairs = itertools.zip_longest(expected.split("\n"), found.split("\n"), fillvalue="(no line)")
+    return [
+        f"line {number}: {shown!r}, and it should be {wanted.replace(UNKNOWN, '…')!r}; `course diary`"
+        for number, (wanted, shown) in enumerate(pairs, start=1)
+        if not re.fullmatch(re.escape(wanted).replace(UNKNOWN, r"\d+"), shown)
+    ]
 
 
 def main(
-    arguments: Sequence[str] | None = None, now: datetime | None = None, environ: Mapping[str, str] | None = None
+    arguments: Sequence[str] | None = None, now: datetime | None = None, environ: Mapping[str, str] = os.environ
 ) -> int:
     """Write a page, or check all of them; return the exit code.
 
     Parameters
     ----------
     arguments
-        Of the command line.
+        Arguments of the command line; those of the process by default.
     now
-        An aware moment; the clock's by default.
+        An aware moment; the present by default.
     environ
-        ``COURSE_DIARY``, ``COURSE_TZ`` and ``TZ`` are read from it; that of the process by default.
+        Variables, of which ``COURSE_DIARY``, ``COURSE_TZ`` and ``TZ`` are read.
     """
-    args = make_parser().parse_args(arguments)
-    environ = os.environ if environ is None else environ
+    parser = OneLineParser(prog="course diary", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--date", metavar="YYYY-MM-DD", help="the page of another day than today")
+    place = "where the diary lies (default: $COURSE_DIARY, or diary/ in the course)"
+    parser.add_argument("--folder", type=Path, help=place)
+    what = "write nothing; fail when a page is not what the template gives"
+    parser.add_argument("--check", action="store_true", help=what)
+    args = parser.parse_args(arguments)
     folder = args.folder or Path(environ.get("COURSE_DIARY") or PROJECT / "diary").expanduser()
     diary = Diary(folder, now or datetime.now(UTC), time_zone(environ))
     if args.check:

@@ -1,4 +1,4 @@
-"""How a question looks: text for a terminal, HTML for JupyterLab and Anki, and a file that Anki imports."""
+"""Views of a question: text for a terminal, HTML for JupyterLab and Anki, and a file that Anki imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from course_tools.study.questions import PARTS, Question, is_relative
 from course_utils.common.files import written_whole
 from course_utils.common.tables import text_table
 
-# Stand for the beginning and end of bold, italic and code while lines are broken: one character each.
+# Marks of the beginning and end of bold, italic and code while lines are broken: one character each.
 MARKS = {"bold": "\ue000\ue001", "italic": "\ue002\ue003", "code": "\ue004\ue005"}
 ANSI = {"bold": "\x1b[1m\x1b[22m", "italic": "\x1b[3m\x1b[23m", "code": "\x1b[36m\x1b[39m"}
 PLAIN = {"bold": ("", ""), "italic": ("", ""), "code": ("`", "`")}
@@ -34,21 +34,21 @@ FENCED = re.compile(r"(?m)^```python\n(.*?)^```$", re.DOTALL)
 
 
 def titled(question: Question, parts: Iterable[str] = PARTS) -> str:
-    """The answer, or some parts of it, as Markdown with its headings: ``**In full.** …``."""
+    """Return the answer, or some parts of it, as Markdown with its headings: ``**In full.** …``."""
     return "\n\n".join(f"{PARTS[part]} {getattr(question, part)}" for part in parts)
 
 
 def as_text(markdown: str, width: int = 80, styled: bool = False) -> str:
-    """Markdown as text: lines broken, formulas readable, code as it is.
+    """Return Markdown as text: lines broken, formulas readable, code as it is.
 
     Parameters
     ----------
     markdown
-        What the bank writes: paragraphs, lists, tables, blocks of code, formulas, links.
+        Text with paragraphs, lists, tables, blocks of code, formulas, links.
     width
-        Columns to fill; code and tables keep their own width.
+        Number of columns to fill; code and tables keep their own width.
     styled
-        Bold, italic and colour by ANSI codes; without it only code is marked, by its backticks.
+        True for bold, italic and colour by ANSI codes; without it only code is marked, by its backticks.
     """
     laid_out = []
     for number, piece in enumerate(FENCED.split(markdown)):
@@ -114,7 +114,7 @@ def _marked(style: str, text: str) -> str:
 
 
 def _target(text: str, target: str) -> str:
-    """Where a link leads, as far as its text does not say it."""
+    """Return the target of a link in brackets, unless the text of the link says it."""
     path = place(target) if is_relative(target) else target
     name = path.rpartition("/")[2]
     if name in text or path in text:
@@ -123,12 +123,12 @@ def _target(text: str, target: str) -> str:
 
 
 def place(target: str) -> str:
-    """A file of the course, from its root: ``../notebooks/day20.ipynb#…`` is ``notebooks/day20.ipynb``."""
+    """Return the path of a file from the course's root: ``../notebooks/day20.ipynb#…`` → ``notebooks/day20.ipynb``."""
     return unquote(target.partition("#")[0]).removeprefix("../")
 
 
 def as_html(markdown: str, formula: Callable[[str, bool], str] | None = None) -> str:
-    r"""Markdown as HTML.
+    r"""Return Markdown as HTML.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def _for_anki(latex: str, display: bool) -> str:
 
 
 def anki_rows(questions: Iterable[Question]) -> list[list[str]]:
-    """A row per question: its id, front and back as HTML, and tags with spaces between them."""
+    """Return a row per question: its id, front and back as HTML, and tags with spaces between them."""
     rows = []
     for question in questions:
         front = as_html(question.question, _for_anki)
@@ -180,7 +180,7 @@ def anki_rows(questions: Iterable[Question]) -> list[list[str]]:
 
 
 def anki_text(questions: Iterable[Question]) -> str:
-    """What Anki's *File, Import* reads: the ids keep a second import from making second cards.
+    """Return a text for Anki's *File, Import*; because of the ids a second import makes no second cards.
 
     The lines at the top follow Anki's manual, "Text Files", section "File Headers".
     """
@@ -191,6 +191,6 @@ def anki_text(questions: Iterable[Question]) -> str:
 
 
 def write_anki(questions: Iterable[Question], path: Path) -> None:
-    """Write a file for Anki; raises :class:`~course_utils.common.errors.CourseError` if that is not possible."""
+    """Write a file for Anki; raise :class:`~course_utils.common.errors.CourseError` if that is not possible."""
     with written_whole(path) as beside:
         beside.write_text(anki_text(questions), encoding="utf-8", newline="\n")

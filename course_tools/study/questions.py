@@ -20,20 +20,23 @@ export read the same files. A question looks like this::
 
     </details>
 
-Whatever departs from that is a :class:`~course_utils.common.errors.CourseError` that names file and line.
+Everything else is a :class:`~course_utils.common.errors.CourseError` that names file and line.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
 from course_utils.common.tables import text_table
@@ -60,9 +63,9 @@ TOPICS = (
     "conceptual",
 )
 FULL_WORDS = (60, 250)
-SHORT_WORDS = (20, 80)  # 80 words are half a minute at the pace of somebody who explains
+SHORT_WORDS = (20, 80)  # 80 words take half a minute at the pace of an explanation
 
-# What stands in the folded answer, in this order: field of Question, how it begins in the file.
+# The parts of the folded answer in their order: field of Question → its beginning in the file.
 PARTS = {
     "short": "**In 30 seconds.**",
     "full": "**In full.**",
@@ -75,7 +78,8 @@ OPENING, CLOSING = "<details><summary>Answer</summary>", "</details>"
 ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 TAG = re.compile(r"[\w.]+([ -][\w.]+)*")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
-BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.)\s)")  # between paragraphs, and before an item of a list
+BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.)\s)")  # gap between paragraphs, or before an item of a list
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # control characters and halves of characters
 STRUCTURE = re.compile(r"<!--|</?details|#{1,6} ")
 
 
@@ -84,15 +88,15 @@ class Malformed(CourseError):
 
     Parameters
     ----------
-    message
-        What is wrong and what to do.
     part
-        Field of :class:`Question` that it is about; the parser knows where in the file that is.
+        Name of the field of :class:`Question` with the fault; the parser knows where in the file that is.
+    message
+        Text that says what is wrong and what to do.
     offset
-        Lines below the first of that field.
+        Number of lines from the first of that field to the fault.
     """
 
-    def __init__(self, message: str, part: str, offset: int = 0) -> None:
+    def __init__(self, part: str, message: str, offset: int = 0) -> None:
         super().__init__(message)
         self.part, self.offset = part, offset
 
@@ -104,13 +108,13 @@ class Question:
     Parameters
     ----------
     id
-        Never changes, because a reader's progress is kept under it: the level, then what it is about.
+        Level and subject. It never changes, because a reader's progress is kept under it.
     level
         One of ``LEVELS``.
     topic
         One of ``TOPICS``.
     tags
-        At least one.
+        At least one, all different.
     question
         One line.
     short
@@ -118,11 +122,11 @@ class Question:
     full
         The answer in 60 to 250 words, not counting snippets. Each snippet is Python and asserts something.
     mistake
-        What is often said, and why it is wrong.
+        Common wrong answers, and why they are wrong.
     follow_up
-        What is asked next.
+        The next question, with its answer.
     shown
-        Where in the course: at least one link to a file of it.
+        Places in the course: at least one link to a file of it.
 
     Raises
     ------
@@ -142,9 +146,21 @@ class Question:
     shown: str
 
     def __post_init__(self) -> None:
-        fault = next(_faults(self), None)
-        if fault is not None:
-            raise fault
+        for name, value in vars(self).items():
+            if not all(map(_is_plain, value if isinstance(value, tuple) else (value,))):
+                raise Malformed(name, f"the {name} {value!r} is empty, or holds what no file of text should")
+        _check_head(self)
+        for part in PARTS:
+            _check_structure(part, getattr(self, part))
+        _check_length("short", self.short, *SHORT_WORDS)
+        _check_length("full", self.full, *FULL_WORDS)
+        _check_snippets(self.full)
+        if not self.snippets:
+            _check_evidence(self.full)
+        if not any(is_relative(target) for _, target in LINK.findall(self.shown)):
+            raise Malformed(
+                "shown", "no link says where in the course it is shown: [day 20, section 1](../notebooks/…)"
+            )
 
     @property
     def snippets(self) -> tuple[str, ...]:
@@ -160,17 +176,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Page:
-    """One file of the bank.
-
-    Parameters
-    ----------
-    level
-        Of all its questions.
-    intro
-        What stands above the first question, Markdown.
-    questions
-        In their order.
-    """
+    """One file of the bank: its level, the Markdown above the first question, and its questions in their order."""
 
     level: str
     intro: str
@@ -178,126 +184,112 @@ class Page:
 
 
 def without_snippets(text: str) -> str:
-    """Markdown without its blocks of code: what is read aloud."""
-    kept, inside = [], False
-    for line in text.split("\n"):
-        fence = line.strip().startswith("```")
-        if not fence and not inside:
-            kept.append(line)
-        inside ^= fence
-    return "\n".join(kept)
+    """Return Markdown without its blocks of code."""
+    return "\n".join(line for _, line in _outside_code(text.split("\n")))
+
+
+def _is_fence(line: str) -> bool:
+    return line.strip().startswith("```")
+
+
+def _outside_code(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines outside of blocks of code, each with its number from 0."""
+    inside = False
+    for i, line in enumerate(lines):
+        if _is_fence(line):
+            inside = not inside
+        elif not inside:
+            yield i, line
 
 
 def _snippets(text: str) -> Iterator[tuple[int, str]]:
-    """Blocks of code, each with the number of its first line in `text`, from 0."""
+    """Yield the blocks of code, each with the number of its first line in `text`, from 0."""
     lines = text.split("\n")
-    fences = [i for i, line in enumerate(lines) if line.strip().startswith("```")]
+    fences = [i for i, line in enumerate(lines) if _is_fence(line)]
     for first, last in zip(fences[::2], fences[1::2], strict=False):
         yield first + 1, "\n".join(lines[first + 1 : last]) + "\n"
 
 
-def _faults(question: Question) -> Iterator[Malformed]:
-    """Everything that keeps a question out of the bank, in the order in which it is read."""
-    for field in fields(question):
-        value = getattr(question, field.name)
-        texts = value if isinstance(value, tuple) else (value,)
-        if not all(isinstance(text, str) and _is_plain(text) for text in texts):
-            yield Malformed(f"the {field.name} {value!r} is empty, or holds what no file of text should", field.name)
-            return
-    yield from _head_faults(question)
-    for part in PARTS:
-        yield from _part_faults(part, getattr(question, part))
-    yield from _length_faults("short", question.short, *SHORT_WORDS)
-    yield from _length_faults("full", question.full, *FULL_WORDS)
-    yield from _snippet_faults(question.full)
-    yield from _evidence_faults(question.full)
-    if not any(is_relative(target) for _, target in LINK.findall(question.shown)):
-        yield Malformed("no link says where in the course it is shown: [day 20, section 1](../notebooks/…)", "shown")
-
-
 def _is_plain(text: str) -> bool:
-    """Text that a file can hold and a reader can see: no white space around it, no control or half characters."""
-    unseen = any((ord(c) < 32 and c not in "\n\t") or 0xD800 <= ord(c) < 0xE000 or c == "\x7f" for c in text)
-    return bool(text) and text == text.strip() and not unseen
+    """True for text that a file can hold and a reader can see, without white space around it."""
+    return isinstance(text, str) and bool(text) and text == text.strip() and not UNSEEN.search(text)
 
 
-def _head_faults(question: Question) -> Iterator[Malformed]:
-    if not ID.fullmatch(question.id):
-        yield Malformed(f"the id {question.id!r} is not small letters and digits joined by hyphens", "id")
-    if question.level not in LEVELS:
-        yield Malformed(f"the level {question.level!r} is none of {', '.join(LEVELS)}", "level")
-    elif not question.id.startswith(f"{question.level}-"):
-        yield Malformed(f"the id {question.id!r} does not begin with its level, {question.level}-", "id")
-    if question.topic not in TOPICS:
-        yield Malformed(f"the topic {question.topic!r} is none of {', '.join(TOPICS)}", "topic")
-    bad = [tag for tag in question.tags if not TAG.fullmatch(tag)]
-    if bad or not question.tags or len(set(question.tags)) < len(question.tags):
-        yield Malformed(f"the tags {', '.join(question.tags)!r} are not different words with commas between", "tags")
-    if "\n" in question.question:
-        yield Malformed("the question takes more than one line", "question")
+def _check_head(question: Question) -> None:
+    id, level, tags = question.id, question.level, question.tags
+    words = len(set(tags)) == len(tags) > 0 and all(map(TAG.fullmatch, tags))
+    rules = [
+        ("id", ID.fullmatch(id), f"the id {id!r} is not small letters and digits joined by hyphens"),
+        ("level", level in LEVELS, f"the level {level!r} is none of {', '.join(LEVELS)}"),
+        ("id", id.startswith(f"{level}-"), f"the id {id!r} does not begin with its level, {level}-"),
+        ("topic", question.topic in TOPICS, f"the topic {question.topic!r} is none of {', '.join(TOPICS)}"),
+        ("tags", words, f"the tags {', '.join(tags)!r} are not different words with commas between"),
+        ("question", "\n" not in question.question, "the question takes more than one line"),
+    ]
+    for field, holds, message in rules:
+        if not holds:
+            raise Malformed(field, message)
 
 
-def _part_faults(part: str, text: str) -> Iterator[Malformed]:
-    """A part that would end where another begins, or that hides the rest of the page in an open block of code."""
+def _check_structure(part: str, text: str) -> None:
+    """Refuse a text that would end where another part begins, or whose code hides the rest of the page."""
     inside = False
     for offset, line in enumerate(text.split("\n")):
-        if line.strip().startswith("```"):
+        found = line.strip()
+        if _is_fence(line):
             if part != "full":
-                yield Malformed(f"code stands under {PARTS[part]}: move it to {PARTS['full']}", part, offset)
-            if not inside and line.strip() != "```python":
-                yield Malformed(f"a block of code begins with {line.strip()}, not with ```python", part, offset)
-            elif inside and line.strip() != "```":
-                yield Malformed(f"a block of code ends with {line.strip()}, not with ```", part, offset)
+                raise Malformed(part, f"code stands under {PARTS[part]}: move it to {PARTS['full']}", offset)
+            wanted, end = ("```", "ends") if inside else ("```python", "begins")
+            if found != wanted:
+                raise Malformed(part, f"a block of code {end} with {found}, not with {wanted}", offset)
             inside = not inside
         elif not inside and (STRUCTURE.match(line) or _part_of(line)):
-            yield Malformed(f"{line[:40]!r} cannot stand in the middle of an answer", part, offset)
+            raise Malformed(part, f"{line[:40]!r} cannot stand in the middle of an answer", offset)
     if inside:
-        yield Malformed("a block of code is not closed", part)
+        raise Malformed(part, "a block of code is not closed")
 
 
-def _length_faults(part: str, text: str, least: int, most: int) -> Iterator[Malformed]:
+def _check_length(part: str, text: str, least: int, most: int) -> None:
     words = len(without_snippets(text).split())
     if not least <= words <= most:
-        yield Malformed(f"{PARTS[part]} has {words} words; {least} to {most} are allowed, without code", part)
+        raise Malformed(part, f"{PARTS[part]} has {words} words; {least} to {most} are allowed, without code")
 
 
-def _snippet_faults(full: str) -> Iterator[Malformed]:
+def _check_snippets(full: str) -> None:
     for offset, code in _snippets(full):
         try:
             tree = ast.parse(code)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             line = getattr(error, "lineno", None) or 1
-            yield Malformed(f"the snippet is not Python: {getattr(error, 'msg', error)}", "full", offset + line - 1)
-            continue
+            message = f"the snippet is not Python: {getattr(error, 'msg', error)}"
+            raise Malformed("full", message, offset + line - 1) from error
         if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
-            yield Malformed("the snippet asserts nothing: let it check what the answer claims", "full", offset)
+            raise Malformed("full", "the snippet asserts nothing: let it check what the answer claims", offset)
 
 
-def _evidence_faults(full: str) -> Iterator[Malformed]:
-    """Numbers and code that are neither checked by a snippet nor linked to where they come from."""
-    if any(_snippets(full)):
-        return
+def _check_evidence(full: str) -> None:
+    """Refuse numbers and code that no link leads to the origin of; a snippet would have checked them."""
     for block in BLOCK.split(full):
         text = re.sub(r"^\s*(?:[-*]|\d+\.)\s", "", block)
         if re.search(r"[`\d]", text) and not LINK.search(text):
             claim = " ".join(text.split())[:50]
-            yield Malformed(f"{claim!r} has a number or code, but neither a snippet nor a link stands for it", "full")
+            raise Malformed("full", f"{claim!r} has a number or code, but neither a snippet nor a link stands for it")
 
 
 def is_relative(target: str) -> bool:
-    """Whether a link leads to a file of the course and not into the world."""
+    """True if a link leads to a file of the course, False for one into the world."""
     return not re.match(r"[a-z][a-z0-9+.-]*:|//|#", target, re.IGNORECASE)
 
 
 def parse_page(text: str, name: str) -> Page:
-    """Read one file of the bank.
+    """Return the content of one file of the bank.
 
     Parameters
     ----------
     text
-        Its content.
+        Content of the file.
     name
-        Its name, for messages, which begins with the level: ``easy_questions.md``.
+        Name of the file, for messages. It begins with the level: ``easy_questions.md``.
 
     Raises
     ------
@@ -307,117 +299,114 @@ def parse_page(text: str, name: str) -> Page:
     level = name.partition("_")[0]
     if level not in LEVELS:
         raise CourseError(f"{name} is no file of the bank: its name begins with none of {', '.join(LEVELS)}.")
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    starts = [i for i, line in _outside_code(lines) if line.startswith("<!--")]
-    head = lines[: starts[0]] if starts else lines
-    stray = next((i for i, line in enumerate(head) if line.startswith(("### ", "<details"))), None)
-    if stray is not None:
-        raise _error(name, stray, "no comment <!-- id: … | level: … | topic: … | tags: … --> stands above it")
-    questions: dict[str, Question] = {}
-    for start, end in itertools.pairwise([*starts, len(lines)]):
-        question = _parse_question(lines, start, end, name)
-        if question.id in questions:
-            raise _error(name, start, f"the id {question.id!r} is taken already; each question has one of its own")
-        if question.level != level:
-            raise _error(name, start, f"a question of the level {question.level!r} stands in the wrong file")
-        questions[question.id] = question
-    return Page(level, "\n".join(head).strip(), tuple(questions.values()))
+    return _Parser(name, re.split(r"\r\n|\r|\n", text)).page(level)
 
 
-def _outside_code(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    inside = False
-    for i, line in enumerate(lines):
-        if line.strip().startswith("```"):
-            inside = not inside
-        elif not inside:
-            yield i, line
+class _Parser:
+    """Reads the lines of one file; knows its name for messages."""
 
+    def __init__(self, name: str, lines: list[str]) -> None:
+        self.name, self.lines = name, lines
 
-def _error(name: str, index: int, message: str) -> CourseError:
-    return CourseError(f"{name}:{index + 1}: {message.rstrip('.')}.")
+    def fail(self, index: int, message: str) -> NoReturn:
+        """Raise the error for a line, counted from 0."""
+        number = min(index, len(self.lines) - 1) + 1
+        raise CourseError(f"{self.name}:{number}: {message.rstrip('.')}.") from None
 
+    def page(self, level: str) -> Page:
+        starts = [i for i, line in _outside_code(self.lines) if line.startswith("<!--")]
+        head = self.lines[: starts[0]] if starts else self.lines
+        for i, line in enumerate(head):
+            if line.startswith(("### ", "<details")):
+                self.fail(i, "no comment <!-- id: … | level: … | topic: … | tags: … --> stands above it")
+        questions: dict[str, Question] = {}
+        for start, end in itertools.pairwise([*starts, len(self.lines)]):
+            question = self.question(start, end)
+            if question.id in questions:
+                self.fail(start, f"the id {question.id!r} is taken already; each question has one of its own")
+            if question.level != level:
+                self.fail(start, f"a question of the level {question.level!r} stands in the wrong file")
+            questions[question.id] = question
+        return Page(level, "\n".join(head).strip(), tuple(questions.values()))
 
-def _parse_question(lines: list[str], start: int, end: int, name: str) -> Question:
-    values: dict[str, object] = dict(_parse_comment(lines[start], name, start))
-    values["tags"] = tuple(tag.strip() for tag in str(values["tags"]).split(","))
-    while end > start and not lines[end - 1].strip():
-        end -= 1
-    places = dict.fromkeys(KEYS, start) | {"question": start + 1}
-    heading = lines[start + 1] if start + 1 < end else ""
-    if not heading.startswith("### "):
-        raise _error(name, min(start + 1, len(lines) - 1), "the question, a line with ### , is missing here")
-    values["question"] = heading.removeprefix("### ").strip()
-    first, last = _folded(lines, start + 2, end, name)
-    for part, (begin, stop) in _parse_parts(lines, first, last, name).items():
-        places[part] = begin
-        values[part] = "\n".join(lines[begin:stop]).removeprefix(PARTS[part]).strip()
-    try:
-        return Question(**values)
-    except Malformed as fault:
-        raise _error(name, places[fault.part] + fault.offset, f"{values['id']}: {fault}") from None
+    def question(self, start: int, end: int) -> Question:
+        """Return the question in some lines; the first is its comment, the second its heading."""
+        values: dict[str, object] = self.comment(start)
+        values["tags"] = tuple(tag.strip() for tag in str(values["tags"]).split(","))
+        while not self.lines[end - 1].strip():
+            end -= 1
+        heading = self.lines[start + 1] if start + 1 < end else ""
+        if not heading.startswith("### "):
+            self.fail(start + 1, "the question, a line with ### , is missing here")
+        values["question"] = heading.removeprefix("### ").strip()
+        places = dict.fromkeys(KEYS, start) | {"question": start + 1}
+        for part, first, last in self.parts(*self.folded(start + 2, end)):
+            places[part] = first
+            values[part] = "\n".join(self.lines[first:last]).removeprefix(PARTS[part]).strip()
+        try:
+            return Question(**values)
+        except Malformed as fault:
+            self.fail(places[fault.part] + fault.offset, f"{values['id']}: {fault}")
 
+    def comment(self, index: int) -> dict[str, str]:
+        """Return the fields of the comment above a question."""
+        found = re.fullmatch(r"<!--(.*)-->\s*", self.lines[index])
+        if not found:
+            self.fail(index, "the comment of a question is one line that ends with -->")
+        values: dict[str, str] = {}
+        for field in found[1].split("|"):
+            key, colon, value = (piece.strip() for piece in field.partition(":"))
+            if not colon or key not in KEYS:
+                self.fail(index, f"{field.strip()[:40]!r} is none of id: …, level: …, topic: …, tags: …")
+            if key in values:
+                self.fail(index, f"{key} is given twice")
+            values[key] = value
+        if missing := [key for key in KEYS if not values.get(key)]:
+            self.fail(index, f"the comment lacks {' and '.join(missing)}")
+        return values
 
-def _parse_comment(line: str, name: str, index: int) -> dict[str, str]:
-    found = re.fullmatch(r"<!--(.*)-->\s*", line)
-    if not found:
-        raise _error(name, index, "the comment of a question is one line that ends with -->")
-    values: dict[str, str] = {}
-    for field in found[1].split("|"):
-        key, colon, value = (piece.strip() for piece in field.partition(":"))
-        if not colon or key not in KEYS:
-            raise _error(name, index, f"{field.strip()[:40]!r} is none of id: …, level: …, topic: …, tags: …")
-        if key in values:
-            raise _error(name, index, f"{key} is given twice")
-        values[key] = value
-    missing = [key for key in KEYS if not values.get(key)]
-    if missing:
-        raise _error(name, index, f"the comment lacks {' and '.join(missing)}")
-    return values
+    def folded(self, start: int, end: int) -> tuple[int, int]:
+        """Return the first line of the folded answer, and the line that closes it."""
+        while start < end and not self.lines[start].strip():
+            start += 1
+        if start == end or self.lines[start].strip() != OPENING:
+            self.fail(start, f"the answer is not folded: {OPENING} has to stand here")
+        closed = [i for i, line in _outside_code(self.lines[start:end]) if line.strip() == CLOSING]
+        if self.lines[end - 1].strip() != CLOSING or end - 1 <= start:
+            if not closed:
+                self.fail(start, f"the folded answer is not closed with {CLOSING}")
+            self.fail(start + closed[0] + 1, f"something stands outside of the answer, behind {CLOSING}")
+        if self.lines[start + 1].strip() or self.lines[end - 2].strip():
+            # GitHub and JupyterLab would show the Markdown inside as plain text.
+            self.fail(start, "an empty line is missing after <details> or before </details>")
+        return start + 1, end - 1
 
-
-def _folded(lines: list[str], start: int, end: int, name: str) -> tuple[int, int]:
-    """First line behind the opening of the folded answer, and the line that closes it."""
-    while start < end and not lines[start].strip():
-        start += 1
-    if start == end or lines[start].strip() != OPENING:
-        raise _error(name, min(start, len(lines) - 1), f"the answer is not folded: {OPENING} has to stand here")
-    if lines[end - 1].strip() != CLOSING or end - 1 <= start:
-        closed = next((i for i, line in _outside_code(lines[start:end]) if line.strip() == CLOSING), None)
-        if closed is None:
-            raise _error(name, start, f"the folded answer is not closed with {CLOSING}")
-        raise _error(name, start + closed + 1, f"something stands outside of the answer, behind {CLOSING}")
-    if lines[start + 1].strip() or lines[end - 2].strip():
-        # Without them GitHub and JupyterLab show the Markdown inside as it was typed.
-        raise _error(name, start, "an empty line is missing after <details> or before </details>")
-    return start + 1, end - 1
+    def parts(self, first: int, last: int) -> Iterator[tuple[str, int, int]]:
+        """Return each part of the answer with its first line and the line after its last."""
+        begins = [(part, first + i) for i, line in _outside_code(self.lines[first:last]) if (part := _part_of(line))]
+        names = [part for part, _ in begins]
+        for part, mark in PARTS.items():
+            if part not in names:
+                self.fail(first - 1, f"the answer lacks {mark}, or an open block of code hides it")
+            if names.count(part) > 1:
+                self.fail(max(begin for name, begin in begins if name == part), f"{mark} stands here again")
+        if names != [*PARTS]:
+            self.fail(first - 1, f"the parts are not in the order {', '.join(PARTS.values())}")
+        for i in range(first, begins[0][1]):
+            if self.lines[i].strip():
+                self.fail(i, f"something stands before {PARTS['short']}")
+        ends = [begin for _, begin in begins[1:]] + [last]
+        return ((part, begin, end) for (part, begin), end in zip(begins, ends, strict=True))
 
 
 def _part_of(line: str) -> str | None:
+    """Return the part of the answer that begins with a line, if one does."""
     return next((part for part, mark in PARTS.items() if line.startswith(mark)), None)
 
 
-def _parse_parts(lines: list[str], first: int, last: int, name: str) -> dict[str, tuple[int, int]]:
-    """Field → its lines, from and to."""
-    begins = [(part, first + i) for i, line in _outside_code(lines[first:last]) if (part := _part_of(line))]
-    names = [part for part, _ in begins]
-    for part, mark in PARTS.items():
-        if part not in names:
-            raise _error(name, first - 1, f"the answer lacks {mark}, or an open block of code hides it")
-        if names.count(part) > 1:
-            raise _error(name, begins[len(names) - 1 - names[::-1].index(part)][1], f"{mark} stands here again")
-    if names != [*PARTS]:
-        raise _error(name, first - 1, f"the parts are not in the order {', '.join(PARTS.values())}")
-    before = next((i for i in range(first, begins[0][1]) if lines[i].strip()), None)
-    if before is not None:
-        raise _error(name, before, f"something stands before {PARTS['short']}")
-    stops = [begin for _, begin in begins[1:]] + [last]
-    return {part: (begin, stop) for (part, begin), stop in zip(begins, stops, strict=True)}
-
-
 def page_text(page: Page) -> str:
-    """Write one file of the bank; :func:`parse_page` reads it back as it was."""
-    blocks = [page.intro] if page.intro else []
-    return "\n\n".join([*blocks, *map(_question_text, page.questions)]) + "\n"
+    """Return one file of the bank in its canonical form; :func:`parse_page` reads it back as it was."""
+    return "\n\n".join(filter(None, [page.intro, *map(_question_text, page.questions)])) + "\n"
 
 
 def _question_text(question: Question) -> str:
@@ -428,12 +417,12 @@ def _question_text(question: Question) -> str:
 
 
 def page_path(folder: Path, level: str) -> Path:
-    """Where the questions of a level stand."""
+    """Return the path of the file with the questions of a level."""
     return folder / f"{level}_questions.md"
 
 
 def read_pages(folder: Path = BANK) -> tuple[Page, ...]:
-    """Read the three files of the bank, easy first.
+    """Return the three files of the bank, easy first.
 
     Raises
     ------
@@ -441,10 +430,9 @@ def read_pages(folder: Path = BANK) -> tuple[Page, ...]:
         If a file is not there or breaks the format, or if a question is asked twice.
     """
     pages = tuple(_read_page(page_path(folder, level)) for level in LEVELS)
-    repeated = Counter(question.question for page in pages for question in page.questions)
-    twice = next((text for text, times in repeated.items() if times > 1), None)
-    if twice is not None:
-        raise CourseError(f"{folder.name} asks twice: {twice!r}. Word one of them otherwise, or take it out.")
+    for text, times in Counter(question.question for page in pages for question in page.questions).items():
+        if times > 1:
+            raise CourseError(f"{folder.name} asks twice: {text!r}. Word one of them otherwise, or take it out.")
     return pages
 
 
@@ -463,7 +451,7 @@ def _read_page(path: Path) -> Page:
 
 
 def read_bank(folder: Path = BANK) -> tuple[Question, ...]:
-    """All questions, easy first, as they stand in the files; raises as :func:`read_pages`."""
+    """Return all questions, easy first, in the order of the files; raises as :func:`read_pages`."""
     return tuple(question for page in read_pages(folder) for question in page.questions)
 
 
@@ -477,16 +465,16 @@ def write_bank(pages: Iterable[Page], folder: Path) -> None:
 def chosen(
     questions: Iterable[Question], levels: Sequence[str] = (), topics: Sequence[str] = ()
 ) -> tuple[Question, ...]:
-    """Those of some levels and topics, in their order.
+    """Return the questions of some levels and topics, in their order.
 
     Parameters
     ----------
     questions
-        Where to choose from.
+        Questions to choose from.
     levels
-        Of ``LEVELS``; none stands for all.
+        Some of ``LEVELS``; empty for all.
     topics
-        As :func:`find_topic` understands them; none stands for all.
+        Topics as :func:`find_topic` understands them; empty for all.
 
     Raises
     ------
@@ -501,7 +489,7 @@ def chosen(
 
 
 def find_topic(text: str) -> str:
-    """The one topic that a reader means: its name, or a part that no other topic has, in any case.
+    """Return the topic with a name, or with a part of a name that no other topic has; capitals do not matter.
 
     >>> find_topic("batchnorm")
     'freezing and BatchNorm'
@@ -516,7 +504,7 @@ def find_topic(text: str) -> str:
 
 
 def counts(questions: Iterable[Question]) -> str:
-    """A table of how many questions there are of each level in each topic."""
+    """Return a table with the number of questions of each level in each topic."""
     number = Counter((question.topic, question.level) for question in questions)
     rows = [[topic, *(number[topic, level] for level in LEVELS)] for topic in TOPICS]
     totals = ["all", *(sum(row[i] for row in rows) for i in range(1, len(LEVELS) + 1))]
@@ -524,15 +512,15 @@ def counts(questions: Iterable[Question]) -> str:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """The two options that choose questions; both may be given several times."""
+    """Add the two options that choose questions; both may be given several times."""
     parser.add_argument("--level", action="append", default=[], help=", ".join(LEVELS))
     parser.add_argument("--topic", action="append", default=[], help="name of a topic, or a part of it")
 
 
 def main(argv: Sequence[str]) -> int:
-    """``course questions``: count them, list them, show one, or write the files in their canonical form."""
+    """Run ``course questions``: count them, list them, show one, or write the files in their canonical form."""
     about = "The interview questions: counted by level and topic, unless something else is asked for."
-    parser = argparse.ArgumentParser(prog="course questions", description=about, allow_abbrev=False)
+    parser = OneLineParser(prog="course questions", description=about, allow_abbrev=False)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--stats", action="store_true", help="count per level and topic (default)")
     what.add_argument("--list", action="store_true", help="ids and questions")
@@ -555,9 +543,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def find_question(questions: Iterable[Question], id: str) -> Question:
-    """The question with an id; a :class:`CourseError` names those that come near."""
-    import difflib
-
+    """Return the question with an id; raise :class:`CourseError`, which names similar ids, if there is none."""
     by_id = {question.id: question for question in questions}
     if id not in by_id:
         near = difflib.get_close_matches(id, by_id, n=3, cutoff=0.4)

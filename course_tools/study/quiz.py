@@ -7,6 +7,7 @@ asks across the topics against the clock, ``--stats`` says where you stand, ``--
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -18,28 +19,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from course_tools.study.question_views import as_text, titled, write_anki
+from course_tools.study.question_views import FENCED, as_text, titled, write_anki
 from course_tools.study.questions import LEVELS, Question, add_filters, chosen, read_bank
 from course_tools.study.quiz_progress import (
     RATINGS,
     Answer,
     Progress,
     Schedule,
+    counted,
     in_words,
     next_questions,
     standing,
     statistics,
 )
+from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
 from course_utils.common.tables import text_table
 
 WIDEST = 100  # columns; longer lines are hard to read
 INTERRUPTED = 130
+QUIT = ("q", "quit", "exit")
 HELP = "1 Again, 2 Hard, 3 Good or 4 Easy rates your answer; f shows the full answer, c the code, q ends the quiz."
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _ask(prompt: str) -> str:
@@ -50,56 +50,57 @@ def _ask(prompt: str) -> str:
 
 
 class Ended(Exception):
-    """The reader wants to stop here."""
+    """Raised when the reader types q."""
 
 
 @dataclass
 class Session:
-    """One sitting: where the questions come from, and through what it talks to the reader.
+    """One sitting: the reader's answers, and the functions that talk to the reader.
 
     Parameters
     ----------
     progress
-        Where answers are kept.
+        All answers so far.
     ask
-        Shows a prompt and gives what was typed, in small letters; ``EOFError`` and ``KeyboardInterrupt`` end it all.
-    say
+        Shows a prompt and returns the typed text in small letters; ``EOFError`` and ``KeyboardInterrupt`` end the
+        sitting.
+    write
         Shows a text.
     now
-        The time, with its zone.
+        Returns the time, with its zone.
     clock
-        Seconds that only ever grow, for measuring.
+        Returns seconds that only ever grow, for measuring.
     width
-        Columns.
+        Number of columns.
     styled
-        Whether the terminal understands ANSI codes.
+        True if the terminal understands ANSI codes.
 
     Attributes
     ----------
     given : list of Answer
-        What was answered in this sitting.
+        Answers of this sitting.
     taken : list of tuple
         In an interview: each question that was rated, and the seconds that its answer took.
     """
 
     progress: Progress
     ask: Callable[[str], str] = _ask
-    say: Callable[[str], None] = print
-    now: Callable[[], datetime] = _utc_now
+    write: Callable[[str], None] = print
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     clock: Callable[[], float] = time.monotonic
     width: int = 80
     styled: bool = False
     given: list[Answer] = field(default_factory=list, init=False)
     taken: list[tuple[Question, float]] = field(default_factory=list, init=False)
-    _unkept: str = field(default="", init=False)
+    _save_failed: bool = field(default=False, init=False)
 
     def schedule(self) -> Schedule:
-        """What all answers so far make of every question."""
+        """Return the schedule of every question after all answers so far."""
         return Schedule(self.progress.answers)
 
     def show(self, markdown: str) -> None:
-        """Say something that is written in Markdown, with an empty line behind it."""
-        self.say(as_text(markdown, self.width, self.styled) + "\n")
+        """Show a text that is written in Markdown, with an empty line after it."""
+        self.write(as_text(markdown, self.width, self.styled) + "\n")
 
     def quiz(self, questions: Sequence[Question]) -> None:
         """Ask, reveal, rate, keep; one question after the other.
@@ -107,28 +108,29 @@ class Session:
         Raises
         ------
         EOFError, KeyboardInterrupt, Ended
-            When the reader stops early. What was answered until then is kept.
+            When the reader stops early. The answers until then are kept.
         """
         for number, question in enumerate(questions, 1):
             self._pose(question, number, len(questions))
             started = self.clock()
             self._wait_for_enter("Answer aloud, then press Enter (q ends) > ")
-            self._reveal_and_rate(question, started)
+            rating = self._reveal_and_rate(question)
+            self._keep(question, rating, self.clock() - started)
 
     def interview(self, questions: Sequence[Question], seconds: float) -> None:
-        """The same with a time to keep; it runs from the question to the end of the reader's own answer.
+        """Ask with a time limit; it runs from the question to the end of the reader's own answer.
 
         Parameters
         ----------
         questions
-            What to ask, in this order.
+            Questions in the order to ask them.
         seconds
             Time for each.
 
         Raises
         ------
         EOFError, KeyboardInterrupt, Ended
-            As :meth:`quiz`.
+            Same as in :meth:`quiz`.
         """
         for number, question in enumerate(questions, 1):
             self._pose(question, number, len(questions))
@@ -136,89 +138,77 @@ class Session:
             self._wait_for_enter(f"You have {_minutes(seconds)}. Press Enter when you have said it (q ends) > ")
             took = self.clock() - started
             late = f", {_minutes(took - seconds)} too long" if took > seconds else ""
-            self.say(f"\nThat took {_minutes(took)}{late}.")
-            self._reveal_and_rate(question, started, took)
+            self.write(f"\nThat took {_minutes(took)}{late}.")
+            self._keep(question, self._reveal_and_rate(question), took)
             self.taken.append((question, took))
 
     def _pose(self, question: Question, number: int, total: int) -> None:
-        last = self.schedule().answers(question.id)
-        before = f"last time {RATINGS[last[-1].rating]}" if last else "new"
+        before = self.schedule().last_time(question.id)
         place = f"{number} of {total} · {question.level} · {question.topic} · {before}"
-        self.say(f"── {place} ".ljust(self.width, "─") + "\n")
+        self.write(f"── {place} ".ljust(self.width, "─") + "\n")
         self.show(f"**{question.question}**")
 
     def _wait_for_enter(self, prompt: str) -> None:
-        if self.ask(prompt) in ("q", "quit", "exit"):
+        if self.ask(prompt) in QUIT:
             raise Ended
 
-    def _reveal_and_rate(self, question: Question, started: float, took: float | None = None) -> None:
-        self.say("")
+    def _reveal_and_rate(self, question: Question) -> int:
+        self.write("")
         self.show(titled(question, ["short"]))
         waits = self.schedule().waits(question.id, self.now())
         choices = "   ".join(f"{n} {name} ({in_words(waits[n])})" for n, name in RATINGS.items())
         more = "f full answer, c code, q ends" if question.snippets else "f full answer, q ends"
         rating = None
         while rating is None:
-            typed = self.ask(f"{choices}\n{more} > ")
-            rating = self._rating_or_more(typed, question)
-        seconds = self.clock() - started if took is None else took
-        self._keep(Answer(question.id, rating, self.now(), seconds))
+            rating = self._rating_or_more(self.ask(f"{choices}\n{more} > "), question)
+        return rating
 
     def _rating_or_more(self, typed: str, question: Question) -> int | None:
-        """The rating that was typed, or None after showing what was asked for instead."""
-        if typed in ("q", "quit", "exit"):
+        """Return the rating that was typed, or None after showing what was asked for instead."""
+        if typed in QUIT:
             raise Ended
         for number, name in RATINGS.items():
             if typed and (typed == str(number) or name.casefold().startswith(typed)):
                 return number
+        self.write("")
         if typed in ("f", "full", ""):
-            self.say("")
-            self.show(_prose(titled(question, ["full", "mistake", "follow_up", "shown"])))
+            answer = titled(question, ["full", "mistake", "follow_up", "shown"])
+            self.show("".join(FENCED.split(answer)[::2]))  # the code is shown when it is asked for
         elif typed in ("c", "code") and question.snippets:
-            self.say("")
             self.show("\n\n".join(f"```python\n{code}```" for code in question.snippets))
         else:
-            self.say(f"\n{HELP}\n")
+            self.write(f"{HELP}\n")
         return None
 
-    def _keep(self, answer: Answer) -> None:
-        """Keep an answer; a full disk ends no quiz, and is told once."""
+    def _keep(self, question: Question, rating: int, seconds: float) -> None:
+        """Keep an answer; a full disk does not end the quiz, and is told once."""
+        answer = Answer(question.id, rating, self.now(), seconds)
         self.given.append(answer)
         try:
             self.progress.add(answer)
+            self._save_failed = False
         except CourseError as error:
-            if not self._unkept:
-                self.say(f"\nNot kept yet: {error} The quiz goes on, and every answer tries again.")
-            self._unkept = str(error)
-        else:
-            self._unkept = ""
-        self.say("")
+            if not self._save_failed:
+                self.write(f"\nNot kept yet: {error} The quiz goes on, and every answer tries again.")
+            self._save_failed = True
+        self.write("")
 
     def close(self, questions: Sequence[Question]) -> None:
-        """Say what was done and what comes next; raise :class:`CourseError` if answers could not be kept."""
+        """Show what was done and what comes next; raise :class:`CourseError` if answers could not be kept."""
         if self.given:
             times = Counter(answer.rating for answer in self.given)
             parts = [f"{times[number]} {name}" for number, name in RATINGS.items() if times[number]]
-            self.say(f"{_count(len(self.given), 'answer')}: {', '.join(parts)}.")
-        stand = standing("", questions, self.schedule(), self.now())
-        self.say(
-            f"{stand.seen} of {_count(stand.questions, 'question')} seen, {stand.due} due. {self.next_due(questions)}"
-        )
+            self.write(f"{counted(len(self.given), 'answer')}: {', '.join(parts)}.")
+        stand = standing(questions, self.schedule(), self.now())
+        seen = f"{stand.seen} of {counted(stand.questions, 'question')} seen, {stand.due} due."
+        self.write(f"{seen} {self.next_due(questions)}")
         self.progress.save()
 
     def next_due(self, questions: Iterable[Question]) -> str:
-        """When the next question comes back, in a sentence; empty when that is now or never."""
+        """Return a sentence that says when the next question comes back; empty when that is now or never."""
         schedule, now = self.schedule(), self.now()
-        coming = sorted(due for q in questions if (due := schedule.due(q.id)) and due > now)
-        return f"The next one comes back in {in_words(coming[0] - now)}." if coming else ""
-
-
-def _prose(markdown: str) -> str:
-    """An answer with a word where its code stands: that is shown when it is asked for."""
-    before, fence, rest = markdown.partition("\n```python\n")
-    if not fence:
-        return markdown
-    return before + _prose(rest.partition("\n```")[2])
+        coming = [due for q in questions if (due := schedule.due(q.id)) and due > now]
+        return f"The next one comes back in {in_words(min(coming) - now)}." if coming else ""
 
 
 def _minutes(seconds: float) -> str:
@@ -226,19 +216,15 @@ def _minutes(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02d}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def drawn(questions: Iterable[Question], count: int, seed: int) -> list[Question]:
-    """Questions for an interview: from as many topics as possible, the easy ones first.
+    """Return questions for an interview: from as many topics as possible, the easy ones first.
 
     Parameters
     ----------
     questions
-        Where to draw from.
+        Questions to draw from.
     count
-        How many; fewer if there are not so many.
+        Number of questions; fewer if there are not so many.
     seed
         The same seed draws the same questions.
     """
@@ -246,17 +232,16 @@ def drawn(questions: Iterable[Question], count: int, seed: int) -> list[Question
     by_topic: dict[str, list[Question]] = {}
     for question in questions:
         by_topic.setdefault(question.topic, []).append(question)
-    waiting = list(by_topic.values())
-    rng.shuffle(waiting)
-    for some in waiting:
+    topics = list(by_topic.values())
+    rng.shuffle(topics)
+    for some in topics:
         rng.shuffle(some)
-    rounds = max(map(len, waiting), default=0)
-    in_turn = [some[i] for i in range(rounds) for some in waiting if i < len(some)]
+    in_turn = [question for turn in itertools.zip_longest(*topics) for question in turn if question is not None]
     return sorted(in_turn[:count], key=lambda question: LEVELS.index(question.level))
 
 
 def interview_report(taken: Sequence[tuple[Question, float]], answers: Sequence[Answer], seconds: float) -> str:
-    """A table of the questions of an interview: level, topic, time and rating, and how many were in time."""
+    """Return a table of an interview: question, topic, time and rating, and the number of answers in time."""
     rows = [
         [question.id, question.topic, _minutes(took), RATINGS[answer.rating]]
         for (question, took), answer in zip(taken, answers, strict=True)
@@ -269,9 +254,9 @@ def interview_report(taken: Sequence[tuple[Question, float]], answers: Sequence[
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The options of ``course quiz``."""
+    """Return the parser of ``course quiz``."""
     about = " ".join(__doc__.split("\n\n")[1].split()).replace("``", "")
-    parser = argparse.ArgumentParser(prog="course quiz", description=about, allow_abbrev=False)
+    parser = OneLineParser(prog="course quiz", description=about, allow_abbrev=False)
     add_filters(parser)
     parser.add_argument("-n", "--number", type=int, metavar="N", help="at most so many questions (default 10)")
     parser.add_argument("--ahead", action="store_true", help="also questions that are not due yet")
@@ -285,7 +270,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
-    """Options that fit together, with their defaults; raises :class:`CourseError`."""
+    """Return the options with their defaults; raise :class:`CourseError` if they do not fit together."""
     for name, value in (("-n", args.number), ("--interview", args.interview), ("--seconds", args.seconds)):
         if value is not None and not value > 0:
             raise CourseError(f"{name} {value} is not usable: give a number from 1 upwards.")
@@ -300,7 +285,7 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def terminal_session(progress: Progress) -> Session:
-    """A session with whoever sits at standard input and output."""
+    """Return a session at standard input and output."""
     # A question mark in place of a letter is better than a quiz that ends at a Greek one.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
@@ -310,20 +295,20 @@ def terminal_session(progress: Progress) -> Session:
 
 
 def main(argv: Sequence[str]) -> int:
-    """``course quiz``: 0 when it went well, also when the reader ended it; 130 after Ctrl-C."""
+    """Run ``course quiz``; return 0 when it went well, also when the reader ended it, and 130 after Ctrl-C."""
     args = _checked(make_parser().parse_args(argv))
     questions = chosen(read_bank(), args.level, args.topic)
     if not questions:
         raise CourseError("No question has this level and this topic; course questions --stats shows what there is.")
     if args.export:
         write_anki(questions, args.export)
-        print(f"{_count(len(questions), 'card')} written to {args.export}; in Anki: File, Import.")
+        print(f"{counted(len(questions), 'card')} written to {args.export}; in Anki: File, Import.")
         return 0
     session = terminal_session(Progress())
     if session.progress.notice:
-        session.say(f"{session.progress.notice}\n")
+        session.write(f"{session.progress.notice}\n")
     if args.stats:
-        session.say(statistics(questions, session.schedule(), session.now()))
+        session.write(statistics(questions, session.schedule(), session.now()))
         return 0
     return _interview(session, questions, args) if args.interview else _quiz(session, questions, args)
 
@@ -331,7 +316,7 @@ def main(argv: Sequence[str]) -> int:
 def _quiz(session: Session, questions: Sequence[Question], args: argparse.Namespace) -> int:
     asked = next_questions(questions, session.schedule(), session.now(), args.number, args.ahead)
     if not asked:
-        session.say(f"Nothing is due. {session.next_due(questions)} --ahead goes on all the same.")
+        session.write(f"Nothing is due. {session.next_due(questions)} --ahead goes on all the same.")
         return 0
     code = _until_stopped(session, lambda: session.quiz(asked))
     session.close(questions)
@@ -340,23 +325,23 @@ def _quiz(session: Session, questions: Sequence[Question], args: argparse.Namesp
 
 def _interview(session: Session, questions: Sequence[Question], args: argparse.Namespace) -> int:
     asked = drawn(questions, args.interview, args.seed)
-    session.say(f"A mock interview: {_count(len(asked), 'question')} (--seed {args.seed} asks them again).\n")
+    session.write(f"A mock interview: {counted(len(asked), 'question')} (--seed {args.seed} asks them again).\n")
     code = _until_stopped(session, lambda: session.interview(asked, args.seconds))
     if session.taken:
-        session.say(interview_report(session.taken, session.given[: len(session.taken)], args.seconds) + "\n")
+        session.write(interview_report(session.taken, session.given[: len(session.taken)], args.seconds) + "\n")
     session.close(questions)
     return code
 
 
 def _until_stopped(session: Session, work: Callable[[], None]) -> int:
-    """Run a quiz to its end, or to where the reader ends it, which is no error."""
+    """Run a quiz to its end, or until the reader ends it, which is no error; return the exit code."""
     try:
         work()
     except KeyboardInterrupt:
-        session.say("\n")
+        session.write("\n")
         return INTERRUPTED
     except EOFError:
-        session.say("\n")
+        session.write("\n")
     except Ended:
-        session.say("")
+        session.write("")
     return 0

@@ -3,7 +3,7 @@
 >>> from course_tools.study.quiz_widget import quiz_cards
 >>> quiz_cards(topic="heads")  # as the last line of a cell
 
-What a card shows is a pure function of the question and of what was answered before; the widget only turns cards.
+The content of a card is a pure function of the question and of the answers before; the widget only turns cards.
 """
 
 from __future__ import annotations
@@ -13,67 +13,61 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import ipywidgets as w
 
 from course_tools.study.question_views import as_html, titled
 from course_tools.study.questions import LEVELS, TOPICS, Question, chosen, find_topic, read_bank
 from course_tools.study.quiz_progress import RATINGS, Answer, Progress, Schedule, in_words, next_questions, standing
 from course_utils.common.errors import CourseError
-
-if TYPE_CHECKING:
-    from ipywidgets import VBox
+from course_utils.common.tables import percent
 
 ALL = "all"
-# For formulas and code that are wider than the cell: they scroll, the rest of the page stays in place.
+# Formulas and code that are wider than the cell scroll; the rest of the page stays in place.
 FRAME = '<div style="max-width: 52em; line-height: 1.5; overflow-x: auto">{}</div>'
 BUTTON_COLOURS = {1: "danger", 2: "warning", 3: "success", 4: "info"}
 
 
 def front_of(question: Question, schedule: Schedule) -> str:
-    """The side of a card that asks, as HTML: level, topic, how it went the last time, and the question."""
-    given = schedule.answers(question.id)
-    before = f"last time {RATINGS[given[-1].rating]}" if given else "new"
-    where = html.escape(f"{question.level} · {question.topic} · {before}")
-    return FRAME.format(f"<p><small>{where}</small></p><h3>{_without_paragraph(as_html(question.question))}</h3>")
+    """Return the side of a card that asks, as HTML: level, topic, the last rating, and the question."""
+    where = html.escape(f"{question.level} · {question.topic} · {schedule.last_time(question.id)}")
+    asked = as_html(question.question).removeprefix("<p>").removesuffix("</p>")
+    return FRAME.format(f"<p><small>{where}</small></p><h3>{asked}</h3>")
 
 
 def back_of(question: Question, full: bool = False) -> str:
-    """The side of a card that answers, as HTML: in 30 seconds, or everything."""
+    """Return the side of a card that answers, as HTML: the answer in 30 seconds, or all of it."""
     return FRAME.format(as_html(titled(question) if full else titled(question, ["short"])))
 
 
-def _without_paragraph(page: str) -> str:
-    return page.removeprefix("<p>").removesuffix("</p>")
-
-
 def statistics_line(questions: Sequence[Question], schedule: Schedule, now: datetime) -> str:
-    """Where a reader stands with some questions, in one line of text."""
-    stand = standing("", questions, schedule, now)
+    """Return how far a reader is with some questions, in one line of text."""
+    stand = standing(questions, schedule, now)
     known = stand.answers - stand.again
     share = f", {known} of {stand.answers} answers known" if stand.answers else ""
     return (
         f"{stand.seen} of {stand.questions} questions seen, {stand.due} due{share}; "
-        f"expected to be remembered tomorrow: {100 * stand.tomorrow:.0f} %."
+        f"expected to be remembered tomorrow: {percent(stand.tomorrow, 0)}."
     )
 
 
 def nothing_left(questions: Sequence[Question], schedule: Schedule, now: datetime) -> str:
-    """What stands in place of a card, as HTML, when no question is new or due."""
+    """Return the HTML in place of a card when no question is new or due."""
     if not questions:
         return FRAME.format("<p>No question has this level and this topic.</p>")
     coming = min(due for q in questions if (due := schedule.due(q.id)))
     return FRAME.format(f"<p>Nothing is due. The next question comes back in {in_words(coming - now)}.</p>")
 
 
-def quiz_cards(level: str | None = None, topic: str | None = None, path: Path | str | None = None) -> VBox:
+def quiz_cards(level: str | None = None, topic: str | None = None, path: Path | str | None = None) -> w.VBox:
     """Cards to practise with: choose level and topic, think, reveal, rate.
 
     Parameters
     ----------
     level, topic
-        Where the two filters stand at first; a part of a topic's name will do. None for all.
+        First position of the two filters; a part of a topic's name is enough. None for all.
     path
-        File of answers; default: the one of ``course quiz``.
+        Path of the file of answers; default: the one of ``course quiz``.
 
     Returns
     -------
@@ -91,7 +85,7 @@ def quiz_cards(level: str | None = None, topic: str | None = None, path: Path | 
 
 
 class _Cards:
-    """The filters, the card that lies on top, and what happens when a button is pressed."""
+    """The filters, the card on top, and the actions of the buttons."""
 
     def __init__(
         self,
@@ -102,8 +96,6 @@ class _Cards:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        import ipywidgets as w
-
         self.bank, self.progress, self.now, self.clock = bank, progress, now, clock
         self.question: Question | None = None
         self.ahead = False
@@ -131,12 +123,12 @@ class _Cards:
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """Those that the filters let through."""
+        """The questions that pass the filters."""
         level, topic = self.level.value, self.topic.value
         return chosen(self.bank, [] if level == ALL else [level], [] if topic == ALL else [topic])
 
     def turn(self, ahead: bool = False) -> None:
-        """Put the next card on top, with its question upwards."""
+        """Put the next card on top, with its question upwards; `ahead` also takes questions that are not due yet."""
         schedule, now = Schedule(self.progress.answers), self.now()
         self.ahead = ahead
         found = next_questions(self.questions, schedule, now, 1, ahead)
@@ -170,7 +162,7 @@ class _Cards:
             self.back.value = back_of(self.question, self.full.value)
 
     def rate(self, rating: int) -> None:
-        """Keep the answer and turn to the next card; what goes wrong is said below the card."""
+        """Keep the answer and turn to the next card; an error is shown below the card."""
         if self.question is None:
             return
         answer = Answer(self.question.id, rating, self.now(), self.clock() - self.started)

@@ -1,5 +1,6 @@
 """The diary: fields filled in or named, notes kept byte for byte, what was done told as it is on disk."""
 
+import calendar
 import json
 import os
 import re
@@ -7,8 +8,6 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,7 +17,19 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from course_tools.authoring import notebooks
 from course_tools.study import diary as module
-from course_tools.study.diary import BORDER, TEMPLATE, Diary, fill_in, page_bytes, pretty, read_page, time_zone
+from course_tools.study import work_done
+from course_tools.study.diary import (
+    BORDER,
+    TEMPLATE,
+    Diary,
+    fill_in,
+    page_bytes,
+    parse_page,
+    pretty,
+    read_page,
+    time_zone,
+)
+from course_tools.study.quiz_progress import Answer, Progress
 from course_utils.common.errors import CourseError
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -51,7 +62,7 @@ def test_the_template_is_the_head_of_the_brief_s_diary():
     assert head.rstrip() == TEMPLATE.rstrip()
 
 
-def test_fields_are_filled_in():
+def test_placeholders_are_filled_in():
     text = fill_in(TEMPLATE, TODAY, start=date(2026, 11, 22))
     assert "Today  **Tuesday, 24 November 2026**." in text
     assert "It has been    **463** days" in text
@@ -73,8 +84,8 @@ def test_a_count_is_the_days_between_two_dates(start, days):
 def test_a_pretty_date_can_be_read_back(day):
     weekday, rest = pretty(day).split(", ")
     number, month, year = rest.split(" ")
-    assert module.WEEKDAYS.index(weekday) == day.weekday()
-    assert date(int(year), module.MONTHS.index(month) + 1, int(number)) == day
+    assert [*calendar.day_name].index(weekday) == day.weekday()
+    assert date(int(year), [*calendar.month_name].index(month), int(number)) == day
 
 
 @pytest.mark.parametrize(
@@ -82,7 +93,10 @@ def test_a_pretty_date_can_be_read_back(day):
     [
         ("{{DATE_PRETY}}", "{{DATE_PRETTY}}"),
         ("{{date_pretty}}", "{{DATE_PRETTY}}"),
-        ("{{ DATE_PRETTY }}", "{{DATE_PRETTY}}"),
+        ("{{DATE_PRETTY.upper()}}", "{{DATE_PRETTY}}"),
+        ("{{DATE_PRETTY + 1}}", "{{DATE_PRETTY}}"),
+        ("{{7}}", None),
+        ("{{range}}", None),
         ("{{DATE_PRETTY}", "{{DATE_PRETTY}}"),
         ("{DATE_PRETTY}}", "{{DATE_PRETTY}}"),
         ("{{{DATE_PRETTY}}}", "{{DATE_PRETTY}}"),
@@ -99,17 +113,22 @@ def test_a_pretty_date_can_be_read_back(day):
         ("{{DAY_SINCE_٢٠٢٥_08_18}}", "{{DAY_SINCE_YYYY_MM_DD}}"),
     ],
 )
-def test_what_is_no_field_is_named_with_its_line_and_the_nearest_field(wrong, near):
+def test_what_is_no_placeholder_is_named_with_its_line_and_the_nearest_placeholder(wrong, near):
     with pytest.raises(CourseError, match="line 3: ") as caught:
         fill_in(f"# Mine\n\nToday {wrong} it is.", TODAY, TODAY)
-    told = str(caught.value).partition("Fields are")[0]
+    told, _, allowed = str(caught.value).partition("Placeholders are")
     assert (f"did you mean {near}?" in told) if near else ("did you mean" not in told)
+    assert all(name in allowed for name in ("{{DATE_PRETTY}}", "{{DAY_SINCE_YYYY_MM_DD}}", "{{DAYS_SINCE_REPO_START}}"))
+
+
+def test_a_name_may_have_spaces_around_it_as_everywhere_in_jinja():
+    assert fill_in("{{ DATE_PRETTY }}, {{ DAY_SINCE_2026_11_20 }}", TODAY, TODAY) == "Tuesday, 24 November 2026, 4"
 
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(CourseError) as caught:
-        fill_in("{{A}}\n{{DAY_SINCE_2999_01_01}}\n{{DATE_PRETTY}}\nend }}", TODAY, TODAY)
-    assert all(part in str(caught.value) for part in ("line 1: {{A}}", "line 2: ", "line 4: }}"))
+        fill_in("{{A}} and {{B}}\n{{DAY_SINCE_2999_01_01}}\n{{DATE_PRETTY}}\nend }}", TODAY, TODAY)
+    assert all(part in str(caught.value) for part in ("line 1: {{A}}", "{{B}} is not", "line 2: ", "line 4: end }}"))
     assert "line 3" not in str(caught.value)
 
 
@@ -126,7 +145,7 @@ def test_a_repository_from_the_future_is_an_error_where_it_is_asked_for():
 
 
 def test_braces_behind_a_backslash_and_single_braces_stay():
-    text = r"\{{ no field \}} {one} ${x}$"
+    text = r"\{{ no field \}} {one} ${x}$ 50{\%} {#anchor} {% x %} {# y #}"
     assert fill_in(text, TODAY, TODAY) == text
 
 
@@ -238,10 +257,10 @@ NOTES = st.binary() | st.text().map(str.encode) | st.lists(PIECES).map(b"".join)
 def test_notes_survive_any_number_of_renders(notes, days, heads):
     content = page_bytes("# A", {}, notes)
     for number, head in zip(days, [*heads, "", "", "", ""], strict=False):
-        page = module._taken_apart(content, Path("page.md"))
+        page = parse_page(content, Path("page.md"))
         assert page.notes == notes and page.untouched
         content = page_bytes(head.replace(BORDER, ""), page.facts | {f"Notebook day{number}": "ran"}, page.notes)
-    assert module._taken_apart(content, Path("page.md")).notes == notes
+    assert parse_page(content, Path("page.md")).notes == notes
 
 
 @pytest.mark.parametrize("notes", ["\n\nRead chapter 14. Ünï ✓\n", f"\r\nno end of line, and {BORDER} in it", ""])
@@ -285,13 +304,13 @@ def test_a_page_without_the_border_is_left_alone(diary):
 
 def test_a_page_saved_in_an_editor_in_between_is_not_overwritten(diary, monkeypatch):
     path = diary.write().path
-    found = module.what_was_done
+    found = module.work_done
 
     def slow(*arguments):
         path.write_bytes(path.read_bytes() + b"typed just now")
         return found(*arguments)
 
-    monkeypatch.setattr(module, "what_was_done", slow)
+    monkeypatch.setattr(module, "work_done", slow)
     with pytest.raises(CourseError, match="saved by another program"):
         diary.write()
     assert path.read_bytes().endswith(b"typed just now")
@@ -320,7 +339,7 @@ def test_a_page_of_the_future_is_an_error(diary):
 # --- --check -----------------------------------------------------------------------------------------------------
 
 
-def test_check_ignores_dates_and_counts_and_nothing_else(diary):
+def test_check_ignores_the_day_of_the_check_and_nothing_else(diary):
     diary.write(date(2026, 11, 20))
     path = diary.write().path
     assert diary.check() == []
@@ -333,6 +352,16 @@ def test_check_ignores_dates_and_counts_and_nothing_else(diary):
     assert diary.check() == []
     path.write_bytes(path.read_bytes().replace(b"a date", b"b date"))
     assert "changed by hand" in diary.check()[0]
+
+
+def test_check_does_not_compare_the_days_since_the_repository_s_start(diary):
+    diary.write()
+    git(diary.folder, "init", "-q")
+    moment = "2026-11-20T10:00:00+0000"
+    git(diary.folder, "commit", "-q", "--allow-empty", "-m", "x", GIT_AUTHOR_DATE=moment, GIT_COMMITTER_DATE=moment)
+    assert diary.start(TODAY) == date(2026, 11, 20) and diary.check() == []
+    (diary.folder / "template.md").write_text(TEMPLATE.replace("{{DAYS_SINCE_REPO_START}}", "1"), encoding="utf-8")
+    assert [p.partition(":")[0] for p in diary.check()] == ["2026-11-24.md, line 10"]
 
 
 def test_check_writes_nothing_and_finds_what_a_page_lacks(diary):
@@ -387,23 +416,23 @@ def test_a_notebook_counts_on_the_day_on_which_it_was_saved(diary):
 
 def test_a_notebook_of_the_course_counts_when_somebody_ran_it(diary):
     path = save(diary, "notebooks/day20.ipynb", [ran("print(1)", "1\n")], stamped=True)
-    assert module.what_was_done(diary, TODAY) == {}  # as it came with the course
+    assert diary.work(TODAY) == {}  # as it came with the course
     notebook = notebooks.read_notebook(path)
     notebook.cells[0].outputs[0].text = "2\n"
     notebooks.write_notebook(notebook, path)
     os.utime(path, (NOON.timestamp(), NOON.timestamp()))
-    assert module.what_was_done(diary, TODAY) == {"Notebook day20": "1 of 1 code cells ran"}
+    assert diary.work(TODAY) == {"Notebook day20": "1 of 1 code cells ran"}
 
 
 def test_exercises_count_where_the_answer_is_the_reader_s(diary):
     course = "### BEGIN SOLUTION\nanswer = 1\n### END SOLUTION\nprint(check(answer))"
     both, right = ("solution", "checker"), "Right: indeed.\n"
     save(diary, "build/day20.ipynb", [ran(course, right, both)])
-    assert module.what_was_done(diary, TODAY) == {"Notebook day20": "1 of 1 code cells ran"}
+    assert diary.work(TODAY) == {"Notebook day20": "1 of 1 code cells ran"}
     cells = [ran("answer = 1\nprint(check(answer))", right, both), ran("a = 2", tags=["solution"])]
     cells += [ran("check(a)", "one moment\n" + right, ["checker"]), ran("b = 3", "Not yet: think.\n", both)]
     save(diary, "build/student/day20.ipynb", [*cells, new_code_cell("c = 4", metadata={"tags": list(both)})])
-    assert module.what_was_done(diary, TODAY) == {
+    assert diary.work(TODAY) == {
         "Notebook day20": "1 of 1 code cells ran",
         "Notebook day20 (student's copy)": "4 of 5 code cells ran",
         "Exercises day20": "2 of 4 passed",
@@ -412,7 +441,7 @@ def test_exercises_count_where_the_answer_is_the_reader_s(diary):
 
 def test_a_fresh_student_s_copy_is_no_evidence(diary):
     save(diary, "build/student/day20.ipynb", [new_code_cell("x = 1")])
-    assert module.what_was_done(diary, TODAY) == {}
+    assert diary.work(TODAY) == {}
 
 
 def test_what_a_page_said_stays_when_the_evidence_is_gone(diary):
@@ -458,23 +487,13 @@ def test_the_best_run_of_the_day_is_told_with_n_and_interval(diary, tmp_path, mo
     assert told.endswith("validation 90.0 % (79.9 to 95.3, n = 60)")
     assert diary.write().facts["Runs"] == told and read_page(diary.folder / "2026-11-24.md").notes == b"\n\n"
     west = Diary(diary.folder, NOON + timedelta(days=1), timezone(timedelta(hours=-1)), diary.project)
-    assert module.what_was_done(west, TODAY)["Runs"].startswith("3, the best one bbbb")
-    assert module.what_was_done(diary, date(2026, 11, 25))["Runs"] == "1, none with a finished epoch"
-
-
-class Answered(NamedTuple):
-    """Stands for an answer of the quiz: each question is due again a day after its last answer."""
-
-    question: str
-    when: datetime
-
-    @classmethod
-    def from_line(cls, line):
-        question, when = line.split()
-        return cls(question, datetime.fromisoformat(when))
+    assert west.work(TODAY)["Runs"].startswith("3, the best one bbbb")
+    assert diary.work(date(2026, 11, 25))["Runs"] == "1, none with a finished epoch"
 
 
 class DayByDay:
+    """Stands for the quiz's schedule: each question is due again a day after its last answer."""
+
     def __init__(self, answers):
         self.last = {answer.question: answer.when for answer in answers}
 
@@ -483,33 +502,36 @@ class DayByDay:
 
 
 def test_cards_are_counted_as_they_were_on_that_day(diary, tmp_path, monkeypatch):
-    quiz = ModuleType("course_tools.study.quiz_progress")
-    quiz.Answer, quiz.Schedule, quiz.quiz_path = Answered, DayByDay, lambda: tmp_path / "quiz.jsonl"
-    monkeypatch.setitem(sys.modules, "course_tools.study.quiz_progress", quiz)
-    assert module.what_was_done(diary, TODAY) == {}
-    lines = ["b 2026-11-23T20:00:00+00:00", "half a li", "a 2026-11-22T08:00:00+00:00", "a 2026-11-23T08:00:00+00:00"]
-    (tmp_path / "quiz.jsonl").write_text("\n".join([*lines, "c 2026-11-25T08:00:00+00:00"]), encoding="utf-8")
-    told = [module.what_was_done(diary, date(2026, 11, day)).get("Cards") for day in (21, 22, 23, 24)]
+    monkeypatch.setattr(work_done, "Schedule", DayByDay)
+    monkeypatch.setenv("COURSE_QUIZ", str(tmp_path / "quiz.jsonl"))
+    assert diary.work(TODAY) == {}
+    given_ = {"b": "2026-11-23T20", "a": "2026-11-22T08", "a again": "2026-11-23T08", "c": "2026-11-25T08"}
+    lines = [
+        Answer(key[0], 3, datetime.fromisoformat(f"{when}:00:00+00:00"), id=key).line() for key, when in given_.items()
+    ]
+    (tmp_path / "quiz.jsonl").write_text("\n".join([lines[0], "half a li", *lines[1:]]), encoding="utf-8")
+    told = [diary.work(date(2026, 11, day)).get("Cards") for day in (21, 22, 23, 24)]
     assert told == [None, "1 answered, 0 due", "2 answered, 0 due", "0 answered, 1 due"]
     late = Diary(diary.folder, NOON + timedelta(days=2), UTC, diary.project)
-    assert module.what_was_done(late, TODAY)["Cards"] == "0 answered, 2 due"  # at the end of that day
-    monkeypatch.setitem(sys.modules, "course_tools.study.quiz_progress", None)
-    assert module.what_was_done(diary, TODAY) == {}
+    assert late.work(TODAY)["Cards"] == "0 answered, 2 due"  # at the end of that day
+    assert len((tmp_path / "quiz.jsonl").read_text(encoding="utf-8").splitlines()) == 5, "a look repairs nothing"
+    (tmp_path / "quiz.jsonl").unlink()
+    (tmp_path / "quiz.jsonl").mkdir()  # a file that cannot be read
+    assert diary.work(TODAY) == {}
 
 
 def test_the_quiz_s_own_file_is_understood(diary, tmp_path, monkeypatch):
-    quiz = pytest.importorskip("course_tools.study.quiz_progress", reason="the quiz is not there", exc_type=ImportError)
     monkeypatch.setenv("COURSE_QUIZ", str(tmp_path / "quiz.jsonl"))
     for question, rating in (("known", 3), ("unknown", 1)):
-        quiz.Progress().add(quiz.Answer(question, rating, NOON - timedelta(hours=1)))
-    assert module.what_was_done(diary, TODAY) == {"Cards": "2 answered, 1 due"}
+        Progress().add(Answer(question, rating, NOON - timedelta(hours=1)))
+    assert diary.work(TODAY) == {"Cards": "2 answered, 1 due"}
 
 
 # --- the command -------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_and_checks(diary, capsys, monkeypatch):
-    monkeypatch.setattr(module, "what_was_done", lambda *_: {})  # of whoever runs the tests
+    monkeypatch.setattr(module, "work_done", lambda *_: {})  # of whoever runs the tests
     environ = {"COURSE_DIARY": str(diary.folder), "COURSE_TZ": "Asia/Tokyo"}
     late = datetime(2026, 11, 24, 23, 30, tzinfo=UTC)
     assert module.main([], late, environ) == 0
