@@ -14,10 +14,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from course_tools.photos.data_audit import Pair
-from course_tools.photos.explain_command import Explained, Network, data_uri, explain_files, percent
+from course_tools.photos.explain_command import Explained, explain_files
+from course_tools.photos.html_page import data_uri
 from course_tools.photos.ladder import COLUMNS, STEP_COLUMNS, Ladder, all_paths, fewest_to_tell, result_row, split_names
+from course_tools.photos.pictures import Network
 from course_utils import plots
 from course_utils.common.errors import CourseError
+from course_utils.common.tables import percent
 from course_utils.datasets import SPLITS
 from course_utils.engine.run_log import MANY_CLASSES
 from course_utils.engine.runs import load_run
@@ -206,7 +209,7 @@ def _mistakes(ladder: Ladder) -> str:
     cells = []
     for i, path in zip(shown, paths, strict=True):
         true, answer = (ladder.test.classes[k] for k in (ladder.test.labels[i], ladder.test.predictions[i]))
-        share = percent(float(ladder.test.probabilities[i].max()))
+        share = percent(float(ladder.test.probabilities[i].max()), 0)
         name, item = _name(path), explained.get(path)
         if item is None:
             pictures = [(f"{name}, {true} taken for {answer}", _thumbnail(path))]
@@ -285,7 +288,7 @@ def _suspects(ladder: Ladder) -> str:
         Cell(
             [(f"{_name(paths[s.index])}, labelled {classes[s.label]}", _thumbnail(paths[s.index]))],
             f"{_name(paths[s.index])} ({splits[s.index]}): labelled {classes[s.label]}, looks like {classes[s.likely]} "
-            f"({percent(s.probability)})",
+            f"({percent(s.probability, 0)})",
         )
         for s in suspects[:SHOWN_SUSPECTS]
     ]

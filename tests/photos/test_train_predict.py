@@ -13,7 +13,7 @@ from helpers import ColourPatches, mini
 from PIL import Image
 
 from course_tools.photos import predict_command, train_command
-from course_tools.photos.explain_command import Network, open_network
+from course_tools.photos.pictures import Network, open_network
 from course_tools.photos.train_command import family_network, strategy_named
 from course_utils import training
 from course_utils.common.errors import CourseError
