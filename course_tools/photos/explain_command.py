@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from course_tools.photos.html_page import render_page
 from course_tools.photos.pictures import (
+    Answers,
     Network,
     add_picture_arguments,
     in_batches,
@@ -44,12 +45,10 @@ PAGE = "index.html"
 
 @dataclass(frozen=True)
 class Explained:
-    """One picture with its map.
+    """A picture with its map.
 
     Parameters
     ----------
-    path
-        File of the picture.
     seen, overlay
         The part of the picture that the network saw, and the map on it.
     answers
@@ -60,10 +59,9 @@ class Explained:
         True if the map is 0 everywhere.
     """
 
-    path: Path
     seen: Image.Image
     overlay: Image.Image
-    answers: tuple[tuple[str, float], ...]
+    answers: Answers
     target: str
     empty: bool
 
@@ -101,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network = open_network(options.model, options.run)
     target = None if options.target is None else class_number(options.target, network.classes)
     shown, left_out = explain_files(network, paths, target, options.method, options.stage)
-    for item, name in zip(shown, _file_names([item.path for item in shown]), strict=True):
+    for (_, item), name in zip(shown, _file_names([path for path, _ in shown]), strict=True):
         with written_whole(options.out / name) as beside:
             item.overlay.save(beside, "png")
     how = f"{network.name}, {options.method}, {options.stage or 'last stage with a map'}"
@@ -151,8 +149,8 @@ def explain_files(
     target: int | None = None,
     method: str = "gradcam",
     stage: str | None = None,
-) -> tuple[list[Explained], list[str]]:
-    """Explain some pictures.
+) -> tuple[list[tuple[Path, Explained]], list[str]]:
+    """Explain some pictures, as :func:`~course_tools.photos.pictures.in_batches` does it.
 
     Parameters
     ----------
@@ -164,30 +162,15 @@ def explain_files(
         Number of the class to explain; None for the most probable one of each picture.
     method, stage
         Same as in :func:`~course_utils.gradcam.explain`.
-
-    Returns
-    -------
-    explained
-        One for each file that can be read.
-    left_out
-        One line for each file that cannot.
-
-    Raises
-    ------
-    CourseError
-        If none can be read.
     """
     prepare = eval_transform(network.weights)
 
-    def explained(readable: list[Path], pictures: list[Image.Image]) -> list[Explained]:
-        images = torch.stack([prepare(picture) for picture in pictures])
-        found = explain(network.model, images, target, method, stage)
+    def explained(pictures: list[Image.Image]) -> list[Explained]:
+        found = explain(network.model, torch.stack([prepare(picture) for picture in pictures]), target, method, stage)
         items = []
-        for i, (path, picture) in enumerate(zip(readable, pictures, strict=True)):
-            seen, heat = as_seen(picture, network.weights, SHOWN_SIDE), found.heat[i]
-            answers = network.best(found.probabilities[i], SHOWN_CLASSES)
-            aim = network.classes[found.targets[i]]
-            items.append(Explained(path, seen, _overlay(seen, heat), answers, aim, empty=not heat.max() > 0))
+        for picture, heat, number, shares in zip(pictures, found.heat, found.targets, found.probabilities, strict=True):
+            seen, answers = as_seen(picture, network.weights, SHOWN_SIDE), network.best(shares, SHOWN_CLASSES)
+            items.append(Explained(seen, _overlay(seen, heat), answers, network.classes[number], not heat.max() > 0))
         return items
 
     return in_batches(paths, CAM_BATCH, explained)
@@ -199,12 +182,12 @@ def _overlay(seen: Image.Image, heat: np.ndarray) -> Image.Image:
     return Image.fromarray(overlay(picture, enlarged)[0])
 
 
-def _table(shown: Sequence[Explained]) -> str:
+def _table(shown: Sequence[tuple[Path, Explained]]) -> str:
     rows = []
-    for item in shown:
+    for path, item in shown:
         answer, share = item.answers[0]
         explained = f"{item.target}: empty map" if item.empty else item.target
-        rows.append([item.path.name, f"{answer}, {percent(share, 0)}", explained])
+        rows.append([path.name, f"{answer}, {percent(share, 0)}", explained])
     return text_table(["picture", "answer", "explained"], rows)
 
 

@@ -34,15 +34,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from course_tools.photos.data_audit import (
-    Duplicates,
-    Pair,
-    Suspect,
-    exact_copies,
-    near_duplicates,
-    out_of_fold,
-    suspected_labels,
-)
+from course_tools.photos import data_audit
 from course_tools.photos.ladder_results import (
     COLUMNS,
     FORMAT,
@@ -134,9 +126,9 @@ class Audit:
         Labels that a probe disagrees with, the most suspicious first.
     """
 
-    copies: tuple[Pair, ...]
-    duplicates: Duplicates
-    suspects: tuple[Suspect, ...]
+    copies: tuple[data_audit.Pair, ...]
+    duplicates: data_audit.Duplicates
+    suspects: tuple[data_audit.Suspect, ...]
 
 
 @dataclass(frozen=True)
@@ -406,11 +398,11 @@ class LadderRunner:
         features = torch.cat([self.features.train, self.features.val, self.features.test])
         labels = torch.cat([self.labels(split) for split in SPLITS])
         names, paths = zip(*all_pictures(self.splits), strict=True)
-        duplicates = near_duplicates(features, names, paths, self.embed, self.budget.seed)
-        copies = exact_copies(digests, names)
+        duplicates = data_audit.near_duplicates(features, names, paths, self.embed, self.budget.seed)
+        copies = data_audit.exact_copies(digests, names)
         same_file = {(pair.first, pair.second) for pair in copies}
         others = tuple(pair for pair in duplicates.pairs if (pair.first, pair.second) not in same_file)
-        suspects = suspected_labels(out_of_fold(features, labels, seed=self.budget.seed), labels)
+        suspects = data_audit.suspected_labels(data_audit.out_of_fold(features, labels, seed=self.budget.seed), labels)
         return Audit(tuple(copies), dataclasses.replace(duplicates, pairs=others), tuple(suspects))
 
 

@@ -193,7 +193,7 @@ def _explained(ladder: Ladder, paths: Sequence[Path]) -> tuple[dict[Path, Explai
         shown, _ = explain_files(network, paths)
     except CourseError as error:
         return {}, str(error)
-    return {item.path: item for item in shown}, ""
+    return dict(shown), ""
 
 
 def _pairs(ladder: Ladder, pairs: Sequence[Pair]) -> dict[str, Any]:

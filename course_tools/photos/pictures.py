@@ -25,6 +25,7 @@ from course_utils.settings import load_settings
 from course_utils.transforms import load_picture
 
 T = TypeVar("T")
+Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, the most probable first
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Network:
     classes: tuple[str, ...]
     weights: Any
 
-    def best(self, probabilities: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
-        """Return names and probabilities of the most probable classes, falling; `probabilities` is ``(C,)``."""
+    def best(self, probabilities: np.ndarray, count: int) -> Answers:
+        """Return the `count` most probable classes; `probabilities` is ``(C,)``."""
         order = (-probabilities).argsort(kind="stable")[:count]
         return tuple((self.classes[k], float(probabilities[k])) for k in order)
 
@@ -120,8 +121,8 @@ def picture_files(given: Sequence[Path]) -> list[Path]:
 
 
 def in_batches(
-    paths: Sequence[Path], size: int, work: Callable[[list[Path], list[Image.Image]], list[T]]
-) -> tuple[list[T], list[str]]:
+    paths: Sequence[Path], size: int, work: Callable[[list[Image.Image]], list[T]]
+) -> tuple[list[tuple[Path, T]], list[str]]:
     """Read pictures and do something with them, a batch at a time; leave out files that cannot be read.
 
     Parameters
@@ -131,12 +132,12 @@ def in_batches(
     size
         Number of files in a batch, at least 1.
     work
-        Function of the readable files and their RGB pictures; it returns one item for each.
+        Function of the RGB pictures of a batch; it returns one item for each.
 
     Returns
     -------
     items
-        Results of `work`, in the order of the files.
+        Each readable file with its item, in the order of the files.
     left_out
         One line for each file that could not be read: its path, and why.
 
@@ -145,7 +146,7 @@ def in_batches(
     CourseError
         If not a single file could be read.
     """
-    items: list[T] = []
+    items: list[tuple[Path, T]] = []
     left_out: list[str] = []
     for start in progress(range(0, len(paths), size), "looking at the pictures"):
         readable, pictures = [], []
@@ -156,7 +157,7 @@ def in_batches(
             except CourseError as error:
                 left_out.append(_reason(path, error))
         if pictures:
-            items += work(readable, pictures)
+            items += zip(readable, work(pictures), strict=True)
     if not items:
         raise CourseError(f"None of the {len(paths)} pictures could be read. {' '.join(left_out[:3])}")
     return items, left_out

@@ -16,7 +16,6 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch
 from PIL import Image
 
 from course_tools.photos.pictures import (
+    Answers,
     Network,
     add_picture_arguments,
     in_batches,
@@ -38,22 +38,6 @@ from course_utils.common.tables import percent, text_table
 from course_utils.transforms import eval_transform
 
 BATCH = 32
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer of a network to one picture.
-
-    Parameters
-    ----------
-    path
-        File of the picture.
-    answers
-        Names and probabilities of the most probable classes, falling.
-    """
-
-    path: Path
-    answers: tuple[tuple[str, float], ...]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -76,44 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     paths = picture_files(options.pictures)
-    found, left_out = predict_files(open_network(options.model, options.run), paths, options.top)
+    network = open_network(options.model, options.run)
+
+    def answers(pictures: list[Image.Image]) -> list[Answers]:
+        return [network.best(probabilities, options.top) for probabilities in predict(network, pictures)]
+
+    found, left_out = in_batches(paths, BATCH, answers)  # a broken file becomes a line of left_out
     if options.csv is not None:
         with written_whole(options.csv) as beside:
             beside.write_text(as_csv(found), encoding="utf-8", newline="")
     print(as_json(found, left_out) if options.json else as_table(found))
     return print_left_out(left_out)
-
-
-def predict_files(network: Network, paths: Sequence[Path], top: int = 1) -> tuple[list[Prediction], list[str]]:
-    """Ask a network about some pictures.
-
-    Parameters
-    ----------
-    network
-        From :func:`~course_tools.photos.pictures.open_network`.
-    paths
-        Files.
-    top
-        Number of classes that are given for each, at most as many as there are.
-
-    Returns
-    -------
-    predictions
-        One for each file that can be read.
-    left_out
-        One line for each file that cannot.
-
-    Raises
-    ------
-    CourseError
-        If none can be read.
-    """
-
-    def answered(readable: list[Path], pictures: list[Image.Image]) -> list[Prediction]:
-        probabilities = predict(network, pictures)
-        return [Prediction(path, network.best(row, top)) for path, row in zip(readable, probabilities, strict=True)]
-
-    return in_batches(paths, BATCH, answered)
 
 
 def predict(network: Network, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -125,28 +82,28 @@ def predict(network: Network, pictures: Sequence[Image.Image]) -> np.ndarray:
         return model(images).float().softmax(1).cpu().numpy()
 
 
-def as_table(found: Sequence[Prediction]) -> str:
+def as_table(found: Sequence[tuple[Path, Answers]]) -> str:
     """Return a text table with one line per picture."""
-    rows = [[item.path.name, *(f"{name}, {percent(share, 0)}" for name, share in item.answers)] for item in found]
-    heads = ["answer", *(f"then {i}" for i in range(2, len(found[0].answers) + 1))]
+    rows = [[path.name, *(f"{name}, {percent(share, 0)}" for name, share in answers)] for path, answers in found]
+    heads = ["answer", *(f"then {i}" for i in range(2, len(rows[0])))]
     return text_table(["picture", *heads], rows)
 
 
-def as_csv(found: Sequence[Prediction]) -> str:
+def as_csv(found: Sequence[tuple[Path, Answers]]) -> str:
     """Return a row per picture and class: file, place (1 is the most probable), class, probability."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "place", "class", "probability"])
-    for item in found:
-        writer.writerows([item.path, i, name, f"{share:.6f}"] for i, (name, share) in enumerate(item.answers, 1))
+    for path, answers in found:
+        writer.writerows([path, i, name, f"{share:.6f}"] for i, (name, share) in enumerate(answers, 1))
     return text.getvalue()
 
 
-def as_json(found: Sequence[Prediction], left_out: Sequence[str]) -> str:
+def as_json(found: Sequence[tuple[Path, Answers]], left_out: Sequence[str]) -> str:
     """Return ``{"pictures": [{"file", "answers": [{"class", "probability"}]}], "left_out": [line]}``."""
     pictures = [
-        {"file": str(item.path), "answers": [{"class": name, "probability": share} for name, share in item.answers]}
-        for item in found
+        {"file": str(path), "answers": [{"class": name, "probability": share} for name, share in answers]}
+        for path, answers in found
     ]
     return json.dumps({"pictures": pictures, "left_out": list(left_out)}, indent=1, ensure_ascii=False)
 

@@ -201,7 +201,7 @@ def test_files_folders_and_equal_names(tmp_path):
 
 def test_an_empty_map_is_said(tmp_path):
     grey = Image.new("RGB", (8, 8))
-    item = explain_command.Explained(tmp_path / "x.png", grey, grey, (("cat", 0.9), ("dog", 0.1)), "dog", empty=True)
+    item = tmp_path / "x.png", explain_command.Explained(grey, grey, (("cat", 0.9), ("dog", 0.1)), "dog", empty=True)
     found = Page(render_page("explain.html", shown=[item], left_out=[], how="net"))
     assert found.alts[1] == "x.png: nothing speaks for dog: the map is empty"
     assert "x.png: cat 90 %, dog 10 %; nothing speaks for dog: the map is empty." in found.text
@@ -212,7 +212,7 @@ def test_names_are_shown_as_they_are_written(tmp_path):
     """No name can become a part of the page."""
     grey = Image.new("RGB", (8, 8))
     name = "<i title=\"x\"> & 'y'"
-    item = explain_command.Explained(tmp_path / f"{name}.png", grey, grey, ((name, 1.0),), name, empty=False)
+    item = tmp_path / f"{name}.png", explain_command.Explained(grey, grey, ((name, 1.0),), name, empty=False)
     text = render_page("explain.html", shown=[item], left_out=[f"{name} was left out"], how=name)
     found = Page(text)
     assert "<i" not in text.replace("<img", "")
