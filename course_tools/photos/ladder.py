@@ -295,11 +295,11 @@ class LadderRunner:
         CourseError
             If it gave no result, for instance because training diverged.
         """
-        kept = self.store.load_result(self.name, rung.name, self.weights)
+        kept = self.store.load(self.name, rung.name, self.weights)
         if kept is not None:
             return kept, True
         result = self._run(rung)
-        self.store.save_result(result, self.weights)
+        self.store.save(result, self.weights)
         return result, False
 
     def _run(self, rung: Rung) -> RungResult:
@@ -374,14 +374,13 @@ class LadderRunner:
 
     def test_once(self, chosen: RungResult) -> Report:
         """Return the answers of the chosen network to the test pictures; they are kept, and asked for only once."""
-        name = slug(f"test-{chosen.name}")
-        kept = self.store.load(name, "test")
-        if kept is not None and kept[0].get("run") == chosen.run:
-            return kept[1]
+        kept = self.store.load(chosen.model, chosen.rung, self.weights, "test")
+        if kept is not None and kept.run == chosen.run:
+            return kept.report
         record = load_run(chosen.run)
         answers = evaluate(record.model().to(self.budget.device), self.prepared.test)
         report = report_on(self.splits, "test", answers.probabilities)
-        self.store.save(name, {"run": chosen.run}, report)
+        self.store.save(dataclasses.replace(chosen, report=report), self.weights, "test")
         add_report(record.folder, answers)
         return report
 

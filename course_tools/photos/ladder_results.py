@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -163,8 +162,6 @@ def choose(results: Sequence[RungResult]) -> RungResult:
 class ResultStore:
     """The folder in which finished rungs are kept: one safetensors file each, with its facts in the header.
 
-    A file that is damaged or belongs to something else counts as missing.
-
     Parameters
     ----------
     folder
@@ -176,45 +173,34 @@ class ResultStore:
     def __init__(self, folder: Path, splits: Splits) -> None:
         self.folder, self.splits = folder, splits
 
-    def save(self, name: str, facts: dict[str, Any], report: Report) -> None:
-        """Write facts (plain data) and the answers of a report under a name."""
-        probabilities = np.ascontiguousarray(report.probabilities)
-        header = {"format": FORMAT, "sha256": _sha256(probabilities), "facts": facts}
+    def save(self, result: RungResult, weights: str, split: str = "val") -> None:
+        """Keep a result whose report is on `split`; `weights` is the fingerprint of the pre-trained weights."""
+        probabilities = np.ascontiguousarray(result.report.probabilities)
+        facts = {key: value for key, value in vars(result).items() if key != "report"}
+        header = {"format": FORMAT, "weights": weights, "sha256": _sha256(probabilities), "facts": facts}
         content = save({"probabilities": probabilities}, {"ladder": json.dumps(header)})
-        with written_whole(self._path(name)) as beside:
+        with written_whole(self._path(split, result.name)) as beside:
             beside.write_bytes(content)
 
-    def load(self, name: str, split: str) -> tuple[dict[str, Any], Report] | None:
-        """Return what was saved under a name, as answers to `split`; None if nothing was, or it is damaged."""
+    def load(self, model: str, rung: str, weights: str, split: str = "val") -> RungResult | None:
+        """Return a result that was kept; None if there is none, it is damaged, or its network is gone."""
         try:
-            with safe_open(self._path(name), framework="numpy") as file:
+            with safe_open(self._path(split, f"{model}, {rung}"), framework="numpy") as file:
                 header = json.loads(file.metadata()["ladder"])
                 probabilities = file.get_tensor("probabilities")
-            if (header["format"], header["sha256"]) != (FORMAT, _sha256(probabilities)):
+            if (header["format"], header["weights"], header["sha256"]) != (FORMAT, weights, _sha256(probabilities)):
                 return None
-            return header["facts"], report_on(self.splits, split, probabilities)
+            result = RungResult(report=report_on(self.splits, split, probabilities), **header["facts"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, CourseError):
             return None
-
-    def save_result(self, result: RungResult, weights: str) -> None:
-        """Keep a result; `weights` is the fingerprint of the weights that the rung began with."""
-        facts = {key: value for key, value in vars(result).items() if key != "report"}
-        self.save(slug(result.name), facts | {"weights": weights}, result.report)
-
-    def load_result(self, model: str, rung: str, weights: str) -> RungResult | None:
-        """Return the result of a rung that was finished before; None if there is none, or its network is gone."""
-        found = self.load(slug(f"{model}, {rung}"), "val")
-        if found is None or found[0].pop("weights", None) != weights:
-            return None
-        result = RungResult(report=found[1], **found[0])
         return result if result.run is None or _has_network(result.run) else None
 
     def tested(self) -> list[str]:
         """Return the names under which answers to the test pictures are kept."""
         return sorted(path.stem for path in self.folder.glob("test-*.safetensors"))
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
+    def _path(self, split: str, name: str) -> Path:
+        return self.folder / f"{split}-{slug(name)}.safetensors"
 
 
 def report_on(splits: Splits, split: str, probabilities: np.ndarray) -> Report:

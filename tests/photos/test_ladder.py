@@ -213,8 +213,8 @@ def test_what_is_damaged_or_gone_is_run_again(measured, splits, tmp_path, damage
     store = ResultStore(tmp_path / found.folder.name, splits)
     shutil.copytree(found.folder, store.folder)
     weights = LadderRunner(NAME, splits, found.budget, store).weights
-    assert store.load_result(NAME, PROBE.name, weights) is not None
-    path = store.folder / "resnet18_mini-linear-probe.safetensors"
+    assert store.load(NAME, PROBE.name, weights) is not None
+    path = store.folder / "val-resnet18_mini-linear-probe.safetensors"
     content = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(content[:-3])
@@ -226,7 +226,7 @@ def test_what_is_damaged_or_gone_is_run_again(measured, splits, tmp_path, damage
         monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "other runs"))
     else:
         weights = "0" * 64
-    assert store.load_result(NAME, PROBE.name, weights) is None
+    assert store.load(NAME, PROBE.name, weights) is None
 
 
 def test_rungs_that_augment_read_stored_pixels(splits, tmp_path, monkeypatch, capsys):
@@ -264,7 +264,7 @@ def test_a_rung_that_diverges_is_told_and_the_others_go_on(splits, tmp_path, mon
         raise TrainingDiverged("The loss became nan in epoch 1.", None)
 
     shutil.copytree(measured[0].folder, tmp_path / measured[0].folder.name)
-    (tmp_path / measured[0].folder.name / "resnet18_mini-last-block.safetensors").unlink()
+    (tmp_path / measured[0].folder.name / "val-resnet18_mini-last-block.safetensors").unlink()
     monkeypatch.setattr(ladder, "fit", diverge)
     found = measure(splits, [NAME], Budget(epochs=1), tmp_path, lambda _: None, SHORT)
     assert found.failures == {"resnet18_mini, last block": "The loss became nan in epoch 1."}
