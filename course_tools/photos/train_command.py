@@ -122,13 +122,12 @@ def _print_run(run: Run, splits: Splits) -> None:
 
 
 def _print_stop(stop: KeyboardInterrupt, splits: Splits, resumable: bool) -> None:
-    run: Run | None = getattr(stop, "run", None)  # fit gives it; a Stop before or after the epochs has none
-    if run is not None and run.history:
+    run: Run | None = getattr(stop, "run", None)  # fit adds it; a Stop while pictures are prepared has none
+    if run is None or not run.history:
+        how = "begins anew, because no epoch was finished"
+    else:
         _print_run(run, splits)
         how = "goes on behind the last finished epoch" if resumable else "begins anew, because of --no-checkpoint"
-    else:
-        print("No epoch was finished.")
-        how = "begins anew"
     print(f"Stopped. The same command {how}.", file=sys.stderr)
 
 

@@ -122,7 +122,7 @@ def test_a_stop_keeps_the_run_and_is_passed_on(photos, monkeypatch, capsys, fini
     (record,) = list_runs()
     assert record.status == "interrupted" and len(record.history) == finished and "Test" not in told.out
     if not finished:
-        assert told.out.endswith("No epoch was finished.\n") and "The same command begins anew." in told.err
+        assert "Stopped. The same command begins anew, because no epoch was finished." in told.err
         return
     assert "interrupted, best epoch 1: validation " in told.out and f"--run {record.id}" in told.out
     assert "Stopped. The same command goes on behind the last finished epoch." in told.err
