@@ -8,22 +8,28 @@ course ladder labels.csv --epochs 10 --out my.html a list of files and labels
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from course_tools.photos.ladder import PROBE, Budget, Ladder, measure
+from course_tools.photos.ladder_report import report_page
+from course_tools.photos.ladder_results import STEP_COLUMNS
 from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
-
-if TYPE_CHECKING:
-    from course_tools.photos.ladder import Ladder
+from course_utils.common.tables import text_table
+from course_utils.datasets import open_dataset
+from course_utils.evaluation import interval_text
+from course_utils.fine_tuning import FEATURE_EXTRACTION
+from course_utils.pretrained_models import available_models, weights_entry
+from course_utils.settings import load_settings
+from course_utils.transforms import train_transform
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The options of ``course ladder``."""
+    """Return the parser of ``course ladder``."""
     parser = OneLineParser(prog="course ladder", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("data", help="pets, hymenoptera, a folder of photos, or a .csv file of files and labels")
     parser.add_argument(
@@ -38,23 +44,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when the report is written, also where pictures are broken: they are listed.
+    """Run the command; return 0 when the report is written, also where pictures are broken: they are listed.
 
     Raises
     ------
     CourseError
         For data, families or an output that cannot be used, or when no rung gave a network.
     KeyboardInterrupt
-        When it was stopped, after a line about how to go on.
+        When it was stopped, after a line that says what is finished and how to go on.
     """
     options = make_parser().parse_args(arguments)
-    from course_tools.photos.ladder import Budget, measure, networks, steps_table
-    from course_tools.photos.ladder_report import report_page
-    from course_utils.datasets import open_dataset
-    from course_utils.pretrained_models import weights_entry
-    from course_utils.settings import load_settings
-    from course_utils.transforms import train_transform
-
     settings = load_settings()
     models = networks([word for word in options.families.split(",") if word], settings.models)
     train_transform(weights_entry(models[0]), options.augment)  # complains of an unknown word before any work
@@ -65,49 +64,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise CourseError(f"--out {str(out)!r} is a folder: give the name of a file, such as report.html.")
     print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary(len(splits.quarantine))}\n", flush=True)
     budget = Budget(options.epochs, options.batch_size, seed, options.augment, settings.device)
-    try:
-        ladder = measure(splits, models, budget, settings.cache / "ladders", say=_say)
-    except KeyboardInterrupt:
-        print("\nStopped. What is finished is kept: the same command goes on from there.", file=sys.stderr)
-        raise
+    ladder = measure(splits, models, budget, settings.cache / "ladders", functools.partial(print, flush=True))
     with written_whole(out) as beside:
         beside.write_text(report_page(ladder), encoding="utf-8")
-    print(f"\n{ladder}\n")
-    print(f"{steps_table(ladder.steps)}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
+    steps = text_table(STEP_COLUMNS, [step.row() for step in ladder.steps])
+    print(f"\n{ladder}\n\n{steps}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
     return 0
 
 
+def networks(words: Sequence[str], families: Mapping[str, str]) -> list[str]:
+    """Return the names of networks that somebody asked for by families, names of networks, or ``"all"``.
+
+    Parameters
+    ----------
+    words
+        Words that were given.
+    families
+        Family → network, as ``settings.models``.
+
+    Raises
+    ------
+    CourseError
+        For a word that is neither, or no word at all.
+
+    Examples
+    --------
+    >>> networks(["vgg", "resnet50"], {"vgg": "vgg16"})
+    ['vgg16', 'resnet50']
+    """
+    known, found = set(available_models()), []
+    for word in words:
+        if word != "all" and word not in families and word not in known:
+            raise CourseError(
+                f"There is no family or network {word!r}. The families are {', '.join(families)} (or all of them: "
+                "all); a network such as resnet50 does too."
+            )
+        found += families.values() if word == "all" else [families.get(word, word)]
+    if not found:
+        raise CourseError(f"No family was named. Choose from {', '.join(families)}, or all.")
+    return list(dict.fromkeys(found))
+
+
 def closing_lines(ladder: Ladder, data: str) -> str:
-    """Which network was chosen, what it reaches, what was found among the pictures, and how to go on.
+    """Return which network was chosen, what it reaches, what was found among the pictures, and how to go on.
 
     Parameters
     ----------
     ladder
         From :func:`~course_tools.photos.ladder.measure`.
     data
-        As it was given to the command.
+        Data set as it was given to the command.
     """
-    from course_utils.evaluation import interval_text
-
     chosen, audit = ladder.chosen, ladder.audit
     twice = len(audit.copies) + len(audit.duplicates.pairs)
-    run = chosen.run.rpartition("-")[2]
     return "\n".join(
         [
             f"Chosen on validation: {chosen.name}. Test: {interval_text(ladder.test.right, len(ladder.test.labels))}.",
             f"Pictures in two splits: {twice}. Labels to look at: {len(audit.suspects)}. "
             f"Files left out: {len(ladder.splits.quarantine)}.",
-            f"Use it: course predict PICTURE --run {run}",
+            f"Use it: course predict PICTURE --run {chosen.run_id}",
             f"Train such a network anew, for longer: {train_command(ladder, data)}",
         ]
     )
 
 
 def train_command(ladder: Ladder, data: str) -> str:
-    """The ``course train`` command for the network and the rung that were chosen, with twice the epochs."""
-    from course_tools.photos.ladder import PROBE
-    from course_utils.fine_tuning import FEATURE_EXTRACTION
-
+    """Return the ``course train`` command for the network and the rung that were chosen, with twice the epochs."""
     chosen, budget = ladder.chosen, ladder.budget
     # The probe is feature extraction that is solved at once instead of trained.
     rung = FEATURE_EXTRACTION.name if chosen.rung == PROBE.name else chosen.rung
@@ -115,7 +137,3 @@ def train_command(ladder: Ladder, data: str) -> str:
     words += ["--epochs", str(2 * budget.epochs), "--batch-size", str(budget.batch_size)]
     words += ["--augment", budget.augment] if budget.augment != "none" else []
     return shlex.join(words)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

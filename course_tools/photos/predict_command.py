@@ -3,6 +3,9 @@
 course predict photos/ --run 3f9a                      a network of one's own, by its run
 course predict a.jpg b.jpg --run 3f9a --csv found.csv  into a file for a spreadsheet
 course predict a.jpg --json                            the network of the settings, for another program
+
+A broken file is left out and the other pictures are answered. One line on stderr names the file and the reason (with
+--json it is also listed under "left_out"), and the exit code is 1. Only if no file can be read is it an error.
 """
 
 from __future__ import annotations
@@ -13,47 +16,34 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from course_tools.photos.explain_command import Network, batched, open_network, percent, picture_files, read_pictures
+import numpy as np
+import torch
+from PIL import Image
+
+from course_tools.photos.pictures import (
+    Answers,
+    Network,
+    add_picture_arguments,
+    in_batches,
+    open_network,
+    picture_files,
+    print_left_out,
+)
 from course_utils.common.command_line import OneLineParser, at_least_one, exit_code
-from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
-from course_utils.common.progress import progress
-from course_utils.common.tables import text_table
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
+from course_utils.common.state import evaluating
+from course_utils.common.tables import percent, text_table
+from course_utils.transforms import eval_transform
 
 BATCH = 32
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says about one picture.
-
-    Parameters
-    ----------
-    path
-        Of the picture.
-    answers
-        Names and probabilities of the most probable classes, falling.
-    """
-
-    path: Path
-    answers: tuple[tuple[str, float], ...]
-
-
 def make_parser() -> argparse.ArgumentParser:
-    """The options of ``course predict``."""
+    """Return the parser of ``course predict``."""
     parser = OneLineParser(prog="course predict", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--run", metavar="RUN", help="a network of your own: a name from `course runs`")
-    which.add_argument("--model", metavar="NAME", help="a pre-trained network (default: the one of the settings)")
+    add_picture_arguments(parser)
     parser.add_argument("--top", type=at_least_one, default=1, metavar="N", help="how many classes (default 1)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per picture and class")
     parser.add_argument("--json", action="store_true", help="print what a program can read")
@@ -61,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when every picture was answered, 1 when some could not be read: they are named.
+    """Run the command; return 0 when every picture was answered, 1 when broken files were left out.
 
     Raises
     ------
@@ -70,49 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     paths = picture_files(options.pictures)
-    found, failures = predict_files(open_network(options.model, options.run), paths, options.top)
-    if not found:
-        raise CourseError(f"None of the {len(paths)} pictures could be read. {' '.join(failures[:3])}")
+    network = open_network(options.model, options.run)
+
+    def answers(pictures: list[Image.Image]) -> list[Answers]:
+        return [network.best(probabilities, options.top) for probabilities in predict(network, pictures)]
+
+    found, left_out = in_batches(paths, BATCH, answers)  # a broken file becomes a line of left_out
     if options.csv is not None:
         with written_whole(options.csv) as beside:
             beside.write_text(as_csv(found), encoding="utf-8", newline="")
-    print(as_json(found, failures) if options.json else as_table(found))
-    for failure in failures:
-        print(failure, file=sys.stderr)
-    return 1 if failures else 0
-
-
-def predict_files(network: Network, paths: Sequence[Path], top: int = 1) -> tuple[list[Prediction], list[str]]:
-    """Ask a network about some pictures; those that cannot be read are told by a line each.
-
-    Parameters
-    ----------
-    network
-        From :func:`~course_tools.photos.explain_command.open_network`.
-    paths
-        Files.
-    top
-        How many classes are given for each, at most as many as there are.
-    """
-    found, failures = [], []
-    for batch in progress(list(batched(paths, BATCH)), "looking at the pictures"):
-        readable, pictures, unreadable = read_pictures(batch)
-        failures += unreadable
-        if not pictures:
-            continue
-        for path, probabilities in zip(readable, predict(network, pictures), strict=True):
-            best = (-probabilities).argsort(kind="stable")[:top]
-            found.append(Prediction(path, tuple((network.classes[k], float(probabilities[k])) for k in best)))
-    return found, failures
+    print(as_json(found, left_out) if options.json else as_table(found))
+    return print_left_out(left_out)
 
 
 def predict(network: Network, pictures: Sequence[Image.Image]) -> np.ndarray:
-    """Probabilities ``(N, C)`` of N pictures, prepared as the network's weights ask for."""
-    import torch
-
-    from course_utils.common.state import evaluating
-    from course_utils.transforms import eval_transform
-
+    """Return the probabilities ``(N, C)`` of N pictures, prepared as the network's weights ask for."""
     prepare = eval_transform(network.weights)
     device = next(network.model.parameters()).device
     with evaluating(network.model) as model:
@@ -120,33 +82,30 @@ def predict(network: Network, pictures: Sequence[Image.Image]) -> np.ndarray:
         return model(images).float().softmax(1).cpu().numpy()
 
 
-def as_table(found: Sequence[Prediction]) -> str:
-    """One line per picture."""
-    rows = [[item.path.name, *(f"{name}, {percent(share)}" for name, share in item.answers)] for item in found]
-    heads = ["answer", *(f"then {i}" for i in range(2, len(found[0].answers) + 1))]
+def as_table(found: Sequence[tuple[Path, Answers]]) -> str:
+    """Return a text table with one line per picture."""
+    rows = [[path.name, *(f"{name}, {percent(share, 0)}" for name, share in answers)] for path, answers in found]
+    heads = ["answer", *(f"then {i}" for i in range(2, len(rows[0])))]
     return text_table(["picture", *heads], rows)
 
 
-def as_csv(found: Sequence[Prediction]) -> str:
-    """A row per picture and class: file, place (1 is the most probable), class, probability."""
+def as_csv(found: Sequence[tuple[Path, Answers]]) -> str:
+    """Return a row per picture and class: file, place (1 is the most probable), class, probability."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "place", "class", "probability"])
-    for item in found:
-        writer.writerows([item.path, i, name, f"{share:.6f}"] for i, (name, share) in enumerate(item.answers, 1))
+    for path, answers in found:
+        writer.writerows([path, i, name, f"{share:.6f}"] for i, (name, share) in enumerate(answers, 1))
     return text.getvalue()
 
 
-def as_json(found: Sequence[Prediction], failures: Sequence[str]) -> str:
-    """``{"pictures": [{"file", "answers": [{"class", "probability"}]}], "left_out": [line]}``."""
+def as_json(found: Sequence[tuple[Path, Answers]], left_out: Sequence[str]) -> str:
+    """Return ``{"pictures": [{"file", "answers": [{"class", "probability"}]}], "left_out": [line]}``."""
     pictures = [
-        {
-            "file": str(item.path),
-            "answers": [{"class": name, "probability": share} for name, share in item.answers],
-        }
-        for item in found
+        {"file": str(path), "answers": [{"class": name, "probability": share} for name, share in answers]}
+        for path, answers in found
     ]
-    return json.dumps({"pictures": pictures, "left_out": list(failures)}, indent=1, ensure_ascii=False)
+    return json.dumps({"pictures": pictures, "left_out": list(left_out)}, indent=1, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,22 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from course_utils.common.command_line import OneLineParser, at_least_one, exit_code, from_zero
 from course_utils.common.errors import CourseError
-
-if TYPE_CHECKING:
-    from course_utils.datasets import Splits
-    from course_utils.fine_tuning import Strategy
-    from course_utils.training import Run
+from course_utils.datasets import Splits, in_memory_if_it_fits, open_dataset
+from course_utils.engine.pixel_store import training_pictures
+from course_utils.engine.runs import add_report
+from course_utils.evaluation import evaluate, interval_text
+from course_utils.fine_tuning import STRATEGIES, Strategy
+from course_utils.pretrained_models import weights_entry
+from course_utils.settings import load_settings
+from course_utils.training import Run, fit
+from course_utils.transforms import eval_transform, train_transform
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The options of ``course train``."""
+    """Return the parser of ``course train``."""
     parser = OneLineParser(prog="course train", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("data", help="pets, hymenoptera, a folder of photos, or a .csv file of files and labels")
     which = parser.add_mutually_exclusive_group()
@@ -49,25 +52,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: 0 when the training ended by itself.
+    """Run the command; return 0 when the training ended by itself.
 
-    On several processes each of them comes here; the first alone prints.
+    Each of several processes runs this; only the first one prints.
 
     Raises
     ------
     CourseError
         For data, a network, a strategy or a setting that cannot be used, and when training diverges.
     KeyboardInterrupt
-        When it was stopped; the run keeps the best weights up to there, and a checkpoint to go on from.
+        When it was stopped, after the first process has printed what there is and how to go on.
     """
     options = make_parser().parse_args(arguments)
-    from course_utils.datasets import in_memory_if_it_fits, open_dataset
-    from course_utils.engine.pixel_store import training_pictures
-    from course_utils.pretrained_models import weights_entry
-    from course_utils.settings import load_settings
-    from course_utils.training import fit
-    from course_utils.transforms import eval_transform, train_transform
-
     first = is_first_process()
     if not first:
         os.environ["COURSE_PROGRESS"] = "0"
@@ -83,37 +79,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first:
         print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary()}\n\n{name}, {strategy.name}", flush=True)
         print(f"{strategy.plan(model)}\n", flush=True)
-    run = fit(
-        model,
-        training_pictures(
-            splits.train, entry, options.augment, epochs=options.epochs, share=0.5, say=None if first else _nothing
-        ),
-        in_memory_if_it_fits(splits.val, 0.5),
-        strategy,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        seed=seed,
-        patience=options.patience,
-        label_smoothing=options.label_smoothing,
-        oversample=options.oversample,
-        num_workers=options.workers,
-        device=options.device,
-        resume=not options.no_checkpoint,
-    )
+    say = None if first else _silent
+    try:
+        run = fit(
+            model,
+            training_pictures(splits.train, entry, options.augment, epochs=options.epochs, share=0.5, say=say),
+            in_memory_if_it_fits(splits.val, 0.5),
+            strategy,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            seed=seed,
+            patience=options.patience,
+            label_smoothing=options.label_smoothing,
+            oversample=options.oversample,
+            num_workers=options.workers,
+            device=options.device,
+            resume=not options.no_checkpoint,
+        )
+    except KeyboardInterrupt as stop:
+        if first:
+            _print_stop(stop, splits, resumable=not options.no_checkpoint)
+        raise
     if first:
-        _tell(run, splits)
-    if run.stopped == "interrupted":
-        if first and not options.no_checkpoint:
-            print("Stopped. The same command goes on behind the last finished epoch.", file=sys.stderr)
-        raise KeyboardInterrupt
+        _print_run(run, splits)
     if options.test and first:
-        _test(model, run, splits)
+        report = evaluate(model, splits.test)
+        add_report(run.folder, report)
+        print(f"\nTest\n{report}")
     return 0
 
 
-def _tell(run: Run, splits: Splits) -> None:
-    from course_utils.evaluation import interval_text
-
+def _print_run(run: Run, splits: Splits) -> None:
     if run.resumed:
         print(f"Went on behind epoch {run.resumed}, where this training had been stopped.")
     print(run)
@@ -121,20 +117,21 @@ def _tell(run: Run, splits: Splits) -> None:
         total = len(splits.val)
         right = round(run.best.val_accuracy * total)
         print(f"\n{run.stopped}, best epoch {run.best.epoch + 1}: validation {interval_text(right, total)}")
-    if run.folder is not None:
-        print(f"Use it: course predict PICTURE --run {run.folder.name.rpartition('-')[2]}", flush=True)
+        if run.folder is not None:
+            print(f"Use it: course predict PICTURE --run {run.folder.name.rpartition('-')[2]}", flush=True)
 
 
-def _test(model: object, run: Run, splits: Splits) -> None:
-    from course_utils.engine.runs import add_report
-    from course_utils.evaluation import evaluate
+def _print_stop(stop: KeyboardInterrupt, splits: Splits, resumable: bool) -> None:
+    run: Run | None = getattr(stop, "run", None)  # fit adds it; a Stop while pictures are prepared has none
+    if run is None or not run.history:
+        how = "begins anew, because no epoch was finished"
+    else:
+        _print_run(run, splits)
+        how = "goes on behind the last finished epoch" if resumable else "begins anew, because of --no-checkpoint"
+    print(f"Stopped. The same command {how}.", file=sys.stderr)
 
-    report = evaluate(model, splits.test)
-    add_report(run.folder, report)
-    print(f"\nTest\n{report}")
 
-
-def _nothing(_: str) -> None:
+def _silent(_: str) -> None:
     pass
 
 
@@ -143,12 +140,12 @@ def _workers(text: str) -> int | str:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that prints, of those that torchrun or ``accelerate launch`` started."""
+    """True in the process that prints, of those that torchrun or ``accelerate launch`` started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def family_network(family: str, models: dict[str, str]) -> str:
-    """The network of a family.
+    """Return the network of a family.
 
     Raises
     ------
@@ -161,15 +158,13 @@ def family_network(family: str, models: dict[str, str]) -> str:
 
 
 def strategy_named(text: str) -> Strategy:
-    """A strategy by its name, ``"last block"`` or ``"last-block"``, or by one word that no other has: ``"full"``.
+    """Return a strategy by its name, ``"last block"`` or ``"last-block"``, or by a word that no other has: ``"full"``.
 
     Raises
     ------
     CourseError
         If there is none, naming all.
     """
-    from course_utils.fine_tuning import STRATEGIES
-
     names = {strategy.name.replace(" ", "-"): strategy for strategy in STRATEGIES}
     wanted = "-".join(text.lower().replace("_", " ").replace("-", " ").split())
     found = [names[wanted]] if wanted in names else [s for name, s in names.items() if wanted in name.split("-")]

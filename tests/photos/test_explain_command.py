@@ -12,7 +12,9 @@ from helpers import ColourPatches, mini
 from PIL import Image
 
 from course_tools.photos import explain_command
-from course_tools.photos.explain_command import class_number, main, page, picture_files
+from course_tools.photos.explain_command import class_number, main
+from course_tools.photos.html_page import render_page
+from course_tools.photos.pictures import open_network, picture_files
 from course_utils.common.errors import CourseError
 from course_utils.data import pets
 from course_utils.engine.runs import load_run
@@ -31,6 +33,7 @@ def _own_folders(tmp_path, monkeypatch):
     for name in ("COURSE_WEIGHTS", "COURSE_DATASET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("COURSE_PROGRESS", "0")
     monkeypatch.setattr("course_utils.settings.best_device", lambda: "cpu")
     monkeypatch.chdir(tmp_path)
 
@@ -80,7 +83,7 @@ def test_pictures_become_overlays_and_a_page(photos, tmp_path, capsys):
     assert "http" not in text and "resnet18_mini, gradcam, last stage with a map" in found.text
 
     image = eval_transform(WEIGHTS)(Image.open(photos / "wide.jpg").convert("RGB"))
-    answer = explain_command.open_network().model.eval()(image[None]).softmax(1)[0].detach()
+    answer = open_network().model.eval()(image[None]).softmax(1)[0].detach()
     name = WEIGHTS.meta["categories"][int(answer.argmax())]
     assert f"wide.jpg: {name} {100 * float(answer.max()):.0f} %" in found.text
     printed = capsys.readouterr().out
@@ -89,7 +92,7 @@ def test_pictures_become_overlays_and_a_page(photos, tmp_path, capsys):
 
 def test_the_overlay_is_the_map_on_the_picture(photos, tmp_path):
     assert main([str(photos / "wide.jpg"), "--class", "5", "--method", "hirescam", "--stage", "layer3"]) == 0
-    network = explain_command.open_network()
+    network = open_network()
     picture = Image.open(photos / "wide.jpg").convert("RGB")
     heat = explain(network.model, eval_transform(WEIGHTS)(picture)[None], 5, "hirescam", "layer3").heat[0]
     changed = np.asarray(Image.open(tmp_path / "explained" / "wide.png"), float)
@@ -112,7 +115,7 @@ def test_a_run_of_ones_own(run, photos, tmp_path, capsys):
     found = Page((tmp_path / "explained" / "index.html").read_text(encoding="utf-8"))
     assert f"resnet18_mini of the run {name}, gradcam" in found.text
     assert found.alts[1] in ("wide.jpg: the map is for green", "wide.jpg: nothing speaks for green: the map is empty")
-    network = explain_command.open_network(run=name)
+    network = open_network(run=name)
     assert network.classes == ("red", "green", "blue")
     weights = {key: value.clone() for key, value in network.model.state_dict().items()}
     best = load_run(name).model().state_dict()
@@ -198,8 +201,22 @@ def test_files_folders_and_equal_names(tmp_path):
 
 def test_an_empty_map_is_said(tmp_path):
     grey = Image.new("RGB", (8, 8))
-    item = explain_command.Explained(tmp_path / "x.png", grey, grey, (("cat", 0.9), ("dog", 0.1)), "dog", empty=True)
-    found = Page(page([item], [], "net"))
+    item = tmp_path / "x.png", explain_command.Explained(grey, grey, (("cat", 0.9), ("dog", 0.1)), "dog", empty=True)
+    found = Page(render_page("explain.html", shown=[item], left_out=[], how="net"))
     assert found.alts[1] == "x.png: nothing speaks for dog: the map is empty"
     assert "x.png: cat 90 %, dog 10 %; nothing speaks for dog: the map is empty." in found.text
     assert explain_command._table([item]).endswith("dog: empty map")
+
+
+def test_names_are_shown_as_they_are_written(tmp_path):
+    """No name can become a part of the page."""
+    grey = Image.new("RGB", (8, 8))
+    name = "<i title=\"x\"> & 'y'"
+    item = tmp_path / f"{name}.png", explain_command.Explained(grey, grey, ((name, 1.0),), name, empty=False)
+    text = render_page("explain.html", shown=[item], left_out=[f"{name} was left out"], how=name)
+    found = Page(text)
+    assert "<i" not in text.replace("<img", "")
+    assert found.text.count(name) == 6 and found.alts == [
+        f"{name}.png, as the network saw it",
+        f"{name}.png: the map is for {name}",
+    ]

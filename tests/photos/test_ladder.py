@@ -12,22 +12,12 @@ from PIL import Image
 from test_explain_command import Page
 
 from course_tools.photos import data_audit, ladder, ladder_command, ladder_report
-from course_tools.photos.ladder import (
-    KNN,
-    PROBE,
-    Budget,
-    Result,
-    Rung,
-    Store,
-    choose,
-    climb,
-    fewest_to_tell,
-    measure,
-    networks,
-    steps,
-)
+from course_tools.photos.ladder import KNN, PROBE, Budget, LadderRunner, Rung, measure
+from course_tools.photos.ladder_command import networks
+from course_tools.photos.ladder_results import ResultStore, RungResult, choose, fewest_to_tell, steps
 from course_tools.photos.train_command import make_parser as make_train_parser
 from course_tools.photos.train_command import strategy_named
+from course_utils.common.command_line import exit_code
 from course_utils.common.errors import CourseError
 from course_utils.data import pets
 from course_utils.datasets import open_dataset
@@ -79,11 +69,27 @@ def splits(photos):
 
 
 @pytest.fixture(scope="module")
-def climbed(splits, tmp_path_factory):
+def measured(splits, tmp_path_factory):
     """A short ladder, with what it said."""
     said = []
     root = tmp_path_factory.mktemp("ladders")
     return measure(splits, [NAME], Budget(epochs=1), root, said.append, SHORT), said, root
+
+
+class Stopped(KeyboardInterrupt):
+    """A Stop that carries the run so far."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+
+def raising_fit(*arguments, **options):
+    """``fit``, which raises at a Stop."""
+    run = fit(*arguments, **options)
+    if run.stopped == "interrupted":
+        raise Stopped(run)
+    return run
 
 
 def numbers(found):
@@ -120,8 +126,8 @@ def test_the_whole_command(photos, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
 
 
-def test_each_rung_has_its_numbers(climbed, splits):
-    found, said, _ = climbed
+def test_each_rung_has_its_numbers(measured, splits):
+    found, said, _ = measured
     assert [result.rung for result in found.results] == ["kNN", "linear probe", "last block"]
     assert [result.trainable for result in found.results] == [0, 435, 653_472 + 435]
     assert all(result.seconds > 0 and result.memory > 5e7 for result in found.results)
@@ -130,9 +136,9 @@ def test_each_rung_has_its_numbers(climbed, splits):
     assert len(found.test.labels) == len(splits.test) and found.looks == 1
 
 
-def test_the_runs_answer_as_the_ladder_says(climbed, splits):
+def test_the_runs_answer_as_the_ladder_says(measured, splits):
     """A probe's run too, though no training left it."""
-    found, _, _ = climbed
+    found, _, _ = measured
     for result in found.results[1:]:
         record = load_run(result.run)
         model = record.model()
@@ -144,24 +150,28 @@ def test_the_runs_answer_as_the_ladder_says(climbed, splits):
     assert load_run(found.chosen.run).test_accuracy == pytest.approx(found.test.accuracy)
 
 
-def test_stopped_in_the_middle_it_goes_on_to_the_same_table(climbed, splits, tmp_path, monkeypatch):
+def test_stopped_in_the_middle_it_goes_on_to_the_same_table(measured, splits, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     said = []
     with monkeypatch.context() as patch:
         patch.setattr(_Trainer, "_train", stop)
+        patch.setattr(ladder, "fit", raising_fit)
         with pytest.raises(KeyboardInterrupt):
             measure(splits, [NAME], Budget(epochs=1), tmp_path, said.append, SHORT)
-    assert len(said) == 2  # kNN and the probe
+    assert len(said) == 3  # kNN, the probe, and the Stop
+    assert said.pop() == (
+        f"Stopped. Finished and kept: 2 of 3 rungs ({NAME}, kNN; {NAME}, linear probe). "
+        "The same command goes on from there."
+    )
     resumed = measure(splits, [NAME], Budget(epochs=1), tmp_path, said.append, SHORT)
     assert [line.endswith("kept from before") for line in said[2:]] == [True, True, False]
-    assert numbers(resumed) == numbers(climbed[0])
+    assert numbers(resumed) == numbers(measured[0])
 
 
 def test_a_rung_stopped_between_two_epochs_goes_on_there(splits, tmp_path, monkeypatch):
     rungs, budget, epochs = SHORT[2:], Budget(epochs=2), []
-    store = Store(tmp_path, splits)
     usual = _Trainer._train
 
     def watched(trainer, epoch):
@@ -171,9 +181,10 @@ def test_a_rung_stopped_between_two_epochs_goes_on_there(splits, tmp_path, monke
         return usual(trainer, epoch)
 
     monkeypatch.setattr(_Trainer, "_train", watched)
+    monkeypatch.setattr(ladder, "fit", raising_fit)
     with pytest.raises(KeyboardInterrupt):
-        climb(splits, [NAME], budget, store, rungs, lambda _: None)
-    (resumed,) = climb(splits, [NAME], budget, store, rungs, lambda _: None).results
+        measure(splits, [NAME], budget, tmp_path, lambda _: None, rungs)
+    (resumed,) = measure(splits, [NAME], budget, tmp_path, lambda _: None, rungs).results
     assert epochs == [0, 1, 1]
     whole = LAST_BLOCK.starting_model(NAME, 3)
     prepare = eval_transform(weights_entry(NAME))
@@ -184,34 +195,38 @@ def test_a_rung_stopped_between_two_epochs_goes_on_there(splits, tmp_path, monke
 
 
 def test_a_stop_is_told_with_what_to_do(photos, tmp_path, monkeypatch, capsys):
+    """Also before the first rung; the exit code is that of Ctrl-C."""
+
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(ladder, "measure", stop)
-    with pytest.raises(KeyboardInterrupt):
-        ladder_command.main([str(photos)])
-    assert "the same command goes on from there" in capsys.readouterr().err
+    monkeypatch.setattr(ladder, "file_digests", stop)
+    assert exit_code(lambda: ladder_command.main([str(photos)])) == 130
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Stopped. Finished and kept: 0 of 6 rungs. The same command goes on from there."
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no json", "other weights", "no run"])
-def test_what_is_damaged_or_gone_is_climbed_again(climbed, splits, tmp_path, damage, monkeypatch):
-    found, _, _ = climbed
-    store = Store(tmp_path / found.folder.name, splits)
+@pytest.mark.parametrize("damage", ["truncated", "no header", "other numbers", "other weights", "no run"])
+def test_what_is_damaged_or_gone_is_run_again(measured, splits, tmp_path, damage, monkeypatch):
+    found, _, _ = measured
+    store = ResultStore(tmp_path / found.folder.name, splits)
     shutil.copytree(found.folder, store.folder)
-    weights = ladder.Climber(NAME, splits, found.budget, store).weights
-    assert store.load_result(NAME, PROBE, weights) is not None
-    stem = "resnet18_mini-linear-probe"
+    weights = LadderRunner(NAME, splits, found.budget, store).weights
+    assert store.load(NAME, PROBE.name, weights) is not None
+    path = store.folder / "val-resnet18_mini-linear-probe.safetensors"
+    content = path.read_bytes()
     if damage == "truncated":
-        path = store.folder / f"{stem}.safetensors"
-        path.write_bytes(path.read_bytes()[:-3])
-    elif damage == "no json":
-        (store.folder / f"{stem}.json").write_text("{", encoding="utf-8")
+        path.write_bytes(content[:-3])
+    elif damage == "no header":
+        path.write_bytes(b"{" + content[1:])
+    elif damage == "other numbers":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "no run":
         monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "other runs"))
     else:
         weights = "0" * 64
-    assert store.load_result(NAME, PROBE, weights) is None
+    assert store.load(NAME, PROBE.name, weights) is None
 
 
 def test_rungs_that_augment_read_stored_pixels(splits, tmp_path, monkeypatch, capsys):
@@ -220,15 +235,15 @@ def test_rungs_that_augment_read_stored_pixels(splits, tmp_path, monkeypatch, ca
     budgets = {augment: Budget(epochs=1, augment=augment) for augment in ("none", "light")}
     kinds = {}
     for augment, budget in budgets.items():
-        climber = ladder.Climber(NAME, splits, budget, Store(tmp_path, splits))
-        kinds[augment] = type(climber.train).__name__
-        assert climber.train is climber.train
+        runner = LadderRunner(NAME, splits, budget, ResultStore(tmp_path, splits))
+        kinds[augment] = type(runner.train).__name__
+        assert runner.train is runner.train
     assert kinds == {"none": "MemoryDataset", "light": "PixelDataset"}
     assert "decoded once" in capsys.readouterr().err
 
 
 def test_other_pictures_and_other_settings_have_a_folder_of_their_own(splits, tmp_path):
-    digests = [str(i) for i in range(len(ladder.all_paths(splits)))]
+    digests = [str(i) for i in range(len(ladder.all_pictures(splits)))]
     folders = {
         ladder.ladder_folder(tmp_path, data, marks, budget)
         for data, marks, budget in [
@@ -244,23 +259,23 @@ def test_other_pictures_and_other_settings_have_a_folder_of_their_own(splits, tm
     assert ladder.ladder_folder(tmp_path, splits, digests, Budget(device="cuda")) in folders
 
 
-def test_a_rung_that_diverges_is_told_and_the_others_go_on(splits, tmp_path, monkeypatch, climbed):
+def test_a_rung_that_diverges_is_told_and_the_others_go_on(splits, tmp_path, monkeypatch, measured):
     def diverge(*_, **__):
         raise TrainingDiverged("The loss became nan in epoch 1.", None)
 
-    shutil.copytree(climbed[0].folder, tmp_path / climbed[0].folder.name)
-    (tmp_path / climbed[0].folder.name / "resnet18_mini-last-block.json").unlink()
+    shutil.copytree(measured[0].folder, tmp_path / measured[0].folder.name)
+    (tmp_path / measured[0].folder.name / "val-resnet18_mini-last-block.safetensors").unlink()
     monkeypatch.setattr(ladder, "fit", diverge)
     found = measure(splits, [NAME], Budget(epochs=1), tmp_path, lambda _: None, SHORT)
     assert found.failures == {"resnet18_mini, last block": "The loss became nan in epoch 1."}
-    assert "last block: no result. The loss became nan in epoch 1." in Page(ladder_report._rungs(found)).text
+    assert "last block: no result. The loss became nan in epoch 1." in Page(ladder_report.report_page(found)).text
 
 
 def answers(right, of=40, run="r"):
     labels = np.zeros(of, int)
     sure = np.where(np.arange(of) < right, 0.9, 0.1)
     report = Report(("a", "b"), labels, np.stack([sure, 1 - sure], 1))
-    return Result("net", f"{right} right", report, 1.0, 1, 1, run)
+    return RungResult("net", f"{right} right", report, 1.0, 1, 1, run)
 
 
 def test_a_step_is_worth_it_when_chance_does_not_explain_it():
@@ -294,9 +309,9 @@ def test_the_choice_is_the_best_network_and_of_equals_the_first():
         choose([yardstick])
 
 
-def test_the_command_to_train_such_a_network_is_one(climbed, tmp_path):
+def test_the_command_to_train_such_a_network_is_one(measured, tmp_path):
     """It is read by the parser of `course train`, for every rung that leaves a network."""
-    found, _, _ = climbed
+    found, _, _ = measured
     strategies = {}
     for rung in ladder.RUNGS[1:]:
         chosen = dataclasses.replace(found.chosen, rung=rung.name)
@@ -311,37 +326,59 @@ def test_the_command_to_train_such_a_network_is_one(climbed, tmp_path):
     assert ladder_command.train_command(found, "pets") in ladder_command.closing_lines(found, "pets")
 
 
-def test_a_second_choice_on_the_same_test_pictures_is_counted(climbed, splits, tmp_path):
-    found, _, _ = climbed
-    store = Store(tmp_path, splits)
-    climber = ladder.Climber(NAME, splits, found.budget, store)
-    first = ladder.test_once(found.results[1], climber, store)
-    assert ladder.test_once(found.results[1], climber, store).probabilities.tobytes() == first.probabilities.tobytes()
-    ladder.test_once(found.results[2], climber, store)
+def test_a_second_choice_on_the_same_test_pictures_is_counted(measured, splits, tmp_path):
+    found, _, _ = measured
+    store = ResultStore(tmp_path, splits)
+    runner = LadderRunner(NAME, splits, found.budget, store)
+    first = runner.test_once(found.results[1])
+    assert runner.test_once(found.results[1]).probabilities.tobytes() == first.probabilities.tobytes()
+    runner.test_once(found.results[2])
     assert len(store.tested()) == 2
-    page = Page(ladder_report._summary(dataclasses.replace(found, looks=2)))
+    page = Page(ladder_report.report_page(dataclasses.replace(found, looks=2)))
     assert "asked for 2 chosen networks by now" in page.text
 
 
-def test_a_report_without_maps_mistakes_or_many_classes(climbed, monkeypatch):
-    found, _, _ = climbed
+def test_a_report_without_maps_mistakes_or_many_classes(measured, monkeypatch):
+    found, _, _ = measured
 
     def fail(*_):
         raise CourseError("no map here")
 
     with monkeypatch.context() as patch:
         patch.setattr(ladder_report, "explain_files", fail)
-        page = Page(ladder_report._mistakes(found))
-    assert len(page.alts) == min(12, len(found.test.mistakes())) > 0
+        page = Page(ladder_report.report_page(found))
+    shown = [alt for alt in page.alts if " taken for " in alt]
+    assert len(shown) == min(12, len(found.test.mistakes())) > 0
     assert "Maps could not be drawn: no map here" in page.text
     perfect = dataclasses.replace(found.test, probabilities=np.eye(3)[found.test.labels])
     nothing = dataclasses.replace(found.audit, suspects=())
-    flawless = dataclasses.replace(found, test=perfect, audit=nothing)
-    assert "None: every test picture was recognised." in ladder_report._mistakes(flawless)
-    assert "No label stands out." in ladder_report._suspects(flawless)
+    flawless = ladder_report.report_page(dataclasses.replace(found, test=perfect, audit=nothing))
+    assert "None: every test picture was recognised." in flawless
+    assert "No label stands out." in flawless
     monkeypatch.setattr(ladder_report, "MANY_CLASSES", 2)
-    page = Page(ladder_report._answers(found.test))
-    assert "The most frequent mix-ups" in page.text and not page.alts
+    page = Page(ladder_report.report_page(found))
+    assert "The most frequent mix-ups" in page.text and not [alt for alt in page.alts if "Confusion" in alt]
+
+
+def test_names_are_shown_as_they_are_written(measured):
+    """Names of classes with signs of HTML in them become text, never a part of the page."""
+    found, _, _ = measured
+    classes = ("<i>cat</i>", 'a & b "c"', "d's")
+    splits = dataclasses.replace(found.splits, classes=classes, name="<i>mine</i>")
+    page = ladder_report.report_page(
+        dataclasses.replace(
+            found,
+            splits=splits,
+            test=dataclasses.replace(found.test, classes=classes),
+            failures={"net, <i>rung</i>": "because a < b & c"},
+        )
+    )
+    assert "<i>" not in page and "&lt;i&gt;cat&lt;/i&gt;" in page
+    shown = Page(page)
+    assert all(shown.text.count(name) >= 1 for name in (*classes, "The ladder on <i>mine</i>"))
+    assert "net, <i>rung</i>: no result. because a < b & c" in shown.text
+    (confusion,) = [alt for alt in shown.alts if alt.startswith("Confusion matrix")]
+    assert "<i>cat</i>" in confusion and 'a & b "c"' in confusion
 
 
 def test_networks_by_family_and_by_name():

@@ -13,9 +13,9 @@ from helpers import ColourPatches, mini
 from PIL import Image
 
 from course_tools.photos import predict_command, train_command
-from course_tools.photos.explain_command import Network, open_network
+from course_tools.photos.pictures import Network, open_network
 from course_tools.photos.train_command import family_network, strategy_named
-from course_utils import training
+from course_utils.common.command_line import exit_code
 from course_utils.common.errors import CourseError
 from course_utils.data import pets
 from course_utils.datasets import in_memory_if_it_fits, open_dataset
@@ -23,7 +23,7 @@ from course_utils.engine.pixel_store import PixelDataset
 from course_utils.engine.runs import list_runs, load_run
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, LAST_BLOCK, STRATEGIES
 from course_utils.mini.networks import ResNet18_Mini_Weights
-from course_utils.training import fit
+from course_utils.training import _Trainer, fit
 from course_utils.transforms import eval_transform
 
 WEIGHTS = ResNet18_Mini_Weights.TINY_IMAGENET
@@ -71,7 +71,7 @@ def test_changed_pictures_come_from_a_store_where_that_pays(photos, tmp_path, mo
         seen.append(train)
         return fit(model, train, *rest, **options)
 
-    monkeypatch.setattr(training, "fit", watched)
+    monkeypatch.setattr(train_command, "fit", watched)
     command = [str(photos), "--strategy", "last-block", "--epochs", "1", "--augment", "light", "--device", "cpu"]
     assert train_command.main(command) == 0
     assert type(seen[0]) is PixelDataset and "decoded once" in capsys.readouterr().err
@@ -88,14 +88,56 @@ def test_only_the_first_process_prints_and_tests(photos, monkeypatch, capsys):
     assert list_runs()[0].test_accuracy is None
 
 
-def test_a_stop_keeps_the_run_and_is_passed_on(photos, monkeypatch, capsys):
-    def stop(*_):
-        raise KeyboardInterrupt
+class Stopped(KeyboardInterrupt):
+    """A Stop that carries the run so far."""
 
-    monkeypatch.setattr("course_utils.training._Trainer._train", stop)
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+
+def raising_fit(*arguments, **options):
+    """``fit``, which raises at a Stop."""
+    run = fit(*arguments, **options)
+    if run.stopped == "interrupted":
+        raise Stopped(run)
+    return run
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_stop_keeps_the_run_and_is_passed_on(photos, monkeypatch, capsys, finished):
+    usual = _Trainer._train
+
+    def stop(trainer, epoch):
+        if epoch == finished:
+            raise KeyboardInterrupt
+        return usual(trainer, epoch)
+
+    command = [str(photos), "--strategy", "last-block", "--epochs", "2", "--device", "cpu", "--test"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_Trainer, "_train", stop)
+        patch.setattr(train_command, "fit", raising_fit)
+        assert exit_code(lambda: train_command.main(command)) == 130
+    told = capsys.readouterr()
+    (record,) = list_runs()
+    assert record.status == "interrupted" and len(record.history) == finished and "Test" not in told.out
+    if not finished:
+        assert "Stopped. The same command begins anew, because no epoch was finished." in told.err
+        return
+    assert "interrupted, best epoch 1: validation " in told.out and f"--run {record.id}" in told.out
+    assert "Stopped. The same command goes on behind the last finished epoch." in told.err
+    assert train_command.main(command) == 0
+    assert "Went on behind epoch 1, where this training had been stopped." in capsys.readouterr().out
+
+
+def test_a_stop_without_a_checkpoint_begins_anew(photos, monkeypatch, capsys):
+    def stop(*arguments, **options):
+        raise Stopped(fit(*arguments, **options))
+
+    monkeypatch.setattr(train_command, "fit", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_command.main([str(photos), "--epochs", "1", "--test"])
-    assert list_runs()[0].status == "interrupted" and "Test" not in capsys.readouterr().out
+        train_command.main([str(photos), "--strategy", "last-block", "--epochs", "1", "--no-checkpoint"])
+    assert "The same command begins anew, because of --no-checkpoint." in capsys.readouterr().err
 
 
 def test_strategies_by_name():

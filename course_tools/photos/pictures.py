@@ -1,0 +1,175 @@
+"""Picture files and a network to show them to: what ``course predict`` and ``course explain`` share.
+
+A file that cannot be read as a picture never stops a command: :func:`in_batches` leaves it out and returns a line about
+it, which the command prints on stderr before it ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from course_utils.common.errors import CourseError
+from course_utils.common.progress import progress
+from course_utils.engine.runs import load_run
+from course_utils.pretrained_models import last_layer, load_pretrained, weights_entry
+from course_utils.settings import load_settings
+from course_utils.transforms import load_picture
+
+T = TypeVar("T")
+Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, the most probable first
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, and what is needed to show it a picture and to read its answer.
+
+    Parameters
+    ----------
+    name
+        Name for people.
+    model
+        The network, on its device.
+    classes
+        Names of its outputs.
+    weights
+        Weights entry that says how pictures are prepared.
+    """
+
+    name: str
+    model: nn.Module
+    classes: tuple[str, ...]
+    weights: Any
+
+    def best(self, probabilities: np.ndarray, count: int) -> Answers:
+        """Return the `count` most probable classes; `probabilities` is ``(C,)``."""
+        order = (-probabilities).argsort(kind="stable")[:count]
+        return tuple((self.classes[k], float(probabilities[k])) for k in order)
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose the pictures and the network."""
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--run", metavar="RUN", help="a network of your own: a name from `course runs`")
+    which.add_argument("--model", metavar="NAME", help="a pre-trained network (default: the one of the settings)")
+
+
+def open_network(model: str | None = None, run: str | None = None) -> Network:
+    """Return a pre-trained network, or one that was trained with ``fit``, on the best device.
+
+    Parameters
+    ----------
+    model
+        Name that ``load_pretrained`` knows; None for the network of the settings.
+    run
+        Name that ``load_run`` knows, instead of `model`. Pictures are prepared as the default weights of its network
+        ask for.
+
+    Raises
+    ------
+    CourseError
+        For an unknown name or run, or a run without weights.
+    """
+    settings = load_settings()
+    network = _trained_network(run) if run is not None else _pretrained_network(model or settings.model)
+    network.model.to(settings.device)
+    return network
+
+
+def _pretrained_network(name: str) -> Network:
+    entry = weights_entry(name)
+    return Network(name, load_pretrained(name), tuple(entry.meta["categories"]), entry)
+
+
+def _trained_network(name: str) -> Network:
+    record = load_run(name)
+    model = record.model()
+    outputs = last_layer(model).out_features
+    classes = tuple(record.facts["data"]["val"]["classes"] or ())
+    # Some data sets do not know the names of their classes; then they have only numbers.
+    names = classes if len(classes) == outputs else tuple(f"class {i}" for i in range(outputs))
+    return Network(f"{record.model_text} of the run {record.name}", model, names, weights_entry(record.model_text))
+
+
+def picture_files(given: Sequence[Path]) -> list[Path]:
+    """Return the files that were given, and for each folder the visible files in it, sorted.
+
+    Raises
+    ------
+    CourseError
+        If something does not exist, or a folder has no file.
+    """
+    files: list[Path] = []
+    for path in given:
+        path = path.expanduser()
+        if not path.exists():
+            raise CourseError(f"There is no picture {str(path)!r}. Give files, or folders that hold pictures.")
+        inside = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".") if path.is_dir() else [path]
+        if not inside:
+            raise CourseError(f"The folder {str(path)!r} holds no file. Give pictures, or a folder that holds some.")
+        files += inside
+    return files
+
+
+def in_batches(
+    paths: Sequence[Path], size: int, work: Callable[[list[Image.Image]], list[T]]
+) -> tuple[list[tuple[Path, T]], list[str]]:
+    """Read pictures and do something with them, a batch at a time; leave out files that cannot be read.
+
+    Parameters
+    ----------
+    paths
+        Files.
+    size
+        Number of files in a batch, at least 1.
+    work
+        Function of the RGB pictures of a batch; it returns one item for each.
+
+    Returns
+    -------
+    items
+        Each readable file with its item, in the order of the files.
+    left_out
+        One line for each file that could not be read: its path, and why.
+
+    Raises
+    ------
+    CourseError
+        If not a single file could be read.
+    """
+    items: list[tuple[Path, T]] = []
+    left_out: list[str] = []
+    for start in progress(range(0, len(paths), size), "looking at the pictures"):
+        readable, pictures = [], []
+        for path in paths[start : start + size]:
+            try:
+                pictures.append(load_picture(path))
+                readable.append(path)
+            except CourseError as error:
+                left_out.append(_reason(path, error))
+        if pictures:
+            items += zip(readable, work(pictures), strict=True)
+    if not items:
+        raise CourseError(f"None of the {len(paths)} pictures could be read. {' '.join(left_out[:3])}")
+    return items, left_out
+
+
+def _reason(path: Path, error: CourseError) -> str:
+    cause = error.__cause__
+    return f"{path} was left out: {getattr(cause, 'strerror', None) or cause or error}."
+
+
+def print_left_out(left_out: Sequence[str]) -> int:
+    """Print the lines about files that were left out on stderr; return the exit code: 1 if there are any, else 0."""
+    for line in left_out:
+        print(line, file=sys.stderr)
+    return 1 if left_out else 0
