@@ -1,16 +1,20 @@
 """The day pages: every link leads somewhere, nothing of the brief is lost, numbers and pictures are those measured."""
 
+import html
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from helpers import mini, on_meta
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
 from course_tools.authoring import blog, pages
 from course_tools.authoring.blog import FIGURES, NUMBERS, BlogFigure, Printed
+from course_tools.authoring.formulas import mathml
 from course_tools.authoring.notebooks import read_notebook, write_notebook
 from course_utils.common.errors import CourseError
 
@@ -283,15 +287,83 @@ def test_what_cannot_be_found_is_named(project, monkeypatch):
         blog.picture_of(FIGURES[0], project)
 
 
-def test_every_formula_of_the_notebooks_is_drawn():
-    """A bracket with a size of its own, which matplotlib does not know, showed the learner the source."""
-    drawn = pages.formula(r"\mathrm{ReLU}\Big(\sum_k \alpha_k^c A^k\Big)")
-    assert drawn.startswith("<img") and r"\Big(" in drawn  # in the alt text the source stays
-    assert pages.formula(r"\bigotimes_k A^k \nosuchthing").startswith("<code>")
-    assert pages.formula(r"\bigcup_k A^k").startswith("<img")  # a symbol whose name begins like a size
-    formulas = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
-    for day in DAYS:
-        notebook = read_notebook(ROOT / "notebooks" / f"{day}.ipynb")
-        for text in (cell.source for cell in notebook.cells if cell.cell_type == "markdown"):
-            for block, inline in formulas.findall(text):
-                assert pages.formula(block or inline).startswith("<img"), block or inline
+# --- formulas ----------------------------------------------------------------------------------------------------
+
+
+def formulas_of(text):
+    """LaTeX and True for a display, of each formula in a Markdown text."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+(?:\n[^$\n]+)?)\$", text, re.DOTALL)
+    return [(block or inline, bool(block)) for block, inline in found]
+
+
+def markdown_cells(day):
+    notebook = read_notebook(ROOT / "notebooks" / f"{day}.ipynb")
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def letters(text):
+    return sorted(re.findall(r"[A-Za-z0-9]", text))
+
+
+def test_every_formula_of_notebooks_and_answers_becomes_mathml():
+    texts = [text for day in DAYS for text in markdown_cells(day)]
+    texts += [path.read_text(encoding="utf-8") for path in sorted((ROOT / "interview_questions").glob("*.md"))]
+    formulas = {formula for text in texts for formula in formulas_of(text)}
+    assert len(formulas) > 200
+    for latex, display in formulas:
+        drawn = mathml(latex, display)
+        assert drawn.startswith("<math") and f'display="{"block" if display else "inline"}"' in drawn, latex
+        shown = "".join(ElementTree.fromstring(drawn).itertext())
+        assert not re.search(r"[\\{}$_]|operatorname|mathbb", shown), f"{latex}: {shown} has TeX in it"
+        # Commands are gone, but for functions that are written as words; every other letter and digit is there.
+        without = re.sub(r"\\(ln|log|exp|cos|sin|min|max)\b|\\(?:[A-Za-z]+|.)", r"\1", latex)
+        assert letters(without) == letters(shown), f"{latex}: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("latex", "parts"),
+    [
+        (r"\mathrm{ReLU}\Big(\sum_k A^k\Big)", ["<mi>ReLU</mi>", '<mo minsize="1.623em" maxsize="1.623em">']),
+        (r"\operatorname{softmax}(x)", ["<mo>softmax</mo>"]),
+        (r"C_\text{in}", ["<mtext>in</mtext>"]),
+        (r"\mathbb{R}^n", ["&#x0211D;"]),
+        (r"\bigcup_k A^k", ["&#x022C3;"]),  # a symbol whose name begins like a size
+        (r"25{,}088", ["<mn>25,088</mn>"]),
+        (r"2 \ln x", ['<mo lspace="0.167em" rspace="0.167em">ln</mo>']),
+        (r"a < b", ["<mo>&#x0003C;</mo>"]),
+    ],
+)
+def test_what_latex_can_say_is_drawn(latex, parts):
+    drawn = mathml(latex)
+    ElementTree.fromstring(drawn)
+    assert drawn.startswith("<math") and all(part in drawn for part in parts)
+
+
+@pytest.mark.parametrize("latex", [r"\bigotimes_k A^k \nosuchthing", "x_{", r"\left(", r"\frac", "<b>", r"a < \b"])
+def test_a_misprinted_formula_is_shown_as_its_source(latex):
+    drawn = mathml(latex)
+    assert drawn == f"<code>{html.escape(latex)}</code>" or ElementTree.fromstring(drawn).tag.endswith("math")
+    assert ("\\" in latex or "_" in latex) == drawn.startswith("<code>")
+
+
+def test_markdown_leaves_formulas_alone():
+    page = pages.markdown_to_html(
+        "With $x_1 < y_1$ and *slanted* $a*b*c$, `$5`:\n\n$$\\sum_{i<n} a_i\n+ b_i$$\n\n| $k_1$ |\n| --- |\n| $k_2$ |"
+    )
+    assert page.count("<math") == page.count("</math>") == 5 and page.count("<em>") == 1
+    assert page.count('display="block"') == 1 and "<code>$5</code>" in page
+    assert page.replace("<code>$5</code>", "").count("$") == 0
+    assert (
+        pages.markdown_to_html("$x_1 < y$", lambda latex, display: f"[{latex}{display}]") == "<p>[x_1 < yFalse]</p>\n"
+    )
+
+
+def test_the_page_of_a_notebook_draws_all_its_formulas():
+    cells = [new_markdown_cell(text) for text in markdown_cells("day22")]
+    page = pages.page_of(new_notebook(cells=cells), ROOT / "notebooks", "day22")
+    drawn = BeautifulSoup(page, "html.parser").find_all("math")
+    assert len(drawn) == sum(len(formulas_of(cell.source)) for cell in cells) > 3
+    assert all(formula.find(["mi", "mn"]) and not formula.find(["p", "em", "code"]) for formula in drawn)
+    outside = re.sub(r"(?s)<(style|code|pre|math)\b.*?</\1>", "", page)
+    assert not re.search(r"\$[^$]+\$|\\[a-z]+\{", outside)
