@@ -192,6 +192,40 @@ def test_used_modules_are_followed_through_the_package(tmp_path):
     assert names == ["a.py", "b.py", "c.py"]
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from course_utils.engine import runs", ["engine/__init__.py", "engine/runs.py"]),
+        ("from course_utils.engine.runs import x", ["engine/__init__.py", "engine/runs.py"]),
+        ("import course_utils.engine.runs as r", ["engine/__init__.py", "engine/runs.py"]),
+        ("from course_utils import engine", ["engine/__init__.py"]),
+        ("from course_utils import use", ["engine/__init__.py", "engine/runs.py", "use.py"]),
+        ("from course_utils.data import pets", ["data/__init__.py", "use.py", "engine/__init__.py", "engine/runs.py"]),
+        ("import engine.runs\nfrom other.engine import runs\nimport course_utils", []),
+    ],
+)
+def test_used_modules_are_followed_through_rooms(tmp_path, source, expected):
+    for name, code in {
+        "engine/__init__.py": "",
+        "engine/runs.py": "import torch\n",
+        "engine/unused.py": "",
+        "data/__init__.py": "from course_utils.use import pets\n",
+        "use.py": "from course_utils.engine.runs import x\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    found = [path.relative_to(tmp_path).as_posix() for path in notebooks.used_modules([source], tmp_path)]
+    assert found == sorted(expected)
+
+
+def test_used_modules_of_the_package_itself():
+    found = {
+        path.relative_to(notebooks.PACKAGE).as_posix()
+        for path in notebooks.used_modules(["from course_utils.training import fit"])
+    }
+    assert {"training.py", "common/__init__.py", "common/errors.py", "engine/__init__.py"} <= found
+
+
 def test_stamp_tells_what_changed(tmp_path):
     (tmp_path / "mini" / "weights").mkdir(parents=True)
     (tmp_path / "a.py").write_text("NAME = 'tiny'\n")
