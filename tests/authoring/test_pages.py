@@ -13,8 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from course_tools.authoring import blog, pages
-from course_tools.authoring.blog import FIGURES, NUMBERS, BlogFigure, Printed
+from course_tools.authoring.blog import FIGURES, NUMBERS, Printed
 from course_tools.authoring.formulas import mathml
+from course_tools.authoring.notebook_checks import count_words
 from course_tools.authoring.notebooks import read_notebook, write_notebook
 from course_utils.common.errors import CourseError
 
@@ -59,7 +60,7 @@ def headings(path):
 def missing_only_with_day22(path):
     """Whether a target may be missing: day 22's notebook, and its pictures as long as it is not rendered."""
     return (
-        not blog.rendered(ROOT / "notebooks" / "day22.ipynb")
+        not blog.outputs_of(ROOT / "notebooks" / "day22.ipynb")
         and path.name.startswith("day22")
         and path.suffix in (".ipynb", ".png")
     )
@@ -114,8 +115,7 @@ def test_a_day_page_has_the_form_of_the_brief_and_no_empty_place(day):
 @pytest.mark.parametrize("day", DAYS)
 def test_a_blog_is_a_five_minute_story_without_code(day):
     text = (ROOT / "notebooks" / "blog" / f"{day}.md").read_text(encoding="utf-8")
-    words = re.findall(r"[^\W_]+(?:[’'.-][^\W_]+)*", plain(re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)))
-    assert 700 <= len(words) <= 1000
+    assert 700 <= count_words(text) <= 1000
     assert "```" not in text and "## What to ask the team" in text
     assert all(f"**{scenario}**" in text for scenario in "ABC")
 
@@ -195,7 +195,7 @@ def test_pictures_and_numbers_are_those_of_the_notebooks_and_results():
 def test_every_picture_is_used_and_small():
     used = {Path(t).name for p in blog.pages_of(ROOT) for i, _, t in LINK.findall(p.read_text("utf-8")) if i}
     stored = {path.name for path in (ROOT / "notebooks" / "blog").glob("*.png")}
-    wanted = {figure.file for figure in FIGURES}
+    wanted = set(FIGURES)
     assert stored <= wanted <= used
     assert all((ROOT / "notebooks" / "blog" / name).stat().st_size <= blog.MAX_PICTURE for name in stored)
 
@@ -231,7 +231,7 @@ def test_what_the_blogs_say_about_the_numbers_holds():
 
 
 def test_what_the_story_of_clever_hans_says_holds():
-    if not blog.rendered(ROOT / "notebooks" / "day22.ipynb"):
+    if not blog.outputs_of(ROOT / "notebooks" / "day22.ipynb"):
         pytest.skip("day 22's notebook is not rendered")
     assert percent("day22.marked") >= 95 and percent("day22.unmarked") < bounds("day22.marked")[0]
     assert 100 * bounds("day22.on-badge")[0] > percent("day22.badge"), "more heat than the badge's share of the picture"
@@ -242,10 +242,13 @@ def test_a_notebook_without_outputs_has_nothing_to_quote(tmp_path):
     unrun = new_notebook(cells=[new_code_cell("print(1)")])
     write_notebook(unrun, tmp_path / "notebooks" / "day20.ipynb")
     assert Printed("day20", r"^(\d)$").look_up(tmp_path) == blog.NOT_YET
-    assert blog.picture_of(FIGURES[0], tmp_path) is None
+    assert blog.picture_of(*PETS, tmp_path) is None
     unrun.cells[0].outputs = [new_output("stream", name="stdout", text="1\n")]
     write_notebook(unrun, tmp_path / "notebooks" / "day20.ipynb")
     assert Printed("day20", r"^(\d)$").look_up(tmp_path) == "1"
+
+
+PETS = next(iter(FIGURES.items()))
 
 
 @pytest.fixture
@@ -259,13 +262,13 @@ def project(tmp_path):
 
 
 def test_the_command_renews_pages_and_pictures_once(project, monkeypatch, capsys):
-    monkeypatch.setattr(blog, "FIGURES", FIGURES[:1] + FIGURES[-1:])  # day 22's notebook is not there
+    monkeypatch.setattr(blog, "FIGURES", dict([PETS, [*FIGURES.items()][-1]]))  # day 22's notebook is not there
     assert blog.main(["--check"], project) == 1
     assert "run course blog" in capsys.readouterr().out
     assert blog.main([], project) == 0
     page = (project / "notebooks" / "blog" / "day20.md").read_text(encoding="utf-8")
     assert page == f"By night <!--=day20.by-night-->{NUMBERS['day20.by-night'].look_up(ROOT)}<!--/-->."
-    assert (project / "notebooks" / "blog" / FIGURES[0].file).read_bytes().startswith(b"\x89PNG")
+    assert (project / "notebooks" / "blog" / PETS[0]).read_bytes().startswith(b"\x89PNG")
     assert blog.main(["--check"], project) == 0
     assert sorted(p.name for p in (project / "notebooks" / "blog").iterdir()) == ["day20-pets.png", "day20.md"]
 
@@ -279,12 +282,12 @@ def test_what_cannot_be_found_is_named(project, monkeypatch):
     with pytest.raises(CourseError, match="prints nothing that fits"):
         Printed("day20", r"^no such line (\d)").look_up(project)
     with pytest.raises(CourseError, match=r"0 of \d+ begin so"):
-        blog.picture_of(BlogFigure("x.png", "day20", "Ten training cats"), project)
+        blog.picture_of("day20-x.png", "Ten training cats", project)
     with pytest.raises(CourseError, match="begin so"):
-        blog.picture_of(BlogFigure("x.png", "day20", "T"), project)
+        blog.picture_of("day20-x.png", "T", project)
     monkeypatch.setattr(blog, "MAX_PICTURE", 1000)
     with pytest.raises(CourseError, match="allowed are 1,000"):
-        blog.picture_of(FIGURES[0], project)
+        blog.picture_of(*PETS, project)
 
 
 # --- formulas ----------------------------------------------------------------------------------------------------
