@@ -30,33 +30,24 @@ import course_utils
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
 
-if (
-    TYPE_CHECKING
-):  # cli.py imports this module, so nbformat, nbclient and jupyter_client are imported where they are used
+# cli.py imports this module at its start, so nbformat, nbclient and jupyter_client are imported where they are used.
+if TYPE_CHECKING:
     from nbclient import NotebookClient
     from nbformat import NotebookNode
 
 PACKAGE = Path(course_utils.__file__).parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# The settings that decide what a notebook prints, and their defaults: outputs are stored for these.
+# The settings that change what a notebook prints, with the defaults for which outputs are stored.
 DEFAULTS = {"COURSE_WEIGHTS": "mini", "COURSE_DATASET": "pets", "COURSE_SEED": "0"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The cell that stopped a notebook.
+    """The cell that stopped a notebook: its number among `cells` code cells, from 1, and its first lines.
 
-    Parameters
-    ----------
-    cell, cells
-        Its number among the code cells, from 1, and the number of code cells.
-    source
-        Its first lines.
-    error
-        One line, such as ``"ZeroDivisionError: division by zero"``.
-    traceback
-        Last lines of the traceback, without colours.
+    ``error`` is one line, such as ``"ZeroDivisionError: division by zero"``; ``traceback`` has the last lines of the
+    traceback, without colours.
     """
 
     cell: int
@@ -130,12 +121,7 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     """Return the code cells that contain anything, in order."""
-    return [cell for _, cell in _numbered_code(notebook)]
-
-
-def _numbered_code(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    """Return the code cells that contain anything, each with its index among all cells."""
-    return [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -187,14 +173,16 @@ def run_notebook(
         Its ``failure`` is set when a cell failed; the cells after it were then not run and have no outputs.
     """
     notebook = _without_outputs(read_notebook(path))
-    cells, failure = _numbered_code(notebook), None
+    # nbclient wants the index of a cell among all cells, readers its number among the code cells.
+    places = {id(cell): index for index, cell in enumerate(notebook.cells)}
+    cells, failure = code_cells(notebook), None
     start = time.perf_counter()
     client = _client(notebook, timeout)
     env = kernel_environment(os.environ if environ is None else environ)
     with client.setup_kernel(cwd=str(path.resolve().parent), env=env, cleanup_kc=True):
-        for number, (index, cell) in enumerate(cells, start=1):
+        for number, cell in enumerate(cells, start=1):
             on_cell(number, len(cells))
-            error = _execute(client, cell, index, timeout)
+            error = _execute(client, cell, places[id(cell)], timeout)
             if error:
                 failure = Failure(number, len(cells), _first_lines(cell.source), *error)
                 break

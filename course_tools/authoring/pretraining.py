@@ -443,20 +443,13 @@ def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
         about.append(f"{name}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} pictures.")
     headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
     headings += ["command", "seed", "seconds", "SHA-256"]
-    return "\n".join(
-        [
-            "# Pre-training of the embedded weights",
-            "",
-            "Measured on the 10,000 validation pictures of Tiny ImageNet, which training did not see, on the stored "
-            "file. Seconds are wall-clock time on a machine that did other work beside it. This page is written by "
-            "`course pretrain`.",
-            "",
-            markdown_table(headings, rows),
-            "",
-            *about,
-            "",
-        ]
+    measured = (
+        "Measured on the 10,000 validation pictures of Tiny ImageNet, which training did not see, on the stored file. "
+        "Seconds are wall-clock time on a machine that did other work beside it. This page is written by `course "
+        "pretrain`."
     )
+    title = "# Pre-training of the embedded weights"
+    return "\n\n".join([title, measured, markdown_table(headings, rows), "\n".join(about)]) + "\n"
 
 
 # --- finding the data --------------------------------------------------------------------------------------------
