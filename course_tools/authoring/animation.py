@@ -230,7 +230,7 @@ def scenes_of(facts: dict[str, Any]) -> list[Scene]:
     """Return the scenes of an animation, in order, with every number in them."""
     n, classes, best_epoch = facts["pictures"], facts["classes"], facts["best_epoch"]
     names = ", ".join(picture["truth"] for picture in facts["shown"])
-    before, after = (_energy(state) for state in (facts["start"], facts["epochs"][best_epoch - 1]))
+    best = facts["epochs"][best_epoch - 1]
     title = Scene(
         "title",
         4,
@@ -257,8 +257,8 @@ def scenes_of(facts: dict[str, Any]) -> list[Scene]:
         "comparison",
         7,
         "Before and after",
-        f"Share of the heat on the animal: {before} before, {after} after (mean of the {facts['start']['energy']['n']} "
-        "validation pictures with an animal, 95 % interval).",
+        f"Share of the heat on the animal: {_energy(facts['start'])} before, {_energy(best)} after (mean of the "
+        f"{best['energy']['n']} validation pictures with an animal, 95 % interval).",
         f"The same pictures in two rows, before the first and after epoch {best_epoch}, the best one.",
         best_epoch,
     )

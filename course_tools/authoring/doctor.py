@@ -45,7 +45,7 @@ class Line:
 
 
 def main(root: Path) -> int:
-    """Print every finding at once; return 1 when something that the course needs is broken, else 0."""
+    """Print each finding as soon as it is known; return 1 when something that the course needs is broken, else 0."""
     problems = 0
     for check in CHECKS:
         for line in findings(check, root):

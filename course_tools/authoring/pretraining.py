@@ -19,7 +19,6 @@ import io
 import json
 import math
 import os
-import platform
 import shutil
 import tarfile
 import tempfile
@@ -44,6 +43,7 @@ from course_utils.common.files import sha256_of, written_whole
 from course_utils.common.tables import markdown_table, percent
 from course_utils.data.downloads import unpack_zip
 from course_utils.evaluation import interval_text
+from course_utils.experiments.compare import hardware
 from course_utils.mini import networks
 from course_utils.settings import load_settings
 
@@ -414,7 +414,7 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
         "command": command,
         "seed": result.recipe.seed,
         "seconds": round(result.seconds),
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "hardware": hardware("cpu"),
         "date": datetime.now(UTC).date().isoformat(),
         "recipe": asdict(result.recipe),
         "history": result.history,
