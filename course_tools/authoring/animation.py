@@ -1,44 +1,51 @@
 """An animation of a network that learns: ``course animate`` makes it from a real run.
 
-``fit`` trains by progressive unfreezing while :func:`record` looks over its shoulder: after each epoch it keeps the
-weights. What the animation shows (curves, answers, heat maps, shares) is computed from these; nothing is drawn by
-hand. Beside the picture come the facts as JSON and a page that says in words what every scene shows.
+``fit`` trains by progressive unfreezing, and a hook, :class:`Snapshots`, keeps the weights after each epoch. All that
+the animation shows (curves, answers, heat maps, shares) is computed from these; nothing is drawn by hand. Two files go
+with it: the facts as JSON, and a page that says in words what every scene shows.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from course_utils import plots
+from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_record, written_whole
+from course_utils.common.tables import percent
 from course_utils.datasets import MemoryDataset, Splits, in_memory, open_dataset
-from course_utils.evaluation import evaluate, interval_text, majority_baseline
+from course_utils.evaluation import evaluate, interval_text, majority_baseline, wilson_interval
 from course_utils.experiments.compare import hardware
 from course_utils.fine_tuning import PROGRESSIVE, Strategy
-from course_utils.gradcam import common_scale, energy_inside, explain, masks_of, mean_with_interval, overlay
+from course_utils.gradcam import (
+    Explanation,
+    common_scale,
+    energy_inside,
+    explain,
+    masks_of,
+    mean_with_interval,
+    overlay,
+)
 from course_utils.pretrained_models import weights_entry
 from course_utils.settings import load_settings
-from course_utils.training import fit
+from course_utils.training import Run, fit
 from course_utils.transforms import denormalise, eval_transform
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL import Image
 
 PROJECT = Path(__file__).resolve().parents[2]
 OUT = PROJECT / "notebooks" / "media" / "day20.gif"
@@ -48,30 +55,22 @@ COLOURS = 128
 MAX_BYTES, MAX_SECONDS = 3_000_000, 60
 LEARNS, FROZEN = plots.COLORS[1], "#D9D9D9"
 RIGHT, WRONG = plots.COLORS[0], plots.COLORS[1]  # told apart by a mark as well
-
+Weights = dict[str, Tensor]
 
 # --- recording ---------------------------------------------------------------------------------------------------
 
 
-class _Watched(Dataset):
-    """A validation split that tells when its first picture is asked for.
+class Snapshots:
+    """A hook of ``fit`` that keeps copies of the weights: before the first epoch and after each, in ``states``."""
 
-    ``fit`` asks for it once before it begins, and once after each epoch, in eval mode and before anything else
-    changes. So whoever hands out that picture can look at the network as it was after the epoch, and ``fit`` goes on
-    as if nobody had looked: with growing numbers of epochs instead, the learning rates would be others.
-    """
+    def __init__(self) -> None:
+        self.states: list[Weights] = []
 
-    def __init__(self, data: MemoryDataset, on_first: Callable[[], None]) -> None:
-        self.data, self.on_first = data, on_first
-        self.labels, self.classes, self.paths = data.labels, data.classes, data.paths
+    def on_train_begin(self, run: Run, model: nn.Module) -> None:
+        """Keep the weights as they are now."""
+        self.states.append({name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()})
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if index == 0:
-            self.on_first()
-        return self.data[index]
+    on_epoch_end = on_train_begin
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Recording:
     facts
         Everything that is said in words, as plain values: see :func:`record`.
     pictures
-        ``(K, 3, H, W)`` in [0, 1].
+        Float ``(K, 3, H, W)`` in [0, 1].
     heat
         Float ``(E + 1, K, H, W)`` in [0, 1]: the map for the true class of each picture, before the first epoch and
         after each, all on one scale.
@@ -102,16 +101,16 @@ def record(
     Parameters
     ----------
     name
-        Of the network, as ``load_pretrained`` takes it.
+        Name of the network, as ``load_pretrained`` takes it.
     splits
-        With masks, as the drawn pets have.
+        Data set with masks, such as the drawn pets.
     strategy, epochs, seed
-        As for ``fit``.
+        Same as in ``fit``.
 
     Returns
     -------
     Recording
-        Shown are pictures of the validation split with an animal that takes a tenth of them or more: the first one of
+        It shows pictures of the validation split with an animal that takes a tenth of them or more: the first one of
         each class, and one more, so that there are right and wrong answers among them at the end, if there are any.
 
     Raises
@@ -122,23 +121,17 @@ def record(
     entry = weights_entry(name)
     data = splits.with_transforms(eval_transform(entry), eval_transform(entry))
     train, val, test = (in_memory(part) for part in (data.train, data.val, data.test))
-    masks = masks_of(data.val, entry)
+    masks, labels = masks_of(data.val, entry), np.array(val.labels)
     model = strategy.starting_model(name, len(splits.classes), seed=seed)
-    states: list[dict[str, Tensor]] = []
-
-    def keep() -> None:
-        state = {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
-        if not states or any(not torch.equal(state[key], states[-1][key]) for key in state):
-            states.append(state)
-
-    run = fit(model, train, _Watched(val, keep), strategy, epochs=epochs, batch_size=BATCH_SIZE, seed=seed, log="off")
-    if len(states) != epochs + 1:
-        raise CourseError(f"{len(states)} states of the network were seen for {epochs} epochs and the start.")
-    report = evaluate(model, test)  # the best epoch's weights
+    snapshots = Snapshots()
+    run = fit(
+        model, train, val, strategy, epochs=epochs, batch_size=BATCH_SIZE, seed=seed, log="off", hooks=[snapshots]
+    )
+    test_report = evaluate(model, test)  # the best epoch's weights
     network = strategy.starting_model(name, len(splits.classes), seed=seed)
-    answers = np.stack([_answers(network, state, val) for state in states])
-    shown = _chosen(masks, np.array(val.labels), answers[run.best.epoch + 1], len(splits.classes))
-    seen = [_look(network, state, val, masks, shown) for state in states]
+    answers = np.stack([_answers(network, state, val) for state in snapshots.states])
+    shown = _chosen(masks, labels, answers[run.best.epoch + 1], len(splits.classes))
+    maps, energies = zip(*(_maps(network, state, val, masks, shown) for state in snapshots.states), strict=True)
     facts = {
         "model": name,
         "strategy": strategy.name,
@@ -150,7 +143,7 @@ def record(
         "classes": list(splits.classes),
         "stages": [row.stage for row in run.plan.rows],
         "pictures": {"train": len(train), "val": len(val), "test": len(test)},
-        "start": {"val_right": int((answers[0] == np.array(val.labels)).sum()), "energy": seen[0][1]},
+        "start": {"val_right": int((answers[0] == labels).sum()), "energy": energies[0]},
         "epochs": [
             {
                 "epoch": r.epoch + 1,
@@ -158,22 +151,22 @@ def record(
                 "val_right": round(r.val_accuracy * len(val)),
                 "val_loss": round(r.val_loss, 4),
                 "train_accuracy": round(r.train_accuracy, 4),
-                "energy": seen[r.epoch + 1][1],
+                "energy": energies[r.epoch + 1],
             }
             for r in run.history
         ],
         "best_epoch": run.best.epoch + 1,
-        "test_right": report.right,
+        "test_right": test_report.right,
         "majority_right": majority_baseline(train.labels, test.labels),
         "shown": [
-            {"truth": val.classes[val.labels[i]], "answers": [val.classes[a] for a in answers[:, i]]} for i in shown
+            {"truth": val.classes[labels[i]], "answers": [val.classes[answer] for answer in answers[:, i]]}
+            for i in shown
         ],
     }
-    scaled = common_scale(*(explanation for explanation, _ in seen))
-    return Recording(facts, denormalise(val.images[shown], entry), np.stack(scaled))
+    return Recording(facts, denormalise(val.images[shown], entry), np.stack(common_scale(*maps)))
 
 
-def _answers(network: nn.Module, state: dict[str, Tensor], val: MemoryDataset) -> np.ndarray:
+def _answers(network: nn.Module, state: Weights, val: MemoryDataset) -> np.ndarray:
     network.load_state_dict(state)
     return evaluate(network, val).predictions
 
@@ -191,15 +184,15 @@ def _chosen(masks: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes:
     return shown + others[:1]
 
 
-def _look(
-    network: nn.Module, state: dict[str, Tensor], val: MemoryDataset, masks: np.ndarray, shown: list[int]
-) -> tuple[Any, dict[str, float]]:
-    """Maps of the shown pictures, and the share of the map on the animal over all pictures that have one."""
+def _maps(
+    network: nn.Module, state: Weights, val: MemoryDataset, masks: np.ndarray, shown: list[int]
+) -> tuple[Explanation, dict[str, float]]:
+    """Return the maps of the shown pictures, and the share of the map on the animal in all pictures that have one."""
     network.load_state_dict(state)
     labels = np.array(val.labels)
     with_animal = np.flatnonzero(masks.any((1, 2)))
-    maps = explain(network, val.images[with_animal], labels[with_animal]).heat
-    energy = mean_with_interval(energy_inside(maps, masks[with_animal]))
+    heat = explain(network, val.images[with_animal], labels[with_animal]).heat
+    energy = mean_with_interval(energy_inside(heat, masks[with_animal]))
     rounded = {key: round(value, 4) for key, value in energy._asdict().items()}
     return explain(network, val.images[shown], labels[shown]), rounded
 
@@ -214,15 +207,15 @@ class Scene:
     Parameters
     ----------
     kind
-        ``"title"``, ``"task"``, ``"state"``, ``"comparison"`` or ``"result"``.
+        Key of ``DRAWN_BY``: ``"title"``, ``"task"``, ``"state"``, ``"comparison"`` or ``"result"``.
     seconds
-        How long it stays.
+        Time that it stays.
     title, caption
-        What is written in it.
+        Text that is written in it.
     description
-        What somebody who cannot see it needs to know besides.
+        Text for readers who cannot see it: all that title and caption do not say.
     state
-        Which state of the network it shows: 0 before the first epoch.
+        Number of the epoch after which the network is shown; 0 is before the first.
     """
 
     kind: str
@@ -234,72 +227,69 @@ class Scene:
 
 
 def scenes_of(facts: dict[str, Any]) -> list[Scene]:
-    """The scenes of an animation, in order, with every number in them."""
-    n, classes = facts["pictures"], facts["classes"]
-    best = facts["epochs"][facts["best_epoch"] - 1]
-    before, after = (_energy(state) for state in (facts["start"], best))
-    scenes = [
-        Scene(
-            "title",
-            4,
-            "A network learns to look",
-            f"Transfer learning with {n['train']} pictures.\nEverything you will see was measured in one real run.",
-            "Text only.",
-        ),
-        Scene(
-            "task",
-            5,
-            f"The task: {' or '.join([', '.join(classes[:-1]), classes[-1]])}?",
-            f"{n['train']} pictures to learn from, {n['val']} to choose by,\n"
-            f"{n['test']} new ones for the test at the end.",
-            f"{_names(facts)}, without heat maps.",
-        ),
-        Scene(
-            "state",
-            6,
-            "Before: borrowed eyes, new names",
-            "The body has learned to see from other pictures; the last layer is random. Bright: what speaks for the "
-            f"true class. {interval_text(facts['start']['val_right'], n['val'])} right.",
-            f"All stages are grey, frozen. {_answers_in_words(facts, 0)} The heat on them is faint.",
-        ),
-    ]
-    done: list[str] = []
+    """Return the scenes of an animation, in order, with every number in them."""
+    n, classes, best_epoch = facts["pictures"], facts["classes"], facts["best_epoch"]
+    names = ", ".join(picture["truth"] for picture in facts["shown"])
+    best = facts["epochs"][best_epoch - 1]
+    title = Scene(
+        "title",
+        4,
+        "A network learns to look",
+        f"Transfer learning with {n['train']} pictures.\nEverything you will see was measured in one real run.",
+        "Text only.",
+    )
+    task = Scene(
+        "task",
+        5,
+        f"The task: {' or '.join([', '.join(classes[:-1]), classes[-1]])}?",
+        f"{n['train']} pictures to learn from, {n['val']} to choose by,\n{n['test']} new ones for the test at the end.",
+        f"{len(facts['shown'])} pictures: {names}, without heat maps.",
+    )
+    start = Scene(
+        "state",
+        6,
+        "Before: borrowed eyes, new names",
+        "The body has learned to see from other pictures; the last layer is random. Bright: what speaks for the true "
+        f"class. {interval_text(facts['start']['val_right'], n['val'])} right.",
+        f"All stages are grey, frozen. {_answers_in_words(facts, 0)} The heat on them is faint.",
+    )
+    comparison = Scene(
+        "comparison",
+        7,
+        "Before and after",
+        f"Share of the heat on the animal: {_energy(facts['start'])} before, {_energy(best)} after (mean of the "
+        f"{best['energy']['n']} validation pictures with an animal, 95 % interval).",
+        f"The same pictures in two rows, before the first and after epoch {best_epoch}, the best one.",
+        best_epoch,
+    )
+    result = Scene(
+        "result",
+        8,
+        f"{n['test']} new pictures, looked at once",
+        f"right: {interval_text(facts['test_right'], n['test'])}\n"
+        f"always the same answer: {interval_text(facts['majority_right'], n['test'])}",
+        "Two bars with these numbers, and the intervals as lines on them.",
+    )
+    return [title, task, start, *_epoch_scenes(facts), comparison, result]
+
+
+def _epoch_scenes(facts: dict[str, Any]) -> list[Scene]:
+    scenes, awake = [], set()
     for epoch in facts["epochs"]:
-        woken = [stage for stage in reversed(epoch["learning"]) if stage not in done]
-        done += woken
+        woken = [stage for stage in reversed(epoch["learning"]) if stage not in awake]
+        awake.update(woken)
         news = f"{' and '.join(woken)} {'begin' if len(woken) > 1 else 'begins'} to learn" if woken else "all go on"
-        right = interval_text(epoch["val_right"], n["val"])
-        scenes.append(
-            Scene(
-                "state",
-                3.5,
-                f"Epoch {epoch['epoch']} of {len(facts['epochs'])}: {news}",
-                f"{right} of the validation pictures are right.",
-                f"Learning: {', '.join(epoch['learning'])}. {_answers_in_words(facts, epoch['epoch'])} Share of the "
-                f"heat on the animal: {_energy(epoch)}.",
-                epoch["epoch"],
-            )
+        scene = Scene(
+            "state",
+            3.5,
+            f"Epoch {epoch['epoch']} of {len(facts['epochs'])}: {news}",
+            f"{interval_text(epoch['val_right'], facts['pictures']['val'])} of the validation pictures are right.",
+            f"Learning: {', '.join(epoch['learning'])}. {_answers_in_words(facts, epoch['epoch'])} Share of the heat "
+            f"on the animal: {_energy(epoch)}.",
+            epoch["epoch"],
         )
-    return [
-        *scenes,
-        Scene(
-            "comparison",
-            7,
-            "Before and after",
-            f"Share of the heat on the animal: {before} before, {after} after (mean of the {best['energy']['n']} "
-            "validation pictures with an animal, 95 % interval).",
-            f"The same pictures in two rows, before the first and after epoch {facts['best_epoch']}, the best one.",
-            facts["best_epoch"],
-        ),
-        Scene(
-            "result",
-            8,
-            f"{n['test']} new pictures, looked at once",
-            f"right: {interval_text(facts['test_right'], n['test'])}\n"
-            f"always the same answer: {interval_text(facts['majority_right'], n['test'])}",
-            "Two bars with these numbers, and the intervals as lines on them.",
-        ),
-    ]
+        scenes.append(scene)
+    return scenes
 
 
 def _energy(state: dict[str, Any]) -> str:
@@ -307,13 +297,8 @@ def _energy(state: dict[str, Any]) -> str:
     return f"{mean} % ({low} to {high})"
 
 
-def _names(facts: dict[str, Any]) -> str:
-    return f"{len(facts['shown'])} pictures: {', '.join(picture['truth'] for picture in facts['shown'])}"
-
-
 def _answers_in_words(facts: dict[str, Any], state: int) -> str:
-    said = [f"{p['truth']} is called {p['answers'][state]}" for p in facts["shown"]]
-    return f"{'; '.join(said)}."
+    return "; ".join(f"{p['truth']} is called {p['answers'][state]}" for p in facts["shown"]) + "."
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------
@@ -321,28 +306,47 @@ def _answers_in_words(facts: dict[str, Any], state: int) -> str:
 
 @plots.styled
 def draw(scene: Scene, recording: Recording) -> Figure:
-    """A scene as a figure of 8 × 4.5 inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Return a scene as a figure of 8 × 4.5 inches."""
     figure = Figure(figsize=INCHES)
     FigureCanvasAgg(figure)
     figure.text(0.5, 0.93, scene.title, ha="center", va="center", fontsize=19, weight="bold")
-    {
-        "title": _draw_title,
-        "task": _draw_task,
-        "state": _draw_state,
-        "comparison": _draw_comparison,
-        "result": _draw_result,
-    }[scene.kind](figure, scene, recording)
+    DRAWN_BY[scene.kind](figure, scene, recording)
     return figure
 
 
-def _caption(figure: Figure, text: str, width: int = 78) -> None:
-    import textwrap
-
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, width)]
+def _caption(figure: Figure, text: str) -> None:
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 78)]
     figure.text(0.5, 0.085, "\n".join(lines), ha="center", va="center", fontsize=14, linespacing=1.35)
+
+
+def _picture(
+    figure: Figure, place: tuple[float, float, float, float], pixels: np.ndarray, title: str, **style: object
+) -> None:
+    axis = figure.add_axes(place, xticks=[], yticks=[])
+    axis.imshow(pixels)
+    axis.grid(visible=False)
+    axis.set_title(title, **style)
+
+
+def _row(
+    figure: Figure, pictures: np.ndarray, titles: Sequence[str], bottom: float, height: float, left: float, font: int
+) -> None:
+    """Draw pictures ``(K, H, W, 3)`` side by side; sizes are shares of the figure, the font's is in points."""
+    width = min(0.23, height * INCHES[1] / INCHES[0])
+    gap = (0.99 - left - len(pictures) * width) / (len(pictures) + 1)
+    for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        _picture(figure, (left + gap + i * (width + gap), bottom, width, height), picture, title, fontsize=font)
+
+
+def _with_heat(recording: Recording, state: int) -> np.ndarray:
+    return overlay(recording.pictures, recording.heat[state], opacity=0.75)
+
+
+def _verdicts(facts: dict[str, Any], state: int) -> list[tuple[str, str]]:
+    """Return class, answer and a mark of each shown picture, with the colour of the text."""
+    pairs = [(picture["truth"], picture["answers"][state]) for picture in facts["shown"]]
+    return [(f"{truth} → {said} {'✓' if said == truth else '✗'}", RIGHT if said == truth else WRONG)
+            for truth, said in pairs]  # fmt: skip
 
 
 def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:
@@ -353,41 +357,9 @@ def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:
 
 
 def _draw_task(figure: Figure, scene: Scene, recording: Recording) -> None:
-    _pictures_in_a_row(figure, recording, [p["truth"] for p in recording.facts["shown"]], 0.24, 0.56)
+    pictures = recording.pictures.permute(0, 2, 3, 1).numpy()
+    _row(figure, pictures, [p["truth"] for p in recording.facts["shown"]], 0.24, 0.56, left=0.01, font=14)
     _caption(figure, scene.caption)
-
-
-def _pictures_in_a_row(
-    figure: Figure,
-    recording: Recording,
-    titles: Sequence[str],
-    bottom: float,
-    height: float,
-    state: int | None = None,
-    left: float = 0.01,
-) -> None:
-    shown = (
-        recording.pictures.permute(0, 2, 3, 1).numpy()
-        if state is None
-        else overlay(recording.pictures, recording.heat[state], opacity=0.75)
-    )
-    count = len(shown)
-    width = min(0.23, height * INCHES[1] / INCHES[0])
-    gap = (0.99 - left - count * width) / (count + 1)
-    for i, (picture, title) in enumerate(zip(shown, titles, strict=True)):
-        axis = figure.add_axes((left + gap + i * (width + gap), bottom, width, height), xticks=[], yticks=[])
-        axis.imshow(picture)
-        axis.grid(visible=False)
-        axis.set_title(title, fontsize=14 if state is None else 11)
-
-
-def _verdicts(facts: dict[str, Any], state: int) -> tuple[list[str], list[str]]:
-    texts, colors = [], []
-    for picture in facts["shown"]:
-        right = picture["answers"][state] == picture["truth"]
-        texts.append(f"{picture['truth']} → {picture['answers'][state]} {'✓' if right else '✗'}")
-        colors.append(RIGHT if right else WRONG)
-    return texts, colors
 
 
 def _draw_state(figure: Figure, scene: Scene, recording: Recording) -> None:
@@ -395,40 +367,33 @@ def _draw_state(figure: Figure, scene: Scene, recording: Recording) -> None:
     learning = facts["epochs"][scene.state - 1]["learning"] if scene.state else []
     _draw_stages(figure, facts["stages"], learning)
     _draw_curve(figure, facts, scene.state)
-    shown = overlay(recording.pictures, recording.heat[scene.state], opacity=0.75)
-    for i, (picture, text, color) in enumerate(zip(shown, *_verdicts(facts, scene.state), strict=True)):
+    shown = zip(_with_heat(recording, scene.state), _verdicts(facts, scene.state), strict=True)
+    for i, (picture, (text, color)) in enumerate(shown):
         place = (0.55 + 0.225 * (i % 2), 0.545 - 0.36 * (i // 2), 0.2, 0.29)
-        axis = figure.add_axes(place, xticks=[], yticks=[])
-        axis.imshow(picture)
-        axis.grid(visible=False)
-        axis.set_title(text, fontsize=11.5, color=color, pad=4)
+        _picture(figure, place, picture, text, fontsize=11.5, color=color, pad=4)
     _caption(figure, scene.caption)
 
 
 def _draw_stages(figure: Figure, stages: Sequence[str], learning: Sequence[str]) -> None:
-    """The network as a column of boxes, the pixels below: what learns is orange and says so."""
+    """Draw the network as a column of boxes, the pixels below: what learns is orange and says so."""
     axis = figure.add_axes((0.015, 0.2, 0.16, 0.66))
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(0, len(stages)))
     for i, stage in enumerate(stages):
-        learns = stage in learning
-        axis.add_patch(
-            mpl.patches.FancyBboxPatch(
-                (0.06, i + 0.12), 0.88, 0.74, boxstyle="round,pad=0.02", color=LEARNS if learns else FROZEN
-            )
+        word, fill, ink, weight = (
+            ("learns", LEARNS, "white", "bold") if stage in learning else ("frozen", FROZEN, "#333333", "normal")
         )
-        text = f"{stage}\nlearns" if learns else f"{stage}\nfrozen"
-        axis.text(0.5, i + 0.49, text, ha="center", va="center", fontsize=11, color="white" if learns else "#333333",
-                  weight="bold" if learns else "normal", linespacing=0.95)  # fmt: skip
+        axis.add_patch(FancyBboxPatch((0.06, i + 0.12), 0.88, 0.74, boxstyle="round,pad=0.02", color=fill))
+        axis.text(0.5, i + 0.49, f"{stage}\n{word}", ha="center", va="center", fontsize=11, color=ink, weight=weight,
+                  linespacing=0.95)  # fmt: skip
 
 
 def _draw_curve(figure: Figure, facts: dict[str, Any], state: int) -> None:
-    """Accuracy on training and validation up to a state of the network."""
-    n = facts["pictures"]["val"]
+    """Draw the accuracy on training and validation up to a state of the network."""
     axis = figure.add_axes((0.255, 0.3, 0.255, 0.52))
-    val = [facts["start"]["val_right"], *(epoch["val_right"] for epoch in facts["epochs"])]
+    val = [100 * s["val_right"] / facts["pictures"]["val"] for s in (facts["start"], *facts["epochs"])]
     trained = [100 * epoch["train_accuracy"] for epoch in facts["epochs"]]
-    axis.plot(range(state + 1), [100 * right / n for right in val[: state + 1]], **plots.look(0), label="validation")
+    axis.plot(range(state + 1), val[: state + 1], **plots.look(0), label="validation")
     axis.plot(range(1, state + 1), trained[:state], **plots.look(1), label="training")
     axis.set(xlim=(-0.4, len(trained) + 0.4), ylim=(0, 104), xlabel="epoch")
     axis.set_title("right answers (%)", fontsize=13)
@@ -440,13 +405,12 @@ def _draw_curve(figure: Figure, facts: dict[str, Any], state: int) -> None:
 def _draw_comparison(figure: Figure, scene: Scene, recording: Recording) -> None:
     for state, bottom, name in ((0, 0.56, "before"), (scene.state, 0.2, "after")):
         figure.text(0.06, bottom + 0.135, name, ha="center", va="center", fontsize=14, weight="bold")
-        _pictures_in_a_row(figure, recording, _verdicts(recording.facts, state)[0], bottom, 0.27, state, left=0.1)
+        titles = [text for text, _ in _verdicts(recording.facts, state)]
+        _row(figure, _with_heat(recording, state), titles, bottom, 0.27, left=0.1, font=11)
     _caption(figure, scene.caption)
 
 
 def _draw_result(figure: Figure, scene: Scene, recording: Recording) -> None:
-    from course_utils.evaluation import wilson_interval
-
     facts = recording.facts
     n = facts["pictures"]["test"]
     axis = figure.add_axes((0.3, 0.42, 0.62, 0.4))
@@ -459,13 +423,20 @@ def _draw_result(figure: Figure, scene: Scene, recording: Recording) -> None:
     figure.text(0.5, 0.14, scene.caption, ha="center", va="center", fontsize=16, linespacing=1.5)
 
 
-def frame(scene: Scene, recording: Recording) -> Image.Image:
-    """A scene as a picture of 960 × 540 pixels with few colours."""
-    from PIL import Image
+DRAWN_BY = {
+    "title": _draw_title,
+    "task": _draw_task,
+    "state": _draw_state,
+    "comparison": _draw_comparison,
+    "result": _draw_result,
+}
 
+
+@plots.styled
+def frame(scene: Scene, recording: Recording) -> Image.Image:
+    """Return a scene as a picture of 960 × 540 pixels with few colours."""
     drawn = io.BytesIO()
-    with mpl.rc_context(plots.STYLE):
-        draw(scene, recording).savefig(drawn, format="png", dpi=DOTS)
+    draw(scene, recording).savefig(drawn, format="png", dpi=DOTS)
     return Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
 
 
@@ -473,7 +444,7 @@ def frame(scene: Scene, recording: Recording) -> Image.Image:
 
 
 def gif_bytes(recording: Recording) -> bytes:
-    """The animation; the fingerprint of its facts is the comment in the file.
+    """Return the animation; the fingerprint of its facts is the comment in the file.
 
     Raises
     ------
@@ -482,17 +453,11 @@ def gif_bytes(recording: Recording) -> bytes:
     """
     scenes = scenes_of(recording.facts)
     seconds = sum(scene.seconds for scene in scenes)
-    frames = [frame(scene, recording) for scene in scenes]
+    first, *others = (frame(scene, recording) for scene in scenes)
+    durations = [round(1000 * scene.seconds) for scene in scenes]
+    comment = fingerprint(recording.facts).encode()
     stored = io.BytesIO()
-    frames[0].save(
-        stored,
-        "gif",
-        save_all=True,
-        append_images=frames[1:],
-        duration=[round(1000 * scene.seconds) for scene in scenes],
-        loop=0,
-        comment=fingerprint(recording.facts).encode(),
-    )
+    first.save(stored, "gif", save_all=True, append_images=others, duration=durations, loop=0, comment=comment)
     if stored.tell() > MAX_BYTES or seconds >= MAX_SECONDS:
         raise CourseError(
             f"The animation has {stored.tell():,} bytes and lasts {seconds:g} s; allowed are {MAX_BYTES:,} and less "
@@ -511,58 +476,46 @@ HOW_TO_READ = (
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
-    """SHA-256 of the facts: an animation, its page and its JSON file with the same one belong together."""
+    """Return the SHA-256 of the facts: an animation, its page and its JSON file with the same one belong together."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def page_of(facts: dict[str, Any], file: str) -> str:
-    """The text alternative as a Markdown page: what is shown, scene by scene, with every number."""
+    """Return the text alternative as a Markdown page: what is shown, scene by scene, with every number."""
     scenes = scenes_of(facts)
-    seconds = sum(scene.seconds for scene in scenes)
-    lines = [
-        "# A network learns to look",
-        "",
-        "![Animation: a column of network stages that wake one after another, a rising accuracy curve, and heat maps "
-        f"on {len(facts['shown'])} pictures, epoch by epoch; described scene by scene below.]({file})",
-        "",
-        f"{seconds:g} seconds, captioned, without sound; it starts again at the end. One run of `fit` with "
-        f"`{facts['model']}` on the {facts['data']}, strategy *{facts['strategy']}*, {len(facts['epochs'])} epochs, "
-        f"batch size {facts['batch_size']}, seed {facts['seed']}; {facts['date']}, {facts['hardware']}. Made, with "
-        "this page, by `course animate`.",
-        "",
-        "## The same in words",
-        "",
-    ]
+    items = []
     for number, scene in enumerate(scenes, start=1):
         said, end = " ".join(scene.caption.split()), "" if scene.title.endswith("?") else "."
-        lines += [f"{number}. **{scene.title}{end}** ({scene.seconds:g} s) “{said}” *{scene.description}*"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "## How to read it",
-            "",
-            HOW_TO_READ,
-            "",
-            "One run shows how it goes, not how good the method is: five repetitions and other ways to train are in "
-            "the [results](../../results/day20.md).",
-            "",
-        ]
-    )
+        items.append(f"{number}. **{scene.title}{end}** ({scene.seconds:g} s) “{said}” *{scene.description}*")
+    paragraphs = [
+        "# A network learns to look",
+        "![Animation: a column of network stages that wake one after another, a rising accuracy curve, and heat maps "
+        f"on {len(facts['shown'])} pictures, epoch by epoch; described scene by scene below.]({file})",
+        f"{sum(scene.seconds for scene in scenes):g} seconds, captioned, without sound; it starts again at the end. "
+        f"One run of `fit` with `{facts['model']}` on the {facts['data']}, strategy *{facts['strategy']}*, "
+        f"{len(facts['epochs'])} epochs, batch size {facts['batch_size']}, seed {facts['seed']}; {facts['date']}, "
+        f"{facts['hardware']}. Made, with this page, by `course animate`.",
+        "## The same in words",
+        "\n".join(items),
+        "## How to read it",
+        HOW_TO_READ,
+        "One run shows how it goes, not how good the method is: five repetitions and other ways to train are in the "
+        "[results](../../results/day20.md).",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def write(recording: Recording, path: Path) -> None:
     """Write the animation, its facts (``.json``) and its text alternative (``.md``) beside it."""
-    facts = json.dumps(recording.facts, indent=1, ensure_ascii=False) + "\n"
-    page = page_of(recording.facts, path.name)
-    for suffix, content in ((".json", facts.encode()), (".md", page.encode()), (path.suffix, gif_bytes(recording))):
-        with written_whole(path.with_suffix(suffix)) as beside:
-            beside.write_bytes(content)
+    content = gif_bytes(recording)  # first: of an animation that is too large nothing is written
+    write_record(path.with_suffix(".json"), recording.facts, page_of(recording.facts, path.name))
+    with written_whole(path) as beside:
+        beside.write_bytes(content)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record a run on the drawn pets and write the animation; return the exit code."""
-    parser = argparse.ArgumentParser(prog="course animate", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OneLineParser(prog="course animate", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=OUT, help="the .gif; .md and .json are written beside it")
     args = parser.parse_args(arguments)
     if args.out.suffix.lower() != ".gif":
@@ -571,8 +524,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits = open_dataset("pets", seed=settings.seed, cache=settings.cache, mirror=settings.mirror)
     recording = record("resnet18_mini", splits, seed=settings.seed)
     write(recording, args.out)
-    best = recording.facts["epochs"][recording.facts["best_epoch"] - 1]
-    print(f"{args.out}: {args.out.stat().st_size:,} bytes, {sum(s.seconds for s in scenes_of(recording.facts)):g} s")
-    print(f"test: {interval_text(recording.facts['test_right'], recording.facts['pictures']['test'])}")
-    print(f"heat on the animal: {recording.facts['start']['energy']['mean']:.1%} → {best['energy']['mean']:.1%}")
+    facts = recording.facts
+    before, after = (s["energy"]["mean"] for s in (facts["start"], facts["epochs"][facts["best_epoch"] - 1]))
+    print(f"{args.out}: {args.out.stat().st_size:,} bytes, {sum(s.seconds for s in scenes_of(facts)):g} s")
+    print(f"test: {interval_text(facts['test_right'], facts['pictures']['test'])}")
+    print(f"heat on the animal: {percent(before)} → {percent(after)}")
     return 0

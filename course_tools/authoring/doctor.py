@@ -1,6 +1,7 @@
-"""What a bug report needs, and what is wrong with a set-up: ``course doctor``.
+"""Facts for a bug report, and the faults of a set-up: ``course doctor``.
 
-Each check is a generator of :class:`Line`; a check that cannot be carried out is itself a finding, never a crash.
+Each check is a generator of :class:`Line`. A check that fails is a finding, never a crash: that is why checks import
+what may be broken, such as torch, themselves.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ AGAIN = "install again: delete the folder .venv and run `python3 start.py doctor
 
 @dataclass(frozen=True)
 class Line:
-    """One finding: a subject, what was found, and, where the course cannot work like that, what to do."""
+    """One finding: its subject, what was found, and the remedy if the course cannot work like that."""
 
     subject: str
     found: str
@@ -44,7 +45,7 @@ class Line:
 
 
 def main(root: Path) -> int:
-    """Print every finding as soon as it is there; return 1 when something that the course needs is broken."""
+    """Print each finding as soon as it is known; return 1 when something that the course needs is broken, else 0."""
     problems = 0
     for check in CHECKS:
         for line in findings(check, root):
@@ -55,7 +56,7 @@ def main(root: Path) -> int:
 
 
 def findings(check: Callable[[Path], Iterator[Line]], root: Path) -> list[Line]:
-    """What a check finds; an error inside it is a finding too, with the error's own words."""
+    """Return the findings of a check; an error inside it is one too, with the error's own words."""
     try:
         return list(check(root))
     except CourseError as error:
@@ -137,7 +138,7 @@ def _downloads(root: Path) -> Iterator[Line]:
 
 
 def _contents(folder: Path) -> str:
-    """What lies in a cache folder, with sizes; a cache that is not there yet is empty."""
+    """Return the entries of a cache folder with their sizes, as text; a folder that is not there is empty."""
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
     if not entries:
         return f"nothing yet in {folder}"
@@ -150,13 +151,11 @@ def _size(path: Path) -> int:
 
 
 def _embedded(root: Path) -> Iterator[Line]:
-    """The weights inside the package: each has a card beside it that states its SHA-256."""
+    """Compare the weights inside the package with the SHA-256 on the card beside each."""
     todo = "restore it: git checkout course_utils/mini/weights"
-    cards = sorted((PACKAGE / "weights").glob("*.json"))
+    cards = sorted((PACKAGE / "mini" / "weights").glob("*.json"))
     for card in cards:
         meta = json.loads(card.read_text(encoding="utf-8"))
-        if "sha256" not in meta or "file" not in meta:
-            continue
         path = card.parent / meta["file"]
         if not path.exists():
             yield Line("embedded", f"{path.name} is missing", todo)
@@ -172,10 +171,9 @@ def _notebook(root: Path) -> Iterator[Line]:
     """Run a notebook of two cells for real: kernel, plots and the package."""
     from nbformat.v4 import new_code_cell, new_notebook
 
-    cells = [
-        new_code_cell("import torch, torchvision\nimport matplotlib.pyplot as plt\nimport course_utils"),
-        new_code_cell("figure = plt.figure(figsize=(1, 1))\nprint(int(torch.ones(2, 2).sum()))\nplt.show()"),
-    ]
+    imports = "import torch, torchvision\nimport matplotlib.pyplot as plt\nimport course_utils"
+    figure = "figure = plt.figure(figsize=(1, 1))\nprint(int(torch.ones(2, 2).sum()))\nplt.show()"
+    cells = [new_code_cell(imports), new_code_cell(figure)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.ipynb"
         write_notebook(new_notebook(cells=cells), path)
@@ -189,15 +187,4 @@ def _notebook(root: Path) -> Iterator[Line]:
     yield Line("notebook", f"ran in {execution.seconds:.1f} s, {'with' if shown else 'without'} its figure", todo)
 
 
-CHECKS = (
-    _course,
-    _python,
-    _packages,
-    _device,
-    _memory,
-    _disk,
-    _settings,
-    _downloads,
-    _embedded,
-    _notebook,
-)
+CHECKS = (_course, _python, _packages, _device, _memory, _disk, _settings, _downloads, _embedded, _notebook)

@@ -1,15 +1,55 @@
-r"""LaTeX formulas as a line of text, for terminals.
+r"""Formulas: LaTeX as MathML for pages, and as a line of text for terminals.
 
 >>> plain_formula(r"\frac{1}{C_\text{out}} + \frac{1}{k^2}")
 '1/C_out + 1/k²'
 
-It knows what the course writes: Greek letters, fractions, roots, sums, indices and powers, accents, brackets. A command
-that it does not know stays as it was typed.
+The text knows what the course writes: Greek letters, fractions, roots, sums, indices and powers, accents, brackets. A
+command that it does not know stays as it was typed.
 """
 
 from __future__ import annotations
 
+import html
 import re
+
+from latex2mathml.converter import convert
+
+# --- MathML ------------------------------------------------------------------------------------------------------
+
+# latex2mathml writes "ln" as a variable, which would touch its neighbours; a word in \mathrm letter by letter, which a
+# screen reader would spell; and the comma of 25{,}088 as one between two numbers.
+FUNCTION = re.compile(r"<mi>([a-z]{2,})</mi>")
+UPRIGHT_WORD = re.compile(r'<mrow>((?:<mi mathvariant="normal">\w</mi>){2,})</mrow>')
+THOUSANDS = "</mn><mrow><mo>&#x0002C;</mo></mrow><mn>"
+
+
+def mathml(latex: str, display: bool = False) -> str:
+    """Return a formula as MathML, which a browser draws and a screen reader reads.
+
+    Parameters
+    ----------
+    latex
+        The text between the dollar signs.
+    display
+        True for a formula on a line of its own.
+
+    Returns
+    -------
+    str
+        A ``<math>`` element; the source in a ``<code>`` element where it is misprinted or has an unknown command.
+    """
+    try:
+        page = convert(latex.strip(), display="block" if display else "inline")
+    except Exception:  # latex2mathml's errors have no class in common, and a misprint is no reason to lose the page
+        page = None
+    if page is None or re.search(r"\\[a-zA-Z]", html.unescape(page)):
+        return f"<code>{html.escape(latex.strip())}</code>"
+    page = FUNCTION.sub(r'<mo lspace="0.167em" rspace="0.167em">\1</mo>', page)
+    page = UPRIGHT_WORD.sub(lambda word: f"<mi>{re.sub('<.*?>', '', word[1])}</mi>", page)
+    return page.replace(THOUSANDS, ",")
+
+
+# --- text --------------------------------------------------------------------------------------------------------
 
 SYMBOLS = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "Delta": "Δ", "epsilon": "ε", "eta": "η", "theta": "θ",
@@ -32,36 +72,25 @@ TOKEN = re.compile(r"\\(?:[a-zA-Z]+|.)|[{}_^]|\s+|[^\\{}_^\s]", re.DOTALL)
 
 
 def plain_formula(latex: str) -> str:
-    """Write a formula without its LaTeX.
-
-    Parameters
-    ----------
-    latex
-        What stands between the dollar signs.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """Return a formula as one line of text, given the LaTeX between its dollar signs."""
     tokens = TOKEN.findall(latex)
     tokens.reverse()  # the next one is at the end
     text = ""
     while tokens:
-        # A closing brace without an opening one is a misprint, and no reason to lose the rest.
+        # A closing brace without an opening one is a misprint; the rest is still shown.
         text += _sequence(tokens) + (tokens.pop() if tokens else "")
     return _polished(" ".join(text.split()))
 
 
 def _polished(text: str) -> str:
-    """White space as a typesetter would set it."""
+    """Return a text with white space as a typesetter would set it."""
     text = re.sub(r"([∂⌊⌈(])\s+", r"\1", text)
     text = re.sub(r"\s+([⌋⌉),.])", r"\1", text)
     return re.sub(r"^([±−])\s+", r"\1", text)
 
 
 def _sequence(tokens: list[str]) -> str:
-    """Everything up to the end or the next closing brace."""
+    """Return the text of everything up to the end or the next closing brace."""
     text = ""
     while tokens and tokens[-1] != "}":
         fraction = tokens[-1][1:] in FRACTIONS
@@ -80,7 +109,7 @@ def _sequence(tokens: list[str]) -> str:
 
 
 def _sticks(tokens: list[str]) -> bool:
-    """Whether the next symbol would be read as part of the denominator."""
+    """True if the next symbol would be read as part of the denominator."""
     following = next((token for token in reversed(tokens) if not token.isspace() and token != r"\left"), "}")
     if following.startswith("\\"):
         return following == r"\sqrt" or SYMBOLS.get(following[1:], "=") in set("αβγδΔεηθλμπρσΣτφω")
@@ -88,6 +117,7 @@ def _sticks(tokens: list[str]) -> bool:
 
 
 def _piece(tokens: list[str]) -> str:
+    """Return the text of the next symbol, group or command."""
     token = tokens.pop()
     if token == "{":
         return _group(tokens)
@@ -117,7 +147,7 @@ def _group(tokens: list[str]) -> str:
 
 
 def _argument(tokens: list[str]) -> str:
-    """What a command or script applies to: a group, or the next symbol."""
+    """Return the text that a command or script applies to: a group, or the next symbol."""
     while tokens and tokens[-1].isspace():
         tokens.pop()
     if not tokens or tokens[-1] == "}":
@@ -126,7 +156,7 @@ def _argument(tokens: list[str]) -> str:
 
 
 def _letters(text: str) -> list[str]:
-    """The letters of a text with the accents that they have already, without white space between them."""
+    """Return the letters of a text, each with the accents that it has already."""
     return re.findall(r"\S[\u0300-\u036f]*", text)
 
 
@@ -139,7 +169,7 @@ def _script(kind: str, text: str) -> str:
 
 
 def _tight(text: str) -> str:
-    """In brackets, when it would fall apart beside a bar or under a root."""
+    """Return a text in brackets if it would fall apart beside a bar or under a root."""
     text = _polished(text)
     one = re.fullmatch(r"[^\s+−/·=]+", text) or (text.startswith("(") and text.endswith(")") and text.count("(") == 1)
     return text if one else f"({text})"

@@ -1,7 +1,7 @@
-"""What a stored notebook has to be: ``course check``.
+"""Checks of stored notebooks: ``course check``.
 
 Nothing is executed. Every check is a small function from a notebook to the problems that it found, each a line that
-names the cell and what to do about it.
+names the cell and the remedy.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from nbformat import NotebookNode
 
 from course_tools.authoring.notebooks import BEGIN, END, WIDGET, canonical, code_cells, read_notebook, stamp, tags
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 MAX_LINES = 25
 MAX_PICTURE = 150_000
@@ -34,7 +32,7 @@ HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 
 
 def problems_of(path: Path) -> list[str]:
-    """Everything that is wrong with a notebook file; an empty list when nothing is."""
+    """Return everything that is wrong with a notebook file; an empty list when nothing is."""
     notebook = read_notebook(path)
     found = [problem for check in CHECKS for problem in check(notebook)]
     if path.stat().st_size > MAX_NOTEBOOK:
@@ -45,22 +43,21 @@ def problems_of(path: Path) -> list[str]:
 
 
 def stale(notebook: NotebookNode) -> list[str]:
-    """Why the stored outputs do not belong to the code any more; empty when they do."""
+    """Return the reasons why the stored outputs do not belong to the code any more; an empty list when they do."""
     stored, now = notebook.metadata.get("course"), stamp(notebook)
     if stored is None:
         return ["it carries no stamp: run `course render`"]
     reasons = {
-        "sources": "the outputs are older than the cells: run `course render`",
-        "package": "the outputs are older than the package: run `course render`",
-        "outputs": "the outputs were changed after rendering: run `course render`",
+        "sources": "the outputs are older than the cells",
+        "package": "the outputs are older than the package",
+        "outputs": "the outputs were changed after rendering",
     }
-    return [reason for part, reason in reasons.items() if stored.get(part) != now[part]]
+    return [f"{reason}: run `course render`" for part, reason in reasons.items() if stored.get(part) != now[part]]
 
 
-def word_count(notebook: NotebookNode) -> int:
-    """Words of prose: Markdown without code, pictures, link targets and tags."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    text = re.sub(r"```.*?```", " ", text, flags=re.DOTALL)
+def count_words(markdown: str) -> int:
+    """Return the number of words that a reader reads: without code blocks, pictures, link targets and tags."""
+    text = re.sub(r"```.*?```", " ", markdown, flags=re.DOTALL)
     text = MARKDOWN_IMAGE.sub(" ", text)
     text = re.sub(r"\]\([^)]*\)", "] ", text)
     text = re.sub(r"<[^>]+>", " ", text)
@@ -169,7 +166,8 @@ def _exercises(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _size_of_a_day(notebook: NotebookNode) -> Iterator[str]:
-    cells, words = len(code_cells(notebook)), word_count(notebook)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    cells, words = len(code_cells(notebook)), count_words(prose)
     if cells not in CODE_CELLS:
         yield f"it has {cells} code cells, a day has {CODE_CELLS.start} to {CODE_CELLS.stop - 1}"
     if words not in WORDS:

@@ -1,12 +1,12 @@
 """Run a notebook, store its outputs, and make the student's copy.
 
-The notebooks are executed by nbclient in a kernel of the Python that runs this code: whatever kernels somebody has
-installed elsewhere, the one that sees this package is used. Tags of code cells that mean something here:
+nbclient executes the notebooks, always in a kernel of the Python that runs this code. Tags of code cells that have a
+meaning here:
 
 ======================  ===========================================================================
 ``result``              what it prints is the notebook's result in the table of ``course run``
 ``solution``            an exercise: the region between the markers is emptied in the student's copy
-``checker``             tells whether the exercise above it is right, where that is not in the same cell
+``checker``             checks the answer to the exercise above, where that is not done in the same cell
 ``nbval-check-output``  ``course test`` compares its output with the stored one
 ======================  ===========================================================================
 """
@@ -19,8 +19,9 @@ import hashlib
 import json
 import os
 import re
+import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,30 +30,24 @@ import course_utils
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
 
+# cli.py imports this module at its start, so nbformat, nbclient and jupyter_client are imported where they are used.
 if TYPE_CHECKING:
+    from nbclient import NotebookClient
     from nbformat import NotebookNode
 
 PACKAGE = Path(course_utils.__file__).parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# The settings that decide what a notebook prints, and their defaults: outputs are stored for these.
+# The settings that change what a notebook prints, with the defaults for which outputs are stored.
 DEFAULTS = {"COURSE_WEIGHTS": "mini", "COURSE_DATASET": "pets", "COURSE_SEED": "0"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The cell that stopped a notebook.
+    """The cell that stopped a notebook: its number among `cells` code cells, from 1, and its first lines.
 
-    Parameters
-    ----------
-    cell, cells
-        Its number among the code cells, from 1, and how many there are.
-    source
-        Its first lines.
-    error
-        One line, such as ``"ZeroDivisionError: division by zero"``.
-    traceback
-        The last lines of the traceback, without colours.
+    ``error`` is one line, such as ``"ZeroDivisionError: division by zero"``; ``traceback`` has the last lines of the
+    traceback, without colours.
     """
 
     cell: int
@@ -62,13 +57,13 @@ class Failure:
     traceback: str = ""
 
     def __str__(self) -> str:
-        parts = [f"code cell {self.cell} of {self.cells}:", _indent(self.source), self.error]
-        return "\n".join([*parts, _indent(self.traceback)] if self.traceback else parts)
+        source, traceback = textwrap.indent(self.source, "    "), textwrap.indent(self.traceback, "    ")
+        return "\n".join(filter(None, [f"code cell {self.cell} of {self.cells}:", source, self.error, traceback]))
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What running one notebook gave: the notebook with its outputs, seconds, and the failure, if any."""
+    """The result of running one notebook: the notebook with its outputs, seconds, and the failure, if any."""
 
     notebook: NotebookNode
     seconds: float
@@ -76,14 +71,14 @@ class Execution:
 
 
 def find_notebooks(root: Path, days: Sequence[str] = ()) -> list[Path]:
-    """Paths of the course's notebooks under a project folder.
+    """Return the paths of the course's notebooks under a project folder.
 
     Parameters
     ----------
     root
-        The folder that contains ``notebooks``.
+        Folder that contains ``notebooks``.
     days
-        Which ones: ``"day20"``, ``"20"`` or ``"day20.ipynb"``; empty for all, in order.
+        Names such as ``"day20"``, ``"20"`` or ``"day20.ipynb"``; empty for all notebooks, in order.
 
     Raises
     ------
@@ -125,22 +120,22 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    """The code cells that contain anything, in order."""
+    """Return the code cells that contain anything, in order."""
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def tags(cell: NotebookNode) -> list[str]:
-    """Tags of a cell, empty when it has none."""
+    """Return the tags of a cell, an empty list when it has none."""
     return cell.metadata.get("tags", [])
 
 
 def kernel_environment(environ: Mapping[str, str], dataset: str | None = None) -> dict[str, str]:
-    """Environment variables for a kernel that nobody watches: the given ones, and `dataset` where it is not None."""
-    # Jupyter chooses its inline backend itself, but not where the variable is set: figures would be missing then.
+    """Return the variables for a kernel that runs without a reader: those given, and `dataset` if it is not None."""
+    # Where the variable is set, Jupyter does not choose its inline backend, and figures are missing from the outputs.
     env = {name: value for name, value in environ.items() if name != "MPLBACKEND"}
     env.setdefault("COURSE_PROGRESS", "0")
-    # OpenMP's threads wait for each other by spinning: as soon as anything else wants a core, a lesson of a minute and
-    # a half was seen to take nine. Sleeping instead was no slower where nothing else ran.
+    # OpenMP's threads wait for each other by spinning: where another program used a core too, a lesson of a minute and
+    # a half took nine. Sleeping instead was no slower where nothing else ran.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A notebook imports the package that this code belongs to, even where another version is installed.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), env.get("PYTHONPATH")]))
@@ -148,7 +143,7 @@ def kernel_environment(environ: Mapping[str, str], dataset: str | None = None) -
 
 
 def on_default_settings(environ: Mapping[str, str]) -> bool:
-    """Whether a notebook would print what is stored in it, as far as the settings go."""
+    """True if the settings are those for which outputs are stored."""
     return all(environ.get(name) in (None, "", default) for name, default in DEFAULTS.items())
 
 
@@ -164,39 +159,37 @@ def run_notebook(
     Parameters
     ----------
     path
-        The file; it is read, never written.
+        Notebook file; it is read, never written.
     environ
-        The kernel's environment variables; those of this process by default.
+        Environment variables of the kernel; those of this process by default.
     timeout
         Seconds that one cell may take.
     on_cell
-        Called with the number of the code cell that starts, from 1, and the number of code cells.
+        Function that is called with the number of the code cell that starts, from 1, and the number of code cells.
 
     Returns
     -------
     Execution
-        With ``failure`` set when a cell failed; the cells behind it were then not run and have no outputs.
+        Its ``failure`` is set when a cell failed; the cells after it were then not run and have no outputs.
     """
     notebook = _without_outputs(read_notebook(path))
-    cells = code_cells(notebook)
-    number, failure = 0, None
+    # nbclient wants the index of a cell among all cells, readers its number among the code cells.
+    places = {id(cell): index for index, cell in enumerate(notebook.cells)}
+    cells, failure = code_cells(notebook), None
     start = time.perf_counter()
     client = _client(notebook, timeout)
     env = kernel_environment(os.environ if environ is None else environ)
     with client.setup_kernel(cwd=str(path.resolve().parent), env=env, cleanup_kc=True):
-        for index, cell in enumerate(notebook.cells):
-            if cell.cell_type != "code" or not cell.source.strip():
-                continue
-            number += 1
+        for number, cell in enumerate(cells, start=1):
             on_cell(number, len(cells))
-            error = _execute(client, cell, index, timeout)
+            error = _execute(client, cell, places[id(cell)], timeout)
             if error:
                 failure = Failure(number, len(cells), _first_lines(cell.source), *error)
                 break
     return Execution(notebook, time.perf_counter() - start, failure)
 
 
-def _client(notebook: NotebookNode, timeout: float):  # noqa: ANN202  (its class is imported when it is needed)
+def _client(notebook: NotebookNode, timeout: float) -> NotebookClient:
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -214,14 +207,14 @@ def _client(notebook: NotebookNode, timeout: float):  # noqa: ANN202  (its class
     )
 
 
-def _execute(client, cell: NotebookNode, index: int, timeout: float) -> tuple[str, str] | None:  # noqa: ANN001
-    """Run one cell; None, or the error in one line and the end of its traceback."""
+def _execute(client: NotebookClient, cell: NotebookNode, index: int, timeout: float) -> tuple[str, str] | None:
+    """Run one cell; return None, or the error in one line and the end of its traceback."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     try:
         client.execute_cell(cell, index)
     except CellExecutionError as error:
-        # A syntax error comes with an empty value in some versions of IPython; its name alone must do.
+        # In some versions of IPython a syntax error has an empty value: then its name alone is shown.
         return f"{error.ename}: {error.evalue}".strip(": "), _end_of_traceback(cell)
     except CellTimeoutError:
         return f"Timeout: the cell took more than {timeout:g} seconds.", ""
@@ -232,22 +225,14 @@ def _execute(client, cell: NotebookNode, index: int, timeout: float) -> tuple[st
 
 def _end_of_traceback(cell: NotebookNode, lines: int = 12) -> str:
     tracebacks = [output.traceback for output in cell.outputs if output.output_type == "error"]
-    text = without_colours("\n".join(line for traceback in tracebacks for line in traceback))
-    return "\n".join(text.splitlines()[-lines:])
-
-
-def without_colours(text: str) -> str:
-    """Text without the escape sequences that colour a terminal."""
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    text = "\n".join(line for traceback in tracebacks for line in traceback)
+    without_colours = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    return "\n".join(without_colours.splitlines()[-lines:])
 
 
 def _first_lines(source: str, lines: int = 6) -> str:
     kept = source.strip().splitlines()
     return "\n".join(kept[:lines] + (["..."] if len(kept) > lines else []))
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _without_outputs(notebook: NotebookNode) -> NotebookNode:
@@ -259,7 +244,7 @@ def _without_outputs(notebook: NotebookNode) -> NotebookNode:
 
 
 def result_of(notebook: NotebookNode) -> str:
-    """What the last cell tagged ``result`` printed; empty when there is none."""
+    """Return the text that the last cell tagged ``result`` printed; empty when there is none."""
     tagged = [cell for cell in code_cells(notebook) if "result" in tags(cell)]
     if not tagged:
         return ""
@@ -268,13 +253,10 @@ def result_of(notebook: NotebookNode) -> str:
 
 
 def canonical(notebook: NotebookNode) -> NotebookNode:
-    """The form in which a notebook with outputs is stored: nothing in it depends on who ran it, or when.
+    """Return a copy in the form in which a notebook is stored: nothing in it depends on who ran it, or when.
 
-    Returns
-    -------
-    NotebookNode
-        A copy: no timing, no widget state, no collapsed cells; the same kernel name everywhere; a widget is replaced
-        by a sentence, because its model lives in a kernel that is gone.
+    It has no timing, no widget state and no collapsed cells, and the same kernel name everywhere. A sentence stands in
+    the place of a widget, because the widget's model ended with its kernel.
     """
     import nbformat
 
@@ -287,8 +269,7 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
         }
     )
     for cell in notebook.cells:
-        kept = {key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)}
-        cell.metadata = nbformat.from_dict(kept)
+        cell.metadata = nbformat.from_dict({"tags": tags(cell)} if tags(cell) else {})
         for output in cell.get("outputs", []):
             if WIDGET in output.get("data", {}):
                 output.data = nbformat.from_dict({"text/plain": "(interactive: run this cell in JupyterLab)"})
@@ -296,12 +277,12 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
 
 
 def stamp(notebook: NotebookNode, package: Path = PACKAGE) -> dict[str, str]:
-    """Fingerprints that tell whether stored outputs still belong to the code.
+    """Return fingerprints that tell if stored outputs still belong to the code.
 
     Parameters
     ----------
     notebook
-        With outputs.
+        Notebook with outputs.
     package
         Folder of ``course_utils``.
 
@@ -315,44 +296,40 @@ def stamp(notebook: NotebookNode, package: Path = PACKAGE) -> dict[str, str]:
     outputs = [cell.outputs for cell in code_cells(notebook)]
     modules = [path.read_text(encoding="utf-8") for path in used_modules(sources, package)]
     text = "\n".join([*sources, *modules])
-    data = [
-        p for pattern in ("mini/weights/*.json", "data/*.json") for p in sorted(package.glob(pattern)) if p.stem in text
-    ]
-    return {
-        "outputs": _sha256(json.dumps(outputs, sort_keys=True)),
-        "package": _sha256(json.dumps([*modules, *(path.read_text(encoding="utf-8") for path in data)])),
-        "sources": _sha256(json.dumps(sources)),
-    }
+    files = [*sorted(package.glob("mini/weights/*.json")), *sorted(package.glob("data/*.json"))]
+    data = [path.read_text(encoding="utf-8") for path in files if path.stem in text]
+    parts = {"outputs": outputs, "package": [*modules, *data], "sources": sources}
+    return {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()}
 
 
 def used_modules(sources: Iterable[str], package: Path = PACKAGE) -> list[Path]:
-    """Files of the package that some code imports, directly or through one another, sorted."""
+    """Return the files of course_utils that some code imports, directly or through one another, sorted.
+
+    Importing ``course_utils.engine.runs`` runs ``engine/__init__.py`` too, so that file is one of them.
+    """
     found: set[Path] = set()
     waiting = list(sources)
     while waiting:
         for name in _imported(waiting.pop()):
-            path = package / f"{name.replace('.', '/')}.py"
-            if path.exists() and path not in found:
-                found.add(path)
-                waiting.append(path.read_text(encoding="utf-8"))
+            root, *parts = name.split(".")
+            places = (
+                [package.joinpath(*parts[:end]) for end in range(1, len(parts) + 1)] if root == PACKAGE.name else []
+            )
+            for path in (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")):
+                if path.exists() and path not in found:
+                    found.add(path)
+                    waiting.append(path.read_text(encoding="utf-8"))
     return sorted(found)
 
 
-def _imported(source: str) -> Iterable[str]:
-    """Names of the modules of course_utils that a source imports, and a few that are no modules."""
+def _imported(source: str) -> Iterator[str]:
+    """Yield the dotted names that a source imports: modules, and things in modules."""
     code = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)  # IPython's own commands are not Python
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("course_utils."))
-        elif isinstance(node, ast.ImportFrom) and node.module == "course_utils":
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_utils."):
-            name = node.module.partition(".")[2]
-            yield from (name, *(f"{name}.{alias.name}" for alias in node.names))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def render(path: Path, on_cell: Callable[[int, int], None] = lambda number, total: None) -> Execution:
@@ -370,7 +347,7 @@ def render(path: Path, on_cell: Callable[[int, int], None] = lambda number, tota
 
 
 def student_copy(notebook: NotebookNode) -> NotebookNode:
-    """The notebook that a student starts from: no outputs, and each solution replaced by a place to write.
+    """Return the notebook that a student starts from: no outputs, and a place to write instead of each solution.
 
     Raises
     ------
@@ -386,7 +363,7 @@ def student_copy(notebook: NotebookNode) -> NotebookNode:
 
 
 def hide_solution(source: str) -> str:
-    r"""Replace what stands between the markers, and the markers, by a comment and ``...``.
+    r"""Return a source with a comment and ``...`` in the place of the markers and the lines between them.
 
     Examples
     --------

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
+from jinja2 import DictLoader
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+
+from course_tools.authoring.formulas import mathml
 
 # nbconvert's page loads three scripts from the network. Without them it is one file that works on a plane.
 TEMPLATE = """
@@ -22,53 +22,53 @@ TEMPLATE = """
 
 
 def page_of(notebook: NotebookNode, folder: Path, title: str) -> str:
-    """The HTML text of a page.
+    """Return the HTML text of a page.
 
     Parameters
     ----------
     notebook
-        With outputs.
+        Notebook with outputs.
     folder
-        Where pictures that the text refers to are found; they are put into the page.
+        Folder of the pictures that the text refers to; they are put into the page.
     title
-        Of the page.
+        Title of the page.
     """
-    from jinja2 import DictLoader
-    from nbconvert import HTMLExporter
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    class Renderer(IPythonRenderer):
-        def inline_math(self, body: str) -> str:
-            return formula(body)
-
-        def block_math(self, body: str) -> str:
-            return f'<div style="text-align: center">{formula(body)}</div>'
-
-    def to_html(markdown: str) -> str:
-        renderer = Renderer(escape=False, embed_images=True, path=str(folder), anchor_link_text="¶")
-        return MarkdownWithMath(renderer=renderer).render(markdown)
-
     exporter = HTMLExporter(
         extra_loaders=[DictLoader({"page.html.j2": TEMPLATE})], template_file="page.html.j2", embed_images=True
     )
-    exporter.register_filter("markdown2html", to_html)
+    exporter.register_filter("markdown2html", lambda markdown: markdown_to_html(markdown, folder=folder))
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     return page
 
 
-def formula(tex: str) -> str:
-    """A formula as a picture inside the page, drawn by matplotlib; its TeX source is the alt text.
+def markdown_to_html(markdown: str, formula: Callable[[str, bool], str] = mathml, folder: Path | None = None) -> str:
+    """Return Markdown as HTML, as nbconvert writes it, but with formulas that need no script.
 
-    What matplotlib's small TeX does not know is shown as its source.
+    Parameters
+    ----------
+    markdown
+        Text of a cell.
+    formula
+        Function that writes a formula, given its LaTeX and True if it stands on a line of its own.
+    folder
+        Folder of the pictures to put into the page; None leaves links to pictures as they are.
     """
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.mathtext import math_to_image
+    renderer = _Renderer(formula, escape=False, embed_images=folder is not None, path=str(folder or ""))
+    return MarkdownWithMath(renderer=renderer).render(markdown)
 
-    source, drawn = html.escape(tex.strip()), io.BytesIO()
-    known = re.sub(r"\\[bB]igg?[lmr]?(?![A-Za-z])", "", tex.strip())  # matplotlib has brackets of one size only
-    try:
-        depth = math_to_image(f"${known}$", drawn, prop=FontProperties(size=11), format="svg")
-    except ValueError:
-        return f"<code>{source}</code>"
-    data = base64.b64encode(drawn.getvalue()).decode()
-    return f'<img alt="{source}" style="vertical-align: -{depth:.1f}pt" src="data:image/svg+xml;base64,{data}"/>'
+
+class _Renderer(IPythonRenderer):
+    """nbconvert's renderer with another way to write formulas."""
+
+    def __init__(self, formula: Callable[[str, bool], str], **options: object) -> None:
+        super().__init__(**options)
+        self.formula = formula
+
+    def inline_math(self, body: str) -> str:
+        return self.formula(body, False)
+
+    def block_math(self, body: str) -> str:
+        return self.formula(body, True)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.formula(rf"\begin{{{name}}}{body}\end{{{name}}}", True)

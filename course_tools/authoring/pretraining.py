@@ -1,8 +1,7 @@
-"""How the embedded weights were made: ``course pretrain resnet18_mini``.
+"""The making of the embedded weights: ``course pretrain resnet18_mini``.
 
 Pre-training is ordinary supervised training on a big set of photographs, here Tiny ImageNet: 200 classes, 64 × 64
-pixels, CS231n at Stanford (http://cs231n.stanford.edu/). Nothing in this file knows about transfer. It is short on
-purpose: read it once and "pre-trained weights" are no mystery any more.
+pixels, CS231n at Stanford (http://cs231n.stanford.edu/). Nothing in this file knows about transfer.
 
 Three habits keep it affordable on two cores:
 
@@ -15,14 +14,14 @@ Three habits keep it affordable on two cores:
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
 import math
 import os
-import platform
+import shutil
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,17 +29,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pooch
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import normalize
 
+from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of, written_whole
-from course_utils.common.tables import markdown_table
+from course_utils.common.tables import markdown_table, percent
 from course_utils.data.downloads import unpack_zip
 from course_utils.evaluation import interval_text
+from course_utils.experiments.compare import hardware
 from course_utils.mini import networks
+from course_utils.settings import load_settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,27 +61,27 @@ DIGEST_PER_CLASS = 300
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, apart from the pictures and the machine.
+    """Everything that determines the weights, apart from the pictures and the machine.
 
     Parameters
     ----------
     phases
         Pairs of (epochs, picture side in pixels), in order.
     batch_size, peak_lr, momentum, weight_decay, label_smoothing
-        Of SGD with Nesterov momentum and cross-entropy. Norms and biases are not decayed.
+        Settings of SGD with Nesterov momentum and cross-entropy. Norms and biases are not decayed.
     warmup
         Share of a cycle's steps in which the learning rate climbs; it then falls as a cosine to zero.
     cycles
         Epochs of each such cycle; empty for one over all. Every later one climbs to half the rate of the one before
-        (warm restarts, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983): a way to add epochs to a recipe
+        (warm restarts, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983), so a recipe can be made longer
         without beginning again.
     smallest_crop
         Least share of a picture's area that a random view keeps, in (0, 1].
     bfloat16
-        Compute forward passes in bfloat16: twice as fast for plain convolutions. Depthwise ones go back to float32:
-        on a CPU their backward pass in bfloat16 took four times as long.
+        True to compute forward passes in bfloat16: twice as fast for plain convolutions. For depthwise ones float32 is
+        better: on a CPU their backward pass in bfloat16 took four times as long.
     seed
-        Of the weights, the order and the views.
+        Seed of the weights, the order and the views.
     """
 
     phases: tuple[tuple[int, int], ...] = ((8, 64), (10, 96), (9, 112))
@@ -93,7 +98,7 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
-        """How many epochs there are in all phases."""
+        """Number of epochs in all phases."""
         return sum(count for count, _ in self.phases)
 
     def size_at(self, epoch: int) -> int:
@@ -105,10 +110,10 @@ class Recipe:
         raise ValueError(f"the recipe has {self.epochs} epochs, there is no epoch {epoch + self.epochs}")
 
 
-# Shorter than the ResNet's, because three more networks had to fit into two hours of two cores. The VGG and the
-# MobileNet stayed below 40 % after their first 14 epochs, so they got a second cycle. Nets of depthwise convolutions
-# have few weights and short schedules, so they get less decay and milder crops; and since such a convolution reads
-# much and computes little, large pictures cost them most.
+# Three recipes are shorter than the ResNet's: they had to fit into two hours of two cores. The VGG and the MobileNet
+# stayed below 40 % after their first 14 epochs, so they got a second cycle. Networks of depthwise convolutions have few
+# weights, so they get less decay and milder crops; and since such a convolution reads much and computes little, large
+# pictures cost them most.
 _DEPTHWISE = {"weight_decay": 1e-4, "smallest_crop": 0.5, "bfloat16": False}
 RECIPES = {
     "resnet18_mini": Recipe(),
@@ -131,7 +136,7 @@ class Pictures:
 
 
 def read_categories(folder: Path) -> tuple[list[str], list[str]]:
-    """The 200 WordNet ids of Tiny ImageNet, in sorted order, and the first English name of each."""
+    """Return the 200 WordNet ids of Tiny ImageNet, sorted, and the first English name of each."""
     ids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
     lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
@@ -139,20 +144,19 @@ def read_categories(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def read_training(folder: Path, per_class: int) -> Pictures:
-    """The first `per_class` training pictures of every class."""
+    """Read the first `per_class` training pictures of every class, as far as they are there."""
     ids, _ = read_categories(folder)
-    paths, labels = [], []
-    for label, wnid in enumerate(ids):
-        for number in range(per_class):
-            path = folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG"
-            if path.exists():
-                paths.append(path)
-                labels.append(label)
-    return _decode(paths, labels)
+    numbered = [(_training_file(folder, i, n), label) for label, i in enumerate(ids) for n in range(per_class)]
+    there = [(path, label) for path, label in numbered if path.exists()]
+    return _decode([path for path, _ in there], [label for _, label in there])
+
+
+def _training_file(folder: Path, wnid: str, number: int) -> Path:
+    return folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG"
 
 
 def read_validation(folder: Path) -> Pictures:
-    """The 10,000 validation pictures, which the training never sees."""
+    """Read the 10,000 validation pictures, which the training never sees."""
     ids, _ = read_categories(folder)
     rows = (folder / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
     names_and_ids = [row.split("\t")[:2] for row in rows if row]
@@ -169,10 +173,8 @@ def _decode(paths: list[Path], labels: list[int]) -> Pictures:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Bytes ``(N, 3, H, W)`` to float32 with ImageNet's mean and standard deviation per channel."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - mean) / std
+    """Return bytes ``(N, 3, H, W)`` as float32 with ImageNet's mean and standard deviation per channel."""
+    return normalize(images.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def random_views(images: Tensor, size: int, smallest_crop: float, generator: torch.Generator) -> Tensor:
@@ -185,10 +187,10 @@ def random_views(images: Tensor, size: int, smallest_crop: float, generator: tor
     size
         Side of the result in pixels.
     smallest_crop
-        Area and shape of the window are drawn from ``[smallest_crop, 1]`` and ``exp([-0.2, 0.2])``; a side that would
-        be longer than the picture is cut to its size, so the area can be up to a fifth smaller.
+        Least area: area and shape of the window are drawn from ``[smallest_crop, 1]`` and ``exp([-0.2, 0.2])``. A side
+        that would be longer than the picture is cut to its size, so the area can be up to a fifth smaller.
     generator
-        Draws windows and mirrors; the same state gives the same views.
+        Source of windows and mirrors; the same state gives the same views.
     """
     n = len(images)
     area = torch.empty(n).uniform_(smallest_crop, 1, generator=generator)
@@ -207,26 +209,24 @@ def random_views(images: Tensor, size: int, smallest_crop: float, generator: tor
 
 
 def batches(pictures: Pictures, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, augmented batches of one epoch; the same epoch always gives the same batches."""
+    """Yield the shuffled, augmented batches of one epoch; the same epoch always gives the same batches."""
     generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     order = torch.randperm(len(pictures), generator=generator)
     for chosen in order.split(recipe.batch_size)[: len(pictures) // recipe.batch_size]:
         images = normalise(pictures.images[chosen].to(device))
-        yield (
-            random_views(images, recipe.size_at(epoch), recipe.smallest_crop, generator),
-            pictures.labels[chosen].to(device),
-        )
+        views = random_views(images, recipe.size_at(epoch), recipe.smallest_crop, generator)
+        yield views, pictures.labels[chosen].to(device)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: weights of convolutions and linear layers are decayed, norms and biases are not."""
+    """Return two groups: weights of convolutions and linear layers with weight decay; norms and biases without."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Learning rate at a step: in each cycle a linear climb, then a cosine down to zero."""
+    """Return the learning rate at a step: in each cycle a linear climb, then a cosine down to zero."""
     start, length, peak = 0, steps, recipe.peak_lr
     for i, epochs in enumerate(recipe.cycles):
         start += length if i else 0
@@ -247,7 +247,7 @@ def train_one_epoch(
     epoch: int,
     device: torch.device,
 ) -> float:
-    """One pass over the training pictures. Returns the mean loss."""
+    """Train on all pictures once; return the mean loss."""
     model.train()
     steps_per_epoch = len(pictures) // recipe.batch_size
     total = 0.0
@@ -266,7 +266,7 @@ def train_one_epoch(
 
 @torch.inference_mode()
 def count_correct(model: nn.Module, pictures: Pictures, preprocess: Callable, k: int = 1) -> int:
-    """How many pictures have their label among the `k` highest logits, in float32, after `preprocess`."""
+    """Return the number of pictures with their label among the `k` highest logits, in float32, after `preprocess`."""
     model.eval()
     device = next(model.parameters()).device
     right = 0
@@ -276,21 +276,42 @@ def count_correct(model: nn.Module, pictures: Pictures, preprocess: Callable, k:
     return right
 
 
+@dataclass(frozen=True)
+class Result:
+    """A trained model and the record of its training."""
+
+    model: nn.Module
+    recipe: Recipe
+    per_class: int
+    training_pictures: int
+    seconds: float
+    history: list[dict]
+
+
 def pretrain(
-    name: str, folder: Path, work: Path, recipe: Recipe, per_class: int = 500, say: Callable = print
+    name: str, folder: Path, work: Path, recipe: Recipe, per_class: int = 500, notify: Callable[[str], None] = print
 ) -> Result:
     """Train a mini model from random weights, or go on where an interrupted call stopped.
 
     Parameters
     ----------
     name
-        A key of ``networks.BUILDERS``.
+        Key of ``networks.BUILDERS``.
     folder
-        ``tiny-imagenet-200``, unpacked.
+        Folder ``tiny-imagenet-200``, unpacked.
     work
-        Folder for the checkpoint, written after every epoch.
-    recipe, per_class, say
-        Settings; training pictures per class; where progress lines go.
+        Folder for the checkpoint, which is written after every epoch.
+    recipe
+        Settings of the training.
+    per_class
+        Number of training pictures per class, at least 1.
+    notify
+        Function that is given a line about each epoch.
+
+    Raises
+    ------
+    CourseError
+        If there are fewer pictures than one batch needs, or the checkpoint belongs to another recipe.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
@@ -301,9 +322,10 @@ def pretrain(
     optimizer = torch.optim.SGD(
         parameter_groups(model, recipe.weight_decay), lr=0.0, momentum=recipe.momentum, nesterov=True
     )
-    state = _resume(work / f"{name}.pt", model, optimizer, recipe, per_class)
+    checkpoint = work / f"{name}.pt"
+    state = _resume(checkpoint, model, optimizer, recipe, per_class)
     preprocess = networks.preprocessing(name)
-    # A look at part of the validation set, to see that it learns. Nothing is chosen by it: the last epoch counts.
+    # Part of the validation set shows that the network learns. Nothing is chosen by it: the last epoch counts.
     watched = Pictures(validation.images[:2000], validation.labels[:2000], validation.names[:2000])
     for epoch in range(state["epoch"], recipe.epochs):
         start = time.perf_counter()
@@ -313,31 +335,19 @@ def pretrain(
         row = {"epoch": epoch + 1, "size": recipe.size_at(epoch), "loss": round(loss, 4), "val_correct": right}
         state["history"].append(row)
         state["epoch"] = epoch + 1
-        _checkpoint(work / f"{name}.pt", model, optimizer, state)
-        say(
+        _save_checkpoint(checkpoint, model, optimizer, state)
+        notify(
             f"{name} epoch {epoch + 1}/{recipe.epochs} at {row['size']} px: loss {loss:.3f}, validation "
-            f"{right / len(watched):.1%} of {len(watched)}, {state['seconds'] / 60:.1f} min so far"
+            f"{percent(right / len(watched))} of {len(watched)}, {state['seconds'] / 60:.1f} min so far"
         )
     return Result(model, recipe, per_class, len(pictures), state["seconds"], state["history"])
 
 
-@dataclass(frozen=True)
-class Result:
-    """A trained model and how it came about."""
-
-    model: nn.Module
-    recipe: Recipe
-    per_class: int
-    training_pictures: int
-    seconds: float
-    history: list[dict]
-
-
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, per_class: int) -> dict:
+    """Load what an interrupted run has saved; return its state, or that of a run that begins."""
     wanted = json.loads(json.dumps({**asdict(recipe), "per_class": per_class}))
-    fresh = {"epoch": 0, "seconds": 0.0, "history": [], "made_by": wanted}
     if not path.exists():
-        return fresh
+        return {"epoch": 0, "seconds": 0.0, "history": [], "made_by": wanted}
     saved = torch.load(path, weights_only=True)
     if saved["state"]["made_by"] != wanted:
         raise CourseError(
@@ -349,9 +359,9 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reci
     return saved["state"]
 
 
-def _checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
     with written_whole(path) as beside:
-        # Through memory: torch.save reports a full disk as something else than the OSError that it is.
+        # Through memory: of a full disk torch.save would raise another error than an OSError.
         content = io.BytesIO()
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, content)
         beside.write_bytes(content.getvalue())
@@ -366,50 +376,45 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
     Parameters
     ----------
     name
-        Of the model; the files are ``<name>.safetensors`` and ``<name>.json``.
+        Name of the model; the files are ``<name>.safetensors`` and ``<name>.json``.
     result
-        From :func:`pretrain`.
+        Result of :func:`pretrain`.
     folder
         Tiny ImageNet, for the validation pictures and the names of the classes.
     command
-        The command line that made it, for the card.
+        Command line that made the model, for the card.
     out
-        Where the files go.
+        Folder of the two files.
 
     Returns
     -------
     dict
         The card: it becomes the ``meta`` of the torchvision weights entry. ``seconds`` is the wall-clock time of the
-        training epochs, with whatever else the machine did meanwhile.
+        training epochs.
     """
-    from safetensors.torch import load_file, save
-
     state = {key: _stored(tensor) for key, tensor in result.model.state_dict().items()}
-    with written_whole(out / f"{name}.safetensors") as beside:
+    file = out / f"{name}.safetensors"
+    with written_whole(file) as beside:
         beside.write_bytes(save(state))
-    # What counts is what a reader gets, so the accuracy is measured on the file as it was written.
+    # Readers get the file, so the accuracy is measured on the file as it was written.
     fresh = networks.BUILDERS[name](num_classes=200)
-    fresh.load_state_dict(
-        {key: t.float() if t.is_floating_point() else t for key, t in load_file(out / f"{name}.safetensors").items()}
-    )
+    fresh.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in load_file(file).items()})
     validation, preprocess = read_validation(folder), networks.preprocessing(name)
-    right = [count_correct(fresh, validation, preprocess, k) for k in (1, 5)]
+    top1, top5 = (100 * count_correct(fresh, validation, preprocess, k) / len(validation) for k in (1, 5))
     card = {
-        "file": f"{name}.safetensors",
-        "sha256": sha256_of(out / f"{name}.safetensors"),
+        "file": file.name,
+        "sha256": sha256_of(file),
         "num_params": sum(p.numel() for p in fresh.parameters()),
         "min_size": (32, 32),
-        "top1": round(100 * right[0] / len(validation), 2),
-        "top5": round(100 * right[1] / len(validation), 2),
+        "top1": round(top1, 2),
+        "top5": round(top5, 2),
         "validation_pictures": len(validation),
         "training_pictures": result.training_pictures,
-        "_metrics": {
-            "Tiny ImageNet": {"acc@1": 100 * right[0] / len(validation), "acc@5": 100 * right[1] / len(validation)}
-        },
+        "_metrics": {"Tiny ImageNet": {"acc@1": top1, "acc@5": top5}},
         "command": command,
         "seed": result.recipe.seed,
         "seconds": round(result.seconds),
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "hardware": hardware("cpu"),
         "date": datetime.now(UTC).date().isoformat(),
         "recipe": asdict(result.recipe),
         "history": result.history,
@@ -427,56 +432,31 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
-    """A Markdown page about all embedded weights, from their cards."""
-    cards = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    rows = [
-        [
-            Path(card["file"]).stem,
-            card["num_params"],
-            f"{card['top1']} % / {card['top5']} %",
-            interval_text(round(card["top1"] * card["validation_pictures"] / 100), card["validation_pictures"]),
-            f"`{card['command']}`",
-            card["seed"],
-            card["seconds"],
-            f"`{card['sha256']}`",
-        ]
-        for card in cards
-    ]
-    headings = [
-        "weights",
-        "parameters",
-        "top-1 / top-5",
-        "top-1, 95 % interval",
-        "command",
-        "seed",
-        "seconds",
-        "SHA-256",
-    ]
-    about = [
-        f"{Path(card['file']).stem}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} pictures."
-        for card in cards
-    ]
-    return "\n".join(
-        [
-            "# Pre-training of the embedded weights",
-            "",
-            "Measured on the 10,000 validation pictures of Tiny ImageNet, which training did not see, on the stored "
-            "file. Seconds are wall-clock time on a machine that did other work beside it. This page is written by "
-            "`course pretrain`.",
-            "",
-            markdown_table(headings, rows),
-            "",
-            *about,
-            "",
-        ]
+    """Return a Markdown page about all embedded weights, from their cards."""
+    rows, about = [], []
+    for path in sorted(folder.glob("*.json")):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        name, n = Path(card["file"]).stem, card["validation_pictures"]
+        accuracy, interval = f"{card['top1']} % / {card['top5']} %", interval_text(round(card["top1"] * n / 100), n)
+        origin = f"`{card['command']}`", card["seed"], card["seconds"], f"`{card['sha256']}`"
+        rows.append([name, card["num_params"], accuracy, interval, *origin])
+        about.append(f"{name}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} pictures.")
+    headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
+    headings += ["command", "seed", "seconds", "SHA-256"]
+    measured = (
+        "Measured on the 10,000 validation pictures of Tiny ImageNet, which training did not see, on the stored file. "
+        "Seconds are wall-clock time on a machine that did other work beside it. This page is written by `course "
+        "pretrain`."
     )
+    title = "# Pre-training of the embedded weights"
+    return "\n\n".join([title, measured, markdown_table(headings, rows), "\n".join(about)]) + "\n"
 
 
 # --- finding the data --------------------------------------------------------------------------------------------
 
 
 def digest(paths: Iterable[Path], folder: Path) -> str:
-    """SHA-256 over the names (relative to `folder`) and the SHA-256 of each file, in the order given."""
+    """Return the SHA-256 over the names (relative to `folder`) and SHA-256 of each file, in the order given."""
     total = hashlib.sha256()
     for path in paths:
         total.update(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n".encode())
@@ -484,15 +464,15 @@ def digest(paths: Iterable[Path], folder: Path) -> str:
 
 
 def validation_files(folder: Path) -> list[Path]:
-    """The files that decide a measured accuracy: class lists, validation labels and pictures."""
+    """Return the files that determine a measured accuracy: class lists, validation labels and pictures."""
     pictures = sorted((folder / "val" / "images").glob("*.JPEG"))
     return [folder / "wnids.txt", folder / "words.txt", folder / "val" / "val_annotations.txt", *pictures]
 
 
 def training_files(folder: Path) -> list[Path]:
-    """The first 300 training pictures of every class."""
+    """Return the first 300 training pictures of every class."""
     ids, _ = read_categories(folder)
-    return [folder / "train" / i / "images" / f"{i}_{n}.JPEG" for i in ids for n in range(DIGEST_PER_CLASS)]
+    return [_training_file(folder, i, n) for i in ids for n in range(DIGEST_PER_CLASS)]
 
 
 def check_tiny_imagenet(folder: Path) -> None:
@@ -501,8 +481,8 @@ def check_tiny_imagenet(folder: Path) -> None:
     Raises
     ------
     CourseError
-        If a file is missing or differs. (Of the full set, pictures 300 to 499 of each class are not compared: they
-        were not at hand when the digests were taken.)
+        If a file is missing or differs. (Pictures 300 to 499 of each class are not compared: they were not at hand
+        when the digests were taken.)
     """
     for files, wanted, what in (
         (validation_files, VALIDATION_DIGEST, "validation split"),
@@ -520,9 +500,9 @@ def check_tiny_imagenet(folder: Path) -> None:
 
 
 def find_tiny_imagenet(given: Path | None, cache: Path, mirror: Path | None) -> Path:
-    """The unpacked data: the folder or archive given, else what the mirror or the cache has, else the download.
+    """Return the folder of the data: that given or unpacked before, else an archive's, unpacked into the cache.
 
-    Archives are unpacked into the cache; everything found is checked by :func:`check_tiny_imagenet`.
+    The archive is the one given, one in the mirror, or the download. :func:`check_tiny_imagenet` checks the folder.
     """
     unpacked = cache / FOLDER
     if given is not None and given.is_dir():
@@ -540,10 +520,8 @@ def _in_mirror(mirror: Path | None) -> Path | None:
 
 
 def _download(cache: Path) -> Path:
-    import pooch
-
     try:
-        # No hash of the archive: its files are checked after unpacking, see check_tiny_imagenet.
+        # Without a hash of the archive: check_tiny_imagenet checks its files after unpacking.
         return Path(pooch.retrieve(URL, known_hash=None, fname=f"{FOLDER}.zip", path=cache, progressbar=True))
     except OSError as error:
         raise CourseError(
@@ -553,9 +531,6 @@ def _download(cache: Path) -> Path:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    import shutil
-    import tempfile
-
     if not archive.is_file():
         raise CourseError(f"--data {archive}: there is no such folder or archive.")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -572,22 +547,22 @@ def _unpack(archive: Path, target: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The ``course pretrain`` command; returns an exit code."""
-    from course_utils.settings import load_settings
-
-    parser = argparse.ArgumentParser(prog="course pretrain", description=__doc__.split("\n\n")[0])
+    """Make a model's weights by ``course pretrain``; return the exit code."""
+    parser = OneLineParser(prog="course pretrain", description=__doc__.split("\n\n")[0])
     parser.add_argument("name", choices=sorted(networks.BUILDERS))
     parser.add_argument("--data", type=Path, help="Tiny ImageNet, unpacked or as an archive (default: downloaded)")
-    parser.add_argument("--per-class", type=int, default=500, help="training pictures per class (default: all, 500)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--per-class", type=at_least_one, default=500, help="training pictures per class (default: 500)"
+    )
+    parser.add_argument("--seed", type=from_zero, default=0)
     parser.add_argument("--out", type=Path, default=networks.WEIGHTS_FOLDER, help="folder for the finished files")
     parser.add_argument("--results", type=Path, help="write a page about all embedded weights to this .md file")
     options = parser.parse_args(arguments)
     settings = load_settings()
     recipe = replace(RECIPES[options.name], seed=options.seed)
     folder = find_tiny_imagenet(options.data, settings.cache, settings.mirror)
-    work = settings.cache / "pretraining"
-    result = pretrain(options.name, folder, work, recipe, options.per_class, say=lambda line: print(line, flush=True))
+    result = pretrain(options.name, folder, settings.cache / "pretraining", recipe, options.per_class,
+                      notify=lambda line: print(line, flush=True))  # fmt: skip
     command = f"course pretrain {options.name} --per-class {options.per_class} --seed {options.seed}"
     card = export(options.name, result, folder, command, options.out)
     if options.results:

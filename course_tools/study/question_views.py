@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-from course_tools.authoring.formulas import plain_formula
+from course_tools.authoring.formulas import mathml, plain_formula
 from course_tools.study.questions import PARTS, Question, is_relative
 from course_utils.common.files import written_whole
 from course_utils.common.tables import text_table
@@ -127,23 +127,23 @@ def place(target: str) -> str:
     return unquote(target.partition("#")[0]).removeprefix("../")
 
 
-def as_html(markdown: str, formula: Callable[[str, bool], str] | None = None) -> str:
+def as_html(markdown: str, formula: Callable[[str, bool], str] = mathml) -> str:
     r"""Return Markdown as HTML.
 
     Parameters
     ----------
     markdown
-        As for :func:`as_text`.
+        Same as in :func:`as_text`.
     formula
-        How to write a formula, given its LaTeX and whether it stands on a line of its own; by default as it is,
-        between dollar signs.
+        Function that writes a formula, given its LaTeX and True if it stands on a line of its own; by default as
+        MathML, which a browser draws.
 
     Notes
     -----
     Links to files of the course become text: a card in JupyterLab or Anki has no place from which they could lead
     anywhere. Links into the world stay.
     """
-    from nbconvert.filters import markdown2html
+    from course_tools.authoring.pages import markdown_to_html  # nbconvert: the quiz in a terminal starts without it
 
     def link(found: re.Match[str]) -> str:
         text, target = found[1], found[2]
@@ -152,20 +152,14 @@ def as_html(markdown: str, formula: Callable[[str, bool], str] | None = None) ->
     pieces = FENCED.split(markdown)
     prose = [re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, piece) for piece in pieces[::2]]
     code = [f'<pre style="{CODE_STYLE}">{html.escape(piece.rstrip())}</pre>' for piece in pieces[1::2]]
-    pages = [re.sub(r"<(t[hd])>", rf'<\1 style="{CELL_STYLE}">', markdown2html(piece).strip()) for piece in prose]
-    written = [_formulas(page, formula) for page in pages]
-    return "\n".join(part for pair in zip(written, [*code, ""], strict=True) for part in pair if part)
-
-
-def _formulas(page: str, formula: Callable[[str, bool], str] | None) -> str:
-    if formula is None:
-        return page
-    page = re.sub(r"\$\$(.+?)\$\$", lambda found: formula(found[1], True), page, flags=re.DOTALL)
-    return re.sub(r"\$([^$]+)\$", lambda found: formula(found[1], False), page)
+    pages = [markdown_to_html(piece, formula).strip() for piece in prose]
+    pages = [re.sub(r"<(t[hd])>", rf'<\1 style="{CELL_STYLE}">', page) for page in pages]
+    return "\n".join(part for pair in zip(pages, [*code, ""], strict=True) for part in pair if part)
 
 
 def _for_anki(latex: str, display: bool) -> str:
-    return rf"\[{latex.strip()}\]" if display else rf"\({latex}\)"
+    latex = html.escape(latex.strip(), quote=False)
+    return rf"\[{latex}\]" if display else rf"\({latex}\)"
 
 
 def anki_rows(questions: Iterable[Question]) -> list[list[str]]:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from helpers import copy_of, moved
 from PIL import Image, ImageSequence
+from torch import nn
 
 from course_tools.authoring import animation
-from course_tools.authoring.animation import OUT, draw, fingerprint, frame, page_of, record, scenes_of
+from course_tools.authoring.animation import OUT, Snapshots, draw, fingerprint, frame, page_of, record, scenes_of
 from course_utils.common.errors import CourseError
 from course_utils.datasets import in_memory, open_dataset
 from course_utils.evaluation import interval_text
@@ -106,6 +108,20 @@ def test_what_the_story_tells_is_in_the_run(facts):
 
 
 # --- recording ---------------------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_copies_of_the_weights_at_their_time():
+    model, snapshots = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)), Snapshots()
+    snapshots.on_train_begin(None, model)
+    with torch.no_grad():
+        model[0].weight += 1
+        model[1].running_mean += 2
+    snapshots.on_epoch_end(None, model)
+    snapshots.on_epoch_end(None, model)
+    before, after, again = snapshots.states
+    assert moved(before, after) == {"0.weight", "1.running_mean"} and not moved(after, again)
+    assert not moved(after, model.state_dict())
+    assert all(not tensor.requires_grad for state in snapshots.states for tensor in state.values())
 
 
 def test_a_watched_run_is_the_run_that_nobody_watched(splits, watched):

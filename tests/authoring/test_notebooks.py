@@ -128,7 +128,7 @@ def test_page_needs_no_network(tmp_path):
     for inside in (b"a picture beside the notebook", b"x" * 9):
         assert f"data:image/png;base64,{base64.b64encode(inside).decode()}" in page
     assert "<title>day01</title>" in page
-    assert re.search(r'<img alt="f\(x\)" [^>]*src="data:image/svg\+xml;base64,', page)
+    assert re.search(r'<math [^>]*display="inline"[^>]*><mrow><mi>f</mi>', page)
     assert r"<code>\nonsense{x}</code>" in page
     assert "<code>$5</code>" in page
 
@@ -190,6 +190,40 @@ def test_used_modules_are_followed_through_the_package(tmp_path):
     (tmp_path / "unused.py").write_text("")
     names = [path.name for path in notebooks.used_modules(["%matplotlib inline\nfrom course_utils import a"], tmp_path)]
     assert names == ["a.py", "b.py", "c.py"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from course_utils.engine import runs", ["engine/__init__.py", "engine/runs.py"]),
+        ("from course_utils.engine.runs import x", ["engine/__init__.py", "engine/runs.py"]),
+        ("import course_utils.engine.runs as r", ["engine/__init__.py", "engine/runs.py"]),
+        ("from course_utils import engine", ["engine/__init__.py"]),
+        ("from course_utils import use", ["engine/__init__.py", "engine/runs.py", "use.py"]),
+        ("from course_utils.data import pets", ["data/__init__.py", "use.py", "engine/__init__.py", "engine/runs.py"]),
+        ("import engine.runs\nfrom other.engine import runs\nimport course_utils", []),
+    ],
+)
+def test_used_modules_are_followed_through_rooms(tmp_path, source, expected):
+    for name, code in {
+        "engine/__init__.py": "",
+        "engine/runs.py": "import torch\n",
+        "engine/unused.py": "",
+        "data/__init__.py": "from course_utils.use import pets\n",
+        "use.py": "from course_utils.engine.runs import x\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    found = [path.relative_to(tmp_path).as_posix() for path in notebooks.used_modules([source], tmp_path)]
+    assert found == sorted(expected)
+
+
+def test_used_modules_of_the_package_itself():
+    found = {
+        path.relative_to(notebooks.PACKAGE).as_posix()
+        for path in notebooks.used_modules(["from course_utils.training import fit"])
+    }
+    assert {"training.py", "common/__init__.py", "common/errors.py", "engine/__init__.py"} <= found
 
 
 def test_stamp_tells_what_changed(tmp_path):
@@ -346,7 +380,7 @@ def test_words_are_those_that_a_reader_reads():
     text = (
         "# Two words\n\nA [link](https://example.org/path) isn't `code`.\n\n```\nx = 1\n```\n\n<b>bold</b> ![a](a.png)"
     )
-    assert notebook_checks.word_count(new_notebook(cells=[new_markdown_cell(text), code("not me")])) == 7
+    assert notebook_checks.count_words(text) == 7
 
 
 # JupyterLab keeps copies of what is opened in a hidden folder, and git ignores them.

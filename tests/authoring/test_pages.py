@@ -1,16 +1,20 @@
 """The day pages: every link leads somewhere, nothing of the brief is lost, numbers and pictures are those measured."""
 
+import html
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from helpers import mini, on_meta
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
 from course_tools.authoring import blog, pages
-from course_tools.authoring.blog import FIGURES, NUMBERS, BlogFigure, Printed
+from course_tools.authoring.blog import FIGURES, NUMBERS, Printed
+from course_tools.authoring.formulas import mathml
+from course_tools.authoring.notebook_checks import count_words
 from course_tools.authoring.notebooks import read_notebook, write_notebook
 from course_utils.common.errors import CourseError
 
@@ -55,7 +59,7 @@ def headings(path):
 def missing_only_with_day22(path):
     """Whether a target may be missing: day 22's notebook, and its pictures as long as it is not rendered."""
     return (
-        not blog.rendered(ROOT / "notebooks" / "day22.ipynb")
+        not blog.outputs_of(ROOT / "notebooks" / "day22.ipynb")
         and path.name.startswith("day22")
         and path.suffix in (".ipynb", ".png")
     )
@@ -110,8 +114,7 @@ def test_a_day_page_has_the_form_of_the_brief_and_no_empty_place(day):
 @pytest.mark.parametrize("day", DAYS)
 def test_a_blog_is_a_five_minute_story_without_code(day):
     text = (ROOT / "notebooks" / "blog" / f"{day}.md").read_text(encoding="utf-8")
-    words = re.findall(r"[^\W_]+(?:[’'.-][^\W_]+)*", plain(re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)))
-    assert 700 <= len(words) <= 1000
+    assert 700 <= count_words(text) <= 1000
     assert "```" not in text and "## What to ask the team" in text
     assert all(f"**{scenario}**" in text for scenario in "ABC")
 
@@ -191,7 +194,7 @@ def test_pictures_and_numbers_are_those_of_the_notebooks_and_results():
 def test_every_picture_is_used_and_small():
     used = {Path(t).name for p in blog.pages_of(ROOT) for i, _, t in LINK.findall(p.read_text("utf-8")) if i}
     stored = {path.name for path in (ROOT / "notebooks" / "blog").glob("*.png")}
-    wanted = {figure.file for figure in FIGURES}
+    wanted = set(FIGURES)
     assert stored <= wanted <= used
     assert all((ROOT / "notebooks" / "blog" / name).stat().st_size <= blog.MAX_PICTURE for name in stored)
 
@@ -227,7 +230,7 @@ def test_what_the_blogs_say_about_the_numbers_holds():
 
 
 def test_what_the_story_of_clever_hans_says_holds():
-    if not blog.rendered(ROOT / "notebooks" / "day22.ipynb"):
+    if not blog.outputs_of(ROOT / "notebooks" / "day22.ipynb"):
         pytest.skip("day 22's notebook is not rendered")
     assert percent("day22.marked") >= 95 and percent("day22.unmarked") < bounds("day22.marked")[0]
     assert 100 * bounds("day22.on-badge")[0] > percent("day22.badge"), "more heat than the badge's share of the picture"
@@ -238,10 +241,13 @@ def test_a_notebook_without_outputs_has_nothing_to_quote(tmp_path):
     unrun = new_notebook(cells=[new_code_cell("print(1)")])
     write_notebook(unrun, tmp_path / "notebooks" / "day20.ipynb")
     assert Printed("day20", r"^(\d)$").look_up(tmp_path) == blog.NOT_YET
-    assert blog.picture_of(FIGURES[0], tmp_path) is None
+    assert blog.picture_of(*PETS, tmp_path) is None
     unrun.cells[0].outputs = [new_output("stream", name="stdout", text="1\n")]
     write_notebook(unrun, tmp_path / "notebooks" / "day20.ipynb")
     assert Printed("day20", r"^(\d)$").look_up(tmp_path) == "1"
+
+
+PETS = next(iter(FIGURES.items()))
 
 
 @pytest.fixture
@@ -255,13 +261,13 @@ def project(tmp_path):
 
 
 def test_the_command_renews_pages_and_pictures_once(project, monkeypatch, capsys):
-    monkeypatch.setattr(blog, "FIGURES", FIGURES[:1] + FIGURES[-1:])  # day 22's notebook is not there
+    monkeypatch.setattr(blog, "FIGURES", dict([PETS, [*FIGURES.items()][-1]]))  # day 22's notebook is not there
     assert blog.main(["--check"], project) == 1
     assert "run course blog" in capsys.readouterr().out
     assert blog.main([], project) == 0
     page = (project / "notebooks" / "blog" / "day20.md").read_text(encoding="utf-8")
     assert page == f"By night <!--=day20.by-night-->{NUMBERS['day20.by-night'].look_up(ROOT)}<!--/-->."
-    assert (project / "notebooks" / "blog" / FIGURES[0].file).read_bytes().startswith(b"\x89PNG")
+    assert (project / "notebooks" / "blog" / PETS[0]).read_bytes().startswith(b"\x89PNG")
     assert blog.main(["--check"], project) == 0
     assert sorted(p.name for p in (project / "notebooks" / "blog").iterdir()) == ["day20-pets.png", "day20.md"]
 
@@ -275,23 +281,93 @@ def test_what_cannot_be_found_is_named(project, monkeypatch):
     with pytest.raises(CourseError, match="prints nothing that fits"):
         Printed("day20", r"^no such line (\d)").look_up(project)
     with pytest.raises(CourseError, match=r"0 of \d+ begin so"):
-        blog.picture_of(BlogFigure("x.png", "day20", "Ten training cats"), project)
+        blog.picture_of("day20-x.png", "Ten training cats", project)
     with pytest.raises(CourseError, match="begin so"):
-        blog.picture_of(BlogFigure("x.png", "day20", "T"), project)
+        blog.picture_of("day20-x.png", "T", project)
     monkeypatch.setattr(blog, "MAX_PICTURE", 1000)
     with pytest.raises(CourseError, match="allowed are 1,000"):
-        blog.picture_of(FIGURES[0], project)
+        blog.picture_of(*PETS, project)
 
 
-def test_every_formula_of_the_notebooks_is_drawn():
-    """A bracket with a size of its own, which matplotlib does not know, showed the learner the source."""
-    drawn = pages.formula(r"\mathrm{ReLU}\Big(\sum_k \alpha_k^c A^k\Big)")
-    assert drawn.startswith("<img") and r"\Big(" in drawn  # in the alt text the source stays
-    assert pages.formula(r"\bigotimes_k A^k \nosuchthing").startswith("<code>")
-    assert pages.formula(r"\bigcup_k A^k").startswith("<img")  # a symbol whose name begins like a size
-    formulas = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
-    for day in DAYS:
-        notebook = read_notebook(ROOT / "notebooks" / f"{day}.ipynb")
-        for text in (cell.source for cell in notebook.cells if cell.cell_type == "markdown"):
-            for block, inline in formulas.findall(text):
-                assert pages.formula(block or inline).startswith("<img"), block or inline
+# --- formulas ----------------------------------------------------------------------------------------------------
+
+
+def formulas_of(text):
+    """LaTeX and True for a display, of each formula in a Markdown text."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+(?:\n[^$\n]+)?)\$", text, re.DOTALL)
+    return [(block or inline, bool(block)) for block, inline in found]
+
+
+def markdown_cells(day):
+    notebook = read_notebook(ROOT / "notebooks" / f"{day}.ipynb")
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def letters(text):
+    return sorted(re.findall(r"[A-Za-z0-9]", text))
+
+
+def test_every_formula_of_notebooks_and_answers_becomes_mathml():
+    texts = [text for day in DAYS for text in markdown_cells(day)]
+    texts += [path.read_text(encoding="utf-8") for path in sorted((ROOT / "interview_questions").glob("*.md"))]
+    formulas = {formula for text in texts for formula in formulas_of(text)}
+    assert len(formulas) > 200
+    for latex, display in formulas:
+        drawn = mathml(latex, display)
+        assert drawn.startswith("<math") and f'display="{"block" if display else "inline"}"' in drawn, latex
+        shown = "".join(ElementTree.fromstring(drawn).itertext())
+        assert not re.search(r"[\\{}$_]|operatorname|mathbb", shown), f"{latex}: {shown} has TeX in it"
+        # Commands are gone, but for functions that are written as words; every other letter and digit is there.
+        without = re.sub(r"\\(ln|log|exp|cos|sin|min|max)\b|\\(?:[A-Za-z]+|.)", r"\1", latex)
+        assert letters(without) == letters(shown), f"{latex}: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("latex", "parts"),
+    [
+        (r"\mathrm{ReLU}\Big(\sum_k A^k\Big)", ["<mi>ReLU</mi>", '<mo minsize="1.623em" maxsize="1.623em">']),
+        (r"\operatorname{softmax}(x)", ["<mo>softmax</mo>"]),
+        (r"C_\text{in}", ["<mtext>in</mtext>"]),
+        (r"\mathbb{R}^n", ["&#x0211D;"]),
+        (r"\bigcup_k A^k", ["&#x022C3;"]),  # a symbol whose name begins like a size
+        (r"25{,}088", ["<mn>25,088</mn>"]),
+        (r"2 \ln x", ['<mo lspace="0.167em" rspace="0.167em">ln</mo>']),
+        (r"a < b", ["<mo>&#x0003C;</mo>"]),
+    ],
+)
+def test_what_latex_can_say_is_drawn(latex, parts):
+    drawn = mathml(latex)
+    ElementTree.fromstring(drawn)
+    assert drawn.startswith("<math") and all(part in drawn for part in parts)
+
+
+@pytest.mark.parametrize("latex", [r"\bigotimes_k A^k \nosuchthing", "x_{", r"\left(", r"\frac", "<b>", r"a < \b"])
+def test_a_misprinted_formula_is_shown_as_its_source(latex):
+    drawn = mathml(latex)
+    assert drawn == f"<code>{html.escape(latex)}</code>" or ElementTree.fromstring(drawn).tag.endswith("math")
+    assert ("\\" in latex or "_" in latex) == drawn.startswith("<code>")
+
+
+def test_markdown_leaves_formulas_alone():
+    page = pages.markdown_to_html(
+        "With $x_1 < y_1$ and *slanted* $a*b*c$, `$5`:\n\n$$\\sum_{i<n} a_i\n+ b_i$$\n\n| $k_1$ |\n| --- |\n| $k_2$ |"
+    )
+    assert page.count("<math") == page.count("</math>") == 5 and page.count("<em>") == 1
+    assert page.count('display="block"') == 1 and "<code>$5</code>" in page
+    assert page.replace("<code>$5</code>", "").count("$") == 0
+    assert (
+        pages.markdown_to_html("$x_1 < y$", lambda latex, display: f"[{latex}{display}]") == "<p>[x_1 < yFalse]</p>\n"
+    )
+
+
+def test_the_page_of_a_notebook_draws_all_its_formulas():
+    cells = [new_markdown_cell(text) for text in markdown_cells("day22")]
+    page = pages.page_of(new_notebook(cells=cells), ROOT / "notebooks", "day22")
+    drawn = re.findall(r"<math.*?</math>", page, re.DOTALL)
+    assert len(drawn) == sum(len(formulas_of(cell.source)) for cell in cells) > 3
+    for formula in drawn:
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(formula).iter()}
+        assert tags & {"mi", "mn"} and all(tag.startswith("m") for tag in tags), "Markdown stays out of formulas"
+    outside = re.sub(r"(?s)<(style|code|pre|math)\b.*?</\1>", "", page)
+    assert not re.search(r"\$[^$]+\$|\\[a-z]+\{", outside)

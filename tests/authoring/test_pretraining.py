@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 import torch
 from helpers import generators_untouched, mini, moved
@@ -264,12 +265,12 @@ class Unplugged(Exception):
 def run(tiny, work, recipe=SMALL, stop_after=None, per_class=4):
     lines = []
 
-    def say(line):
+    def notify(line):
         lines.append(line)
         if len(lines) == stop_after:
             raise Unplugged
 
-    return pretrain("resnet18_mini", tiny, work, recipe, per_class=per_class, say=say), lines
+    return pretrain("resnet18_mini", tiny, work, recipe, per_class=per_class, notify=notify), lines
 
 
 @pytest.fixture
@@ -404,8 +405,6 @@ def test_an_archive_is_unpacked_into_the_cache(accepted, tmp_path, kind):
 
 
 def test_no_network_says_what_to_do(accepted, tmp_path, monkeypatch):
-    import pooch
-
     def refuse(*_args, **_kwargs):
         raise OSError("no network in this test")
 

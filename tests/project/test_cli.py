@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from course_tools import cli
 from course_tools.authoring import doctor, notebooks, pages
 from course_utils.common.errors import CourseError
+from course_utils.mini.networks import BUILDERS
 
 pytest_plugins = ("pytester",)
 ROOT = Path(__file__).parents[2]
@@ -364,8 +365,10 @@ def test_doctor_shows_device_memory_disk():
 
 
 def test_doctor_finds_damaged_and_missing_weights(monkeypatch, tmp_path):
-    folder = tmp_path / "weights"
-    folder.mkdir()
+    lines = check("_embedded")
+    assert [line.todo for line in lines] == [""] * len(BUILDERS)
+    folder = tmp_path / "mini" / "weights"
+    folder.mkdir(parents=True)
     monkeypatch.setattr(doctor, "PACKAGE", tmp_path)
     assert check("_embedded")[0].found == "no weights in the package"
     sha = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "hello"

@@ -114,17 +114,19 @@ def test_the_second_line_of_an_item_stands_under_its_first_word():
     assert first.startswith("- word") and all(line.startswith("  w") for line in others)
 
 
-def test_html_keeps_formulas_code_and_links_into_the_world():
+def test_html_draws_formulas_and_keeps_code_and_links_into_the_world():
     page = as_html(
         "**A** $a < b$ [day 20](../notebooks/day20.ipynb#x) [w](https://a.b)\n\n```python\nassert 1 < 2\n```\n\nEnd."
     )
-    assert "<strong>A</strong> $a &lt; b$ day 20 [notebooks/day20.ipynb]" in page
+    assert "<mi>a</mi><mo>&#x0003C;</mo><mi>b</mi></mrow></math> day 20 [notebooks/day20.ipynb]" in page
+    assert page.startswith("<p><strong>A</strong> <math ")
     assert '<a href="https://a.b">w</a>' in page
     assert "assert 1 &lt; 2</pre>" in page and "```" not in page
     assert page.endswith("<p>End.</p>")
     for question in BANK:
         page = as_html(titled(question))
         assert "../" not in re.sub(r"<pre.*?</pre>", "", page, flags=re.S)
+        assert "$" not in re.sub(r"<(pre|code).*?</\1>", "", page, flags=re.S)
         for code in question.snippets:
             assert html.escape(code.rstrip()) in page
 
