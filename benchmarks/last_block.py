@@ -23,11 +23,12 @@ from tutorial import pictures
 
 from course_utils.datasets import in_memory
 from course_utils.engine.activation_cache import cut
+from course_utils.engine.history import Run
 from course_utils.engine.inputs import CacheOptions
 from course_utils.feature_extraction import train_mode
 from course_utils.fine_tuning import LAST_BLOCK
 from course_utils.pretrained_models import load_pretrained, weights_entry
-from course_utils.training import Run, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform, image_size
 
 GOAL = 3

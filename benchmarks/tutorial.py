@@ -27,12 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 from course_utils.common.state import evaluating
 from course_utils.datasets import PhotoDataset, few_per_class, in_memory, open_dataset
 from course_utils.engine.activation_cache import cut
+from course_utils.engine.history import Run
 from course_utils.engine.inputs import CacheOptions
 from course_utils.engine.loading import workers_for
 from course_utils.evaluation import compare_models, evaluate, interval_text
 from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.pretrained_models import last_layer, load_pretrained, weights_entry
-from course_utils.training import Run, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform, train_transform
 
 EPOCHS, BATCH = 25, 4

@@ -101,6 +101,23 @@ def stopped_run(fit: Callable[..., Run], *args: Any, **options: Any) -> Run:
     return caught.value.run
 
 
+def stop_before_epoch(patch: pytest.MonkeyPatch, epoch: int) -> list[int]:
+    """Let a Stop come the first time that an epoch begins, counted from 0; the epochs that began are in the list."""
+    from course_utils.engine.processes import Batches
+
+    usual, begun = Batches.of_epoch, []
+
+    def watched(batches: Batches, number: int) -> Any:
+        if hasattr(batches.order, "epoch"):  # validation has none
+            begun.append(number)
+            if number == epoch and begun.count(epoch) == 1:
+                raise KeyboardInterrupt
+        return usual(batches, number)
+
+    patch.setattr(Batches, "of_epoch", watched)
+    return begun
+
+
 class StopAfter:
     """A hook: a Stop comes when so many epochs are finished."""
 

@@ -30,6 +30,7 @@ from course_utils.common.errors import CourseError
 from course_utils.common.files import write_record, written_whole
 from course_utils.common.tables import percent
 from course_utils.datasets import MemoryDataset, Splits, in_memory, open_dataset
+from course_utils.engine.history import Run
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, wilson_interval
 from course_utils.experiments.compare import hardware
 from course_utils.fine_tuning import PROGRESSIVE, Strategy
@@ -44,7 +45,7 @@ from course_utils.gradcam import (
 )
 from course_utils.pretrained_models import weights_entry
 from course_utils.settings import load_settings
-from course_utils.training import Run, fit
+from course_utils.training import fit
 from course_utils.transforms import denormalise, eval_transform
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -55,15 +55,16 @@ from course_utils.common.state import evaluating
 from course_utils.common.tables import text_table
 from course_utils.datasets import SPLITS, Splits, in_memory_if_it_fits
 from course_utils.engine.activation_cache import cache_activations
+from course_utils.engine.history import EpochRecord, Run, TrainingDiverged
 from course_utils.engine.pixel_store import training_pictures
 from course_utils.engine.provenance import weights_digest
-from course_utils.engine.run_log import EpochRecord, RunLog
+from course_utils.engine.run_log import RunLog
 from course_utils.engine.runs import add_report, load_run
 from course_utils.evaluation import Report, evaluate, probe
 from course_utils.feature_extraction import extract_features
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FROM_SCRATCH, FULL, LAST_BLOCK, PROGRESSIVE, Strategy
 from course_utils.pretrained_models import feature_dim, last_layer, load_pretrained, weights_entry
-from course_utils.training import Run, TrainingDiverged, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform
 
 MEMORY_SHARE = 1 / len(SPLITS)  # train, val and test are in memory together

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from course_utils.common.command_line import OneLineParser, at_least_one, exit_code, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.datasets import Splits, in_memory_if_it_fits, open_dataset
+from course_utils.engine.history import Run
 from course_utils.engine.pixel_store import training_pictures
 from course_utils.engine.runs import add_report
 from course_utils.evaluation import evaluate, interval_text
 from course_utils.fine_tuning import STRATEGIES, Strategy
 from course_utils.pretrained_models import weights_entry
 from course_utils.settings import load_settings
-from course_utils.training import Run, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform, train_transform
 
 

@@ -20,6 +20,7 @@ from course_utils.common.errors import CourseError
 from course_utils.common.files import put_between, write_record, written_whole
 from course_utils.common.tables import markdown_table, text_table
 from course_utils.datasets import in_memory, open_dataset
+from course_utils.engine.history import Run
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, mean_and_sd
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
@@ -32,7 +33,7 @@ from course_utils.fine_tuning import (
 )
 from course_utils.pretrained_models import weights_entry
 from course_utils.settings import DATASETS, Settings, check_dataset, load_settings
-from course_utils.training import Run, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform
 
 

@@ -16,10 +16,11 @@ from course_tools.authoring import animation
 from course_tools.authoring.animation import OUT, Snapshots, draw, fingerprint, frame, page_of, record, scenes_of
 from course_utils.common.errors import CourseError
 from course_utils.datasets import in_memory, open_dataset
+from course_utils.engine.history import Run
 from course_utils.evaluation import interval_text
 from course_utils.fine_tuning import PROGRESSIVE
 from course_utils.pretrained_models import weights_entry
-from course_utils.training import Run, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform
 
 EPOCHS = 2

@@ -12,6 +12,7 @@ from helpers import ColourPatches, mini
 from torch import nn
 
 from course_utils.common.files import write_record
+from course_utils.engine.history import EpochRecord
 from course_utils.experiments import compare, families
 from course_utils.experiments.compare import compare_strategies
 from course_utils.experiments.families import (
@@ -24,7 +25,6 @@ from course_utils.experiments.families import (
     strategy_table,
 )
 from course_utils.settings import load_settings
-from course_utils.training import EpochRecord
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import stop_before_epoch
 from PIL import Image
 from test_explain_command import Page
 
@@ -21,11 +22,12 @@ from course_utils.common.command_line import exit_code
 from course_utils.common.errors import CourseError
 from course_utils.data import pets
 from course_utils.datasets import open_dataset
+from course_utils.engine.history import TrainingDiverged
 from course_utils.engine.runs import load_run
 from course_utils.evaluation import Report, evaluate
 from course_utils.fine_tuning import FEATURE_EXTRACTION, LAST_BLOCK
 from course_utils.pretrained_models import weights_entry
-from course_utils.training import TrainingDiverged, _Trainer, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -74,22 +76,6 @@ def measured(splits, tmp_path_factory):
     said = []
     root = tmp_path_factory.mktemp("ladders")
     return measure(splits, [NAME], Budget(epochs=1), root, said.append, SHORT), said, root
-
-
-class Stopped(KeyboardInterrupt):
-    """A Stop that carries the run so far."""
-
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
-
-
-def raising_fit(*arguments, **options):
-    """``fit``, which raises at a Stop."""
-    run = fit(*arguments, **options)
-    if run.stopped == "interrupted":
-        raise Stopped(run)
-    return run
 
 
 def numbers(found):
@@ -151,13 +137,9 @@ def test_the_runs_answer_as_the_ladder_says(measured, splits):
 
 
 def test_stopped_in_the_middle_it_goes_on_to_the_same_table(measured, splits, tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
     said = []
     with monkeypatch.context() as patch:
-        patch.setattr(_Trainer, "_train", stop)
-        patch.setattr(ladder, "fit", raising_fit)
+        stop_before_epoch(patch, 0)
         with pytest.raises(KeyboardInterrupt):
             measure(splits, [NAME], Budget(epochs=1), tmp_path, said.append, SHORT)
     assert len(said) == 3  # kNN, the probe, and the Stop
@@ -171,17 +153,8 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_table(measured, splits, tm
 
 
 def test_a_rung_stopped_between_two_epochs_goes_on_there(splits, tmp_path, monkeypatch):
-    rungs, budget, epochs = SHORT[2:], Budget(epochs=2), []
-    usual = _Trainer._train
-
-    def watched(trainer, epoch):
-        epochs.append(epoch)
-        if epochs == [0, 1]:
-            raise KeyboardInterrupt
-        return usual(trainer, epoch)
-
-    monkeypatch.setattr(_Trainer, "_train", watched)
-    monkeypatch.setattr(ladder, "fit", raising_fit)
+    rungs, budget = SHORT[2:], Budget(epochs=2)
+    epochs = stop_before_epoch(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         measure(splits, [NAME], budget, tmp_path, lambda _: None, rungs)
     (resumed,) = measure(splits, [NAME], budget, tmp_path, lambda _: None, rungs).results

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ColourPatches, mini
+from helpers import ColourPatches, mini, stop_before_epoch
 from PIL import Image
 
 from course_tools.photos import predict_command, train_command
@@ -23,7 +23,7 @@ from course_utils.engine.pixel_store import PixelDataset
 from course_utils.engine.runs import list_runs, load_run
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, LAST_BLOCK, STRATEGIES
 from course_utils.mini.networks import ResNet18_Mini_Weights
-from course_utils.training import _Trainer, fit
+from course_utils.training import fit
 from course_utils.transforms import eval_transform
 
 WEIGHTS = ResNet18_Mini_Weights.TINY_IMAGENET
@@ -88,35 +88,11 @@ def test_only_the_first_process_prints_and_tests(photos, monkeypatch, capsys):
     assert list_runs()[0].test_accuracy is None
 
 
-class Stopped(KeyboardInterrupt):
-    """A Stop that carries the run so far."""
-
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
-
-
-def raising_fit(*arguments, **options):
-    """``fit``, which raises at a Stop."""
-    run = fit(*arguments, **options)
-    if run.stopped == "interrupted":
-        raise Stopped(run)
-    return run
-
-
 @pytest.mark.parametrize("finished", [0, 1])
 def test_a_stop_keeps_the_run_and_is_passed_on(photos, monkeypatch, capsys, finished):
-    usual = _Trainer._train
-
-    def stop(trainer, epoch):
-        if epoch == finished:
-            raise KeyboardInterrupt
-        return usual(trainer, epoch)
-
     command = [str(photos), "--strategy", "last-block", "--epochs", "2", "--device", "cpu", "--test"]
     with monkeypatch.context() as patch:
-        patch.setattr(_Trainer, "_train", stop)
-        patch.setattr(train_command, "fit", raising_fit)
+        stop_before_epoch(patch, finished)
         assert exit_code(lambda: train_command.main(command)) == 130
     told = capsys.readouterr()
     (record,) = list_runs()
@@ -131,12 +107,9 @@ def test_a_stop_keeps_the_run_and_is_passed_on(photos, monkeypatch, capsys, fini
 
 
 def test_a_stop_without_a_checkpoint_begins_anew(photos, monkeypatch, capsys):
-    def stop(*arguments, **options):
-        raise Stopped(fit(*arguments, **options))
-
-    monkeypatch.setattr(train_command, "fit", stop)
+    stop_before_epoch(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
-        train_command.main([str(photos), "--strategy", "last-block", "--epochs", "1", "--no-checkpoint"])
+        train_command.main([str(photos), "--strategy", "last-block", "--epochs", "2", "--no-checkpoint"])
     assert "The same command begins anew, because of --no-checkpoint." in capsys.readouterr().err
 
 

@@ -28,7 +28,7 @@ OTHERS = ["efficientnet_b0", "resnet18", "vgg16"]  # day 20 shows these three be
 
 # The first cell of the notebook under test. A tally is added to right behind the optimizer's step.
 STOP = """
-from course_utils import training
+from course_utils.engine.metrics import EpochMetrics
 
 class FirstTrainingStepDone(Exception):
     pass
@@ -36,7 +36,7 @@ class FirstTrainingStepDone(Exception):
 def stop(tally, logits, labels):
     raise FirstTrainingStepDone(f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)}")
 
-training._Tally.add = stop
+EpochMetrics.add = stop
 """
 
 
