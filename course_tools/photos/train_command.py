@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = fit(
         model,
         training_pictures(
-            splits.train, entry, options.augment, epochs=options.epochs, share=0.5, say=None if first else _nothing
+            splits.train, entry, options.augment, epochs=options.epochs, share=0.5, notify=None if first else _nothing
         ),
         in_memory_if_it_fits(splits.val, 0.5),
         strategy,

@@ -21,15 +21,8 @@ from torch.utils.data import Dataset
 
 from course_utils.common.errors import CourseError
 from course_utils.datasets import MemoryDataset
-from course_utils.engine.activation_cache import (
-    CachedActivations,
-    Unknowable,
-    cache_activations,
-    cut,
-    is_random,
-    key_of_data,
-    key_of_front,
-)
+from course_utils.engine.activation_cache import CachedActivations, cache_activations, cut
+from course_utils.engine.fingerprints import CannotFingerprint, is_random, key_of_data, key_of_front
 from course_utils.fine_tuning import Plan
 
 MODES = ("auto", "on", "off")
@@ -191,7 +184,7 @@ def _require_sense(
             key_of_front(cut(model, border)[0])
             for dataset in (train, val):
                 key_of_data(dataset)
-        except Unknowable as reason:
+        except CannotFingerprint as reason:
             raise _NotHere(f"{reason}; cache='on' reads every sample once to know it") from None
     if _draws(val):
         raise _NotHere("the validation split is augmented at random")
