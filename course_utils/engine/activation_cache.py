@@ -18,7 +18,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,24 +35,8 @@ from course_utils.common.progress import progress
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.threads import in_threads
 from course_utils.datasets import MemoryDataset
-from course_utils.engine.artifact_store import (
-    DATA_FILE,
-    Artifact,
-    ArtifactStore,
-    DataWriter,
-    Notify,
-    print_to_stderr,
-)
-from course_utils.engine.fingerprints import (
-    CannotFingerprint,
-    is_random,
-    key_of_data,
-    key_of_front,
-    key_of_samples,
-    read_sample,
-    sample_bytes,
-    seeded_sample,
-)
+from course_utils.engine import fingerprints
+from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStore, DataWriter, Notify, print_to_stderr
 from course_utils.pretrained_models import family_of, stages
 from course_utils.settings import load_settings
 
@@ -68,7 +52,7 @@ FIXED_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn
 
 
 def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return a network in two parts, which one after another compute what the network computes.
+    """Return a network in two parts, made of its own modules, which one after another compute what it computes.
 
     Parameters
     ----------
@@ -83,8 +67,7 @@ def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
         The frozen part: from pictures ``(N, 3, H, W)`` to activations ``(N, …)``. Pooling and flattening at the
         beginning of the border's stage belong to it.
     tail
-        The trainable part: from activations to logits ``(N, classes)``. Both consist of the model's own modules, so
-        the model learns what the tail learns.
+        The trainable part: from activations to logits ``(N, classes)``.
 
     Raises
     ------
@@ -139,9 +122,8 @@ class CachedActivations(Dataset):
         self.folder, self.name, self.reused = artifact.folder, artifact.name, artifact.reused
         self.content = content = artifact.content
         self.labels, self.classes = tuple(content["labels"]), tuple(content["classes"])
-        self.border, self.dtype, self.size = content["border"], content["dtype"], content["bytes"]
-        self.views, _, *shape = content["shape"]
-        self.shape = tuple(shape)
+        self.border, self.views, self.dtype = (content["key"][name] for name in ("border", "views", "dtype"))
+        self.shape, self.size = tuple(content["shape"]), content["bytes"]
         self.view = 0
         self._array: np.ndarray | None = None
 
@@ -180,11 +162,10 @@ class CachedActivations(Dataset):
 # --- making one --------------------------------------------------------------------------------------------------
 
 
-def caches_root(environ: Mapping[str, str] | None = None) -> Path:
+def caches_root() -> Path:
     """Return the folder of all caches: ``$COURSE_ACTIVATIONS``, or ``activations`` in the settings' cache folder."""
-    environ = os.environ if environ is None else environ
-    given = environ.get("COURSE_ACTIVATIONS")
-    return (Path(given).expanduser() if given else load_settings(environ).cache / "activations").absolute()
+    given = os.environ.get("COURSE_ACTIVATIONS")
+    return (Path(given).expanduser() if given else load_settings().cache / "activations").absolute()
 
 
 def cache_activations(
@@ -205,21 +186,19 @@ def cache_activations(
     Parameters
     ----------
     model
-        Run in eval mode on the device that it is on; weights, modes and ``requires_grad`` are left as they were.
+        Run in eval mode on the device that it is on, and left as it was.
     dataset
         Gives ``(image, label)`` with float images ``(3, H, W)`` of one size, and ints.
     border
-        The first stage that is not run: ``"head"`` for feature extraction, ``"layer4"`` for the last block of a
-        ResNet; any stage but the first.
+        First stage that is not run; any stage but the first.
     views
-        1 without augmentation. With it at least 2: so many augmented views of every picture are kept, drawn with the
-        generators seeded by `seed`, view and index, and an epoch uses one.
+        Number of augmented views of every picture, of which an epoch uses one; 1 without augmentation.
     dtype
         ``"float32"``, or ``"float16"`` for half the size and three to four significant digits.
     seed
-        Seed of the views, at least 0.
+        Seed of the views, at least 0: random numbers are a function of seed, view and index.
     folder
-        Folder of all caches; None for ``$COURSE_ACTIVATIONS`` or ``activations`` in the course's cache.
+        Folder of all caches; None for :func:`caches_root`.
     batch_size
         Pictures per forward pass.
     limit
@@ -243,14 +222,14 @@ def cache_activations(
     store = ArtifactStore(caches_root() if folder is None else Path(folder).expanduser())
     with generators_put_back(seed=0):
         try:
-            data = key_of_data(dataset)
-        except CannotFingerprint:
-            data = key_of_samples(dataset, views, seed)
+            data = fingerprints.key_of_data(dataset)
+        except fingerprints.CannotFingerprint:
+            data = fingerprints.key_of_samples(dataset, views, seed)
         device = next(model.parameters()).device
         key = {
             "format": FORMAT,
             "border": border,
-            "front": key_of_front(front),
+            "front": fingerprints.key_of_front(front),
             "data": data,
             "pictures": len(dataset),
             "dtype": dtype,
@@ -263,9 +242,8 @@ def cache_activations(
         job = _Job(
             front, device, dataset, border, views, dtype, seed, batch_size, limit, data.get("samples"), store, notify
         )
-        artifact = store.find_or_write(
-            f"{family_of(model).name}-{border}-{len(dataset)}x{views}", key, job.fill, notify
-        )
+        label = f"{family_of(model).name}-{border}-{len(dataset)}x{views}"
+        artifact = store.find_or_write(label, key, job.fill, notify)
     return CachedActivations(artifact, time.perf_counter() - start)
 
 
@@ -277,7 +255,7 @@ def _check(dataset: Dataset, views: int, dtype: str, seed: int, batch_size: int)
         raise CourseError(f"dtype={dtype!r} is unknown: give one of {', '.join(DTYPES)}.")
     if len(dataset) == 0:
         raise CourseError("The data set is empty: there is nothing to cache.")
-    random = type(dataset) is not MemoryDataset and is_random(dataset)
+    random = type(dataset) is not MemoryDataset and fingerprints.is_random(dataset)
     if random and views == 1:
         raise CourseError(
             'The data set draws random numbers (augmentation): a cache of one view would show the same "random" '
@@ -306,26 +284,24 @@ class _Job:
 
     def fill(self, file: DataWriter) -> dict[str, Any]:
         """Write the array, batch by batch, and return what the manifest shall hold."""
-        start, shape, labels = time.perf_counter(), None, []
+        start, shape, labels, pictures = time.perf_counter(), None, [], len(self.dataset)
         for images, targets in self._batches():
             block = self._activations(images)
             if shape is None:
                 shape = block.shape[1:]
                 self._announce(block, time.perf_counter() - start)
-                header = {"descr": block.dtype.str, "fortran_order": False}
-                np.lib.format.write_array_header_1_0(file, header | {"shape": (self.views, len(self.dataset), *shape)})
+                header = {"descr": block.dtype.str, "fortran_order": False, "shape": (self.views, pictures, *shape)}
+                np.lib.format.write_array_header_1_0(file, header)
             if block.shape[1:] != shape:
                 raise CourseError(f"A batch crosses the border as {block.shape[1:]}, the first one as {shape}.")
             file.write(block)
             labels += targets
-        about = {"holds": f"activations in front of {self.border}", "pictures": len(self.dataset)}
+        holds = f"activations in front of {self.border}"
         return {
-            "summary": about | {"views": self.views, "numbers": self.dtype},
-            "border": self.border,
-            "dtype": self.dtype,
-            "shape": [self.views, len(self.dataset), *shape],
+            "summary": {"holds": holds, "pictures": pictures, "views": self.views, "numbers": self.dtype},
+            "shape": list(shape),
             "classes": [str(name) for name in getattr(self.dataset, "classes", None) or ()],
-            "labels": labels[: len(self.dataset)],
+            "labels": labels[:pictures],
         }
 
     def _announce(self, block: np.ndarray, seconds: float) -> None:
@@ -364,24 +340,25 @@ class _Job:
         for batch in progress(self._sample_batches(), f"caching in front of {self.border}", total=total):
             if self.samples is not None:
                 for sample in batch:
-                    seen.update(sample_bytes(*sample))
+                    seen.update(fingerprints.sample_bytes(*sample))
             shapes = {tuple(image.shape) for image, _ in batch}
             if len(shapes) > 1:
                 raise CourseError(f"The pictures become {sorted(shapes)}: the transform must end in one size.")
             yield torch.stack([image for image, _ in batch]), [label for _, label in batch]
         if self.samples is not None and seen.hexdigest() != self.samples:
             raise CourseError(
-                "The data set gave other samples the second time, although Python's, NumPy's and torch's generators "
-                "were seeded alike: it draws from a generator of its own, or its files are changing. It cannot be "
-                "cached."
+                "The data set cannot be cached: it gave other samples the second time, although the generators of "
+                "Python, NumPy and torch were seeded alike. It draws from a generator of its own, or its files change."
             )
 
     def _sample_batches(self) -> Iterator[list[tuple[Tensor, int]]]:
         indices = range(len(self.dataset))
         for view in range(self.views):
             if self.views > 1 or self.samples is not None:  # threads would draw in an order of their own
-                samples = (seeded_sample(self.dataset, index, view, self.seed) for index in indices)
+                samples = (fingerprints.seeded_sample(self.dataset, index, view, self.seed) for index in indices)
             else:
-                samples = in_threads(functools.partial(read_sample, self.dataset), indices, ahead=self.batch_size)
+                samples = in_threads(
+                    functools.partial(fingerprints.read_sample, self.dataset), indices, ahead=self.batch_size
+                )
             while batch := list(itertools.islice(samples, self.batch_size)):
                 yield batch

@@ -1,12 +1,8 @@
 """Computed data on disk: folders that appear whole or not at all, and are never used for something else.
 
 Activations (:mod:`course_utils.engine.activation_cache`) and decoded pictures (:mod:`course_utils.engine.pixel_store`)
-take long to compute. Both are kept as artifacts, folders of two files:
-
-=================  ================================================================================================
-``data.bin``       the payload
-``manifest.json``  the key, its fingerprint, a summary for ``course cache``, and checksums of both files
-=================  ================================================================================================
+take long to compute. Both are kept as artifacts, folders of two files: the payload ``data.bin``, and ``manifest.json``
+with the key, its fingerprint, a summary for ``course cache``, and checksums of both files.
 
 The key holds everything that the payload depends on. The fingerprint is a hash of the key, and part of the folder's
 name: when anything changes, the name changes, so a stale artifact is never found. An artifact whose checksums do not
@@ -199,7 +195,7 @@ class ArtifactStore:
                 return found
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with _acquired(lock_of(folder), lambda: notify(f"Another process is computing {folder.name}: waiting.")):
+            with _acquired(folder, notify):
                 try:
                     found = _find(folder, key)
                 except Damaged as problem:
@@ -275,11 +271,12 @@ def _find(folder: Path, key: Any) -> Artifact | None:
     return Artifact(folder, content)
 
 
-def _acquired(lock: FileLock, before_waiting: Callable[[], None]) -> contextlib.AbstractContextManager:
+def _acquired(folder: Path, notify: Notify) -> contextlib.AbstractContextManager:
+    lock = lock_of(folder)
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        before_waiting()
+        notify(f"Another process is computing the cache {folder.name}: waiting for it.")
     return lock.acquire()
 
 

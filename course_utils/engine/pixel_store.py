@@ -1,30 +1,19 @@
 """Photos decoded and resized once, so that loading keeps up with training that augments.
 
 Decoding a photograph and making it small takes longer than a small network takes to learn from it, and every epoch
-does it again. :func:`store_pixels` does it once and keeps 8-bit pixels in one file on disk, which is memory-mapped: an
-epoch then reads bytes, and augmentation works on tensors. :func:`read_fast` does so where it pays.
+does it again. :func:`store_pixels` does it once and keeps 8-bit pixels in an artifact on disk
+(:mod:`course_utils.engine.artifact_store`), which is memory-mapped: an epoch then reads bytes, and augmentation works
+on tensors. :func:`read_fast` does so where it pays: with augmentation, or with more pictures than
+:func:`course_utils.datasets.in_memory` can hold.
 
-The store and its two relatives:
-
-* :func:`course_utils.datasets.in_memory` keeps finished tensors (four bytes a number) in memory: for up to a few
-  thousand pictures without augmentation;
-* :mod:`course_utils.engine.activation_cache` keeps the activations of frozen stages: for training without augmentation
-  behind a border that stays;
-* the store keeps pictures (one byte a number), on disk: for augmentation, and for more of them than fit into memory.
-
-**What is the same and what is not.** Without augmentation the store holds exactly what the weights' own transform makes
-of a file before it crops: reading through it is reading the file, to the last bit. With augmentation, crops come from
-the same distribution, but a file is cropped and then resized, while a stored picture was resized before: it is
-resampled twice. Its shorter side is as long as the smallest crop needs, so that nothing is magnified that was made
-small. The same seed cuts out other places, because places are drawn as whole pixels of a picture of another size.
-
-A store is an artifact of :mod:`course_utils.engine.artifact_store`. Its fingerprint covers the files (path, size,
-times), the side and the interpolation.
+Without augmentation the store holds exactly what the weights' own transform makes of a file before it crops: both give
+the same, to the last bit. With augmentation, crops come from the same distribution, but they are others: places are
+drawn as whole pixels of a picture of another size, and a stored picture is resampled twice. Its shorter side is as long
+as the smallest crop needs, so that nothing is magnified that was made small.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -45,14 +34,7 @@ from course_utils.common.progress import progress
 from course_utils.common.state import generators_put_back
 from course_utils.common.threads import in_threads, thread_count
 from course_utils.datasets import MemoryDataset, PhotoDataset, in_memory_if_it_fits
-from course_utils.engine.artifact_store import (
-    DATA_FILE,
-    ArtifactStore,
-    DataWriter,
-    Notify,
-    free_bytes,
-    print_to_stderr,
-)
+from course_utils.engine.artifact_store import DATA_FILE, ArtifactStore, DataWriter, Notify, free_bytes, print_to_stderr
 from course_utils.engine.fingerprints import PICTURE_KEYS, key_of_data
 from course_utils.settings import load_settings
 from course_utils.transforms import SMALLEST_SIDE, image_size, load_picture, train_transform
@@ -75,24 +57,19 @@ class PixelDataset(Dataset):
         Folder of the store. Its payload has all pictures one after another, row by row, three bytes a pixel.
     sizes
         Height and width of each picture in the store, ``(N, 2)``.
-    labels, classes, paths
-        Labels, class names and files of the samples.
-    transform
-        Takes ``(3, H, W)``, uint8; None gives these tensors themselves.
+    photos
+        The samples. Their transform takes ``(3, H, W)``, uint8; None gives these tensors themselves.
+    rows
+        Place in the store of each sample; None if they are all pictures of the store in its order.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        sizes: np.ndarray,
-        labels: tuple[int, ...],
-        classes: tuple[str, ...],
-        paths: tuple[Path, ...],
-        transform: Callable[[Tensor], Any] | None = None,
+        self, folder: Path, sizes: np.ndarray, photos: PhotoDataset, rows: tuple[int, ...] | None = None
     ) -> None:
-        self.folder, self.sizes = Path(folder), sizes
-        self.labels, self.classes, self.paths, self.transform = labels, classes, paths, transform
-        self.rows = tuple(range(len(labels)))  # place in the store of each sample
+        self.folder, self.sizes, self.photos = Path(folder), sizes, photos
+        self.labels, self.classes = photos.labels, photos.classes
+        self.paths, self.transform = photos.paths, photos.transform
+        self.rows = tuple(range(len(photos))) if rows is None else rows
         self._starts = np.concatenate([[0], np.cumsum(3 * sizes.prod(1))])
         self._bytes: np.ndarray | None = None
 
@@ -113,20 +90,16 @@ class PixelDataset(Dataset):
 
     def with_transform(self, transform: Callable[[Tensor], Any] | None) -> PixelDataset:
         """Return the same samples with another transform, one that takes uint8 tensors ``(3, H, W)``."""
-        other = copy.copy(self)
-        other.transform = transform
-        return other
+        return PixelDataset(self.folder, self.sizes, self.photos.with_transform(transform), self.rows)
 
     def subset(self, indices: Iterable[int]) -> PixelDataset:
         """Return the samples at these indices, in this order."""
-        chosen, other = [int(i) for i in indices], copy.copy(self)
-        for column in ("labels", "paths", "rows"):
-            setattr(other, column, tuple(getattr(self, column)[i] for i in chosen))
-        return other
+        chosen = [int(i) for i in indices]
+        return PixelDataset(self.folder, self.sizes, self.photos.subset(chosen), tuple(self.rows[i] for i in chosen))
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples per class, in the order of ``classes``."""
-        return {name: self.labels.count(i) for i, name in enumerate(self.classes)}
+        return self.photos.counts()
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader's process opens the file itself; pickled, a memory map would be sent as a whole.
@@ -190,15 +163,7 @@ def forecast_store(
     folder: str | Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> StoreForecast:
-    """Return a forecast made by timing a few pictures both ways.
-
-    Parameters
-    ----------
-    dataset, weights, augment, folder
-        Same as in :func:`store_pixels`.
-    clock
-        Returns the time in seconds.
-    """
+    """Return a forecast made by timing a few pictures both ways; parameters as in :func:`store_pixels`."""
     job, transform = _Job.of(dataset, weights, augment, folder), train_transform(weights, augment)
     size, spent = 0, np.zeros(4)
     chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(TIMED_PICTURES, len(dataset)))})
@@ -214,11 +179,10 @@ def forecast_store(
             transform(torch.from_numpy(stored.copy()).permute(2, 0, 1))
             times.append(clock())
             size, spent = size + stored.nbytes, spent + np.diff(times)
-    times = len(dataset) / len(chosen)
-    decode, resize, from_file, from_store = (spent * times).tolist()
-    there, free = job.folder.exists(), free_bytes(job.store.root)
-    cost = (0, 0.0) if there else (round(size * times), (decode + resize) / thread_count())
-    return StoreForecast(cost[0], free, cost[1], decode + from_file, from_store)
+    scale = len(dataset) / len(chosen)
+    decode, resize, crop_file, crop_stored = (spent * scale).tolist()
+    size, build = (0, 0.0) if job.folder.exists() else (round(size * scale), (decode + resize) / thread_count())
+    return StoreForecast(size, free_bytes(job.store.root), build, decode + crop_file, crop_stored)
 
 
 def read_fast(
@@ -239,18 +203,13 @@ def read_fast(
     epochs
         Number of times that every picture will be read.
     notify
-        Called with one line that gives the reason, and as in :func:`store_pixels`.
-
-    Returns
-    -------
-    PixelDataset or PhotoDataset
-        From files also when the store cannot be written: that is told, and no error.
+        Called with the reason, one line, and as in :func:`store_pixels`.
 
     Notes
     -----
-    The decision is kept as an artifact beside the store and holds from then on. Measured seconds vary, and the
-    decision could vary with them: but a run that is resumed, and all processes that train together, have to see the
-    same pixels.
+    The decision is kept as an artifact beside the store and holds from then on: measured seconds vary, but a run that
+    is resumed, and all processes that train together, have to see the same pixels. If the store cannot be written,
+    pictures are read from their files, and `notify` is told.
     """
     notify, job = notify or print_to_stderr, _Job.of(dataset, weights, augment, folder)
 
@@ -277,7 +236,7 @@ def read_fast(
 def training_pictures(
     dataset: PhotoDataset, weights: Any, augment: str, *, epochs: int, share: float, notify: Notify | None = None
 ) -> PixelDataset | PhotoDataset | MemoryDataset:
-    """Return pictures to train on, in the form in which they are fetched fastest.
+    """Return pictures to train on: in memory without augmentation if there is room, else as :func:`read_fast` decides.
 
     Parameters
     ----------
@@ -285,11 +244,6 @@ def training_pictures(
         Same as in :func:`read_fast`.
     share
         Same as in :func:`~course_utils.datasets.in_memory_if_it_fits`.
-
-    Returns
-    -------
-    MemoryDataset, PixelDataset or PhotoDataset
-        In memory where nothing is drawn and there is room; otherwise as :func:`read_fast` decides.
     """
     if augment == "none":
         finished = in_memory_if_it_fits(dataset.with_transform(train_transform(weights, augment)), share)
@@ -314,26 +268,19 @@ def store_pixels(
     folder: str | Path | None = None,
     notify: Notify | None = None,
 ) -> PixelDataset:
-    """Decode and resize every picture once and keep the pixels, or find them on disk.
+    """Return pictures that were decoded and resized once, with ``train_transform(weights, augment)``.
 
     Parameters
     ----------
     dataset
         Photos; their transform does not matter.
-    weights
-        Same as in :func:`~course_utils.transforms.eval_transform`: they decide size and interpolation.
-    augment
-        Same as in :func:`~course_utils.transforms.train_transform`: the more is cropped away, the larger are the
-        stored pictures.
+    weights, augment
+        Same as in :func:`~course_utils.transforms.train_transform`. The weights decide size and interpolation; the more
+        is cropped away, the larger are the stored pictures.
     folder
         Folder of all stores; None for ``pixels`` in the course's cache.
     notify
         Called with a line about damage or a wait. None prints to stderr.
-
-    Returns
-    -------
-    PixelDataset
-        With ``train_transform(weights, augment)``, which works on its tensors.
 
     Raises
     ------
@@ -344,9 +291,8 @@ def store_pixels(
         raise CourseError("The data set is empty: there are no pixels to store.")
     job = _Job.of(dataset, weights, augment, folder)
     artifact = job.store.find_or_write(job.label, job.key, job.fill, notify)
-    sizes = np.asarray(artifact.content["sizes"], dtype=np.int64)
-    transform = train_transform(weights, augment)
-    return PixelDataset(artifact.folder, sizes, dataset.labels, dataset.classes, dataset.paths, transform)
+    photos = dataset.with_transform(train_transform(weights, augment))
+    return PixelDataset(artifact.folder, np.array(artifact.content["sizes"], dtype=np.int64), photos)
 
 
 @dataclass(frozen=True)

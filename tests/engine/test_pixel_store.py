@@ -335,7 +335,7 @@ def test_a_store_is_known_without_reading_it(photos, store, tmp_path):
         pass
 
     with pytest.raises(CannotFingerprint):
-        key_of_data(Other(store.folder, store.sizes, store.labels, store.classes, store.paths, store.transform))
+        key_of_data(Other(store.folder, store.sizes, store.photos))
 
 
 def test_pictures_to_learn_from(photos, tmp_path, monkeypatch):
