@@ -31,11 +31,14 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead:
     ahead
         Number of results that may wait in memory, at least 0.
     """
-    with ThreadPoolExecutor(max_workers=thread_count()) as pool:
-        waiting: deque[Future] = deque()
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(max_workers=thread_count())
+    try:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or a Stop, nobody waits for the rest

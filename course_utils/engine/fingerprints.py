@@ -14,7 +14,6 @@ import json
 import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,12 +46,9 @@ def digest(*parts: str | bytes | memoryview) -> str:
 
 
 def describe(thing: Any) -> Any:
-    """Return everything that a transform consists of, as plain data: equal descriptions mean equal behaviour.
+    """Return everything that a transform of torchvision consists of, as plain data.
 
-    Parameters
-    ----------
-    thing
-        A transform of torchvision with everything in it: numbers, texts, tensors, lists.
+    Equal descriptions mean equal behaviour.
 
     Raises
     ------
@@ -114,17 +110,13 @@ def key_of_front(front: nn.Module) -> dict[str, str]:
 def key_of_data(dataset: Dataset) -> dict[str, Any]:
     """Return a description of a data set's samples and labels, without opening a picture.
 
-    Parameters
-    ----------
-    dataset
-        A :class:`~course_utils.datasets.PhotoDataset`, whose files are known by path, size and times, with a transform
-        that can be described. A :class:`~course_utils.datasets.MemoryDataset`, known by the bytes of its tensors. Other
-        classes that were entered in ``PICTURE_KEYS``.
+    Files are known by path, size and times, tensors in memory by their bytes.
 
     Raises
     ------
     CannotFingerprint
-        For any other, whose samples have to be read: :func:`key_of_samples`.
+        If the data set's class is not in ``PICTURE_KEYS`` or its transform cannot be described. Its samples have to be
+        read then: :func:`key_of_samples`.
     """
     if type(dataset) not in PICTURE_KEYS:  # a subclass may give other samples
         raise CannotFingerprint(f"what {_named(dataset)} gives cannot be read off")
@@ -140,15 +132,11 @@ def _key_of_tensors(dataset: MemoryDataset) -> str:
 
 def _key_of_files(dataset: PhotoDataset) -> str:
     try:
-        return digest(*map(_key_of_file, dataset.paths))
+        facts = [(path.absolute(), os.stat(path)) for path in dataset.paths]
     except OSError as error:
         raise CourseError(f"The picture {error.filename} cannot be read: {error.strerror}.") from error
-
-
-def _key_of_file(path: Path) -> str:
-    facts = os.stat(path)
     # st_ctime, the last change of the entry, too: a tool that writes a file can set st_mtime back.
-    return f"{path.absolute()}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}"
+    return digest(*(f"{path}\0{file.st_size}\0{file.st_mtime_ns}\0{file.st_ctime_ns}" for path, file in facts))
 
 
 # Class of a data set -> function that describes its pictures before the transform.
