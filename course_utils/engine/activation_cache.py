@@ -34,7 +34,6 @@ from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.threads import in_threads
-from course_utils.datasets import MemoryDataset
 from course_utils.engine import fingerprints
 from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStore, DataWriter, Notify, print_to_stderr
 from course_utils.pretrained_models import family_of, stages
@@ -255,11 +254,11 @@ def _check(dataset: Dataset, views: int, dtype: str, seed: int, batch_size: int)
         raise CourseError(f"dtype={dtype!r} is unknown: give one of {', '.join(DTYPES)}.")
     if len(dataset) == 0:
         raise CourseError("The data set is empty: there is nothing to cache.")
-    random = type(dataset) is not MemoryDataset and fingerprints.is_random(dataset)
+    random = fingerprints.is_random(dataset)
     if random and views == 1:
         raise CourseError(
             'The data set draws random numbers (augmentation): a cache of one view would show the same "random" '
-            "picture in every epoch. Give views=4, say, for four augmented views of each, or take out the augmentation."
+            "picture in every epoch. Give views=4 for four augmented views of each, or take out the augmentation."
         )
     if views > 1 and not random:
         raise CourseError(f"views={views}, but the data set draws nothing at random: all views would be the same.")
@@ -289,7 +288,7 @@ class _Job:
             block = self._activations(images)
             if shape is None:
                 shape = block.shape[1:]
-                self._announce(block, time.perf_counter() - start)
+                self._forecast(block, time.perf_counter() - start)
                 header = {"descr": block.dtype.str, "fortran_order": False, "shape": (self.views, pictures, *shape)}
                 np.lib.format.write_array_header_1_0(file, header)
             if block.shape[1:] != shape:
@@ -304,8 +303,8 @@ class _Job:
             "labels": labels[:pictures],
         }
 
-    def _announce(self, block: np.ndarray, seconds: float) -> None:
-        """Check that there is room for all batches like this one, and say so if they will take long."""
+    def _forecast(self, block: np.ndarray, seconds: float) -> None:
+        """Check that there is room for all batches like this one, and tell if they will take long."""
         total = self.views * len(self.dataset)
         size, seconds = block[:1].nbytes * total, seconds * total / len(block)
         if seconds > LONG_SECONDS or size > LARGE_BYTES:

@@ -158,6 +158,8 @@ def is_random(dataset: Dataset) -> bool:
 
     A few samples are fetched twice. The generators of Python, NumPy and torch are left as they were.
     """
+    if type(dataset) is MemoryDataset:
+        return False
     with generators_put_back(seed=0):
         for index in sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(CHECKED_SAMPLES, len(dataset)))}):
             before = generator_marks()

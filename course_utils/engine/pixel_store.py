@@ -164,7 +164,7 @@ def forecast_store(
     clock: Callable[[], float] = time.perf_counter,
 ) -> StoreForecast:
     """Return a forecast made by timing a few pictures both ways; parameters as in :func:`store_pixels`."""
-    job, transform = _Job.of(dataset, weights, augment, folder), train_transform(weights, augment)
+    job, transform = _Job(dataset, weights, augment, folder), train_transform(weights, augment)
     size, spent = 0, np.zeros(4)
     chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(TIMED_PICTURES, len(dataset)))})
     with generators_put_back(seed=0):
@@ -211,7 +211,7 @@ def read_fast(
     is resumed, and all processes that train together, have to see the same pixels. If the store cannot be written,
     pictures are read from their files, and `notify` is told.
     """
-    notify, job = notify or print_to_stderr, _Job.of(dataset, weights, augment, folder)
+    notify, job = notify or print_to_stderr, _Job(dataset, weights, augment, folder)
 
     def decide(_file: DataWriter | None = None) -> dict[str, Any]:
         forecast = forecast_store(dataset, weights, augment, folder=folder)
@@ -289,41 +289,27 @@ def store_pixels(
     """
     if not len(dataset):
         raise CourseError("The data set is empty: there are no pixels to store.")
-    job = _Job.of(dataset, weights, augment, folder)
+    job = _Job(dataset, weights, augment, folder)
     artifact = job.store.find_or_write(job.label, job.key, job.fill, notify)
     photos = dataset.with_transform(train_transform(weights, augment))
     return PixelDataset(artifact.folder, np.array(artifact.content["sizes"], dtype=np.int64), photos)
 
 
-@dataclass(frozen=True)
 class _Job:
     """The pictures of one store, and how they are resized."""
 
-    store: ArtifactStore
-    paths: tuple[Path, ...]
-    side: int
-    preset: Any
-    key: dict[str, Any]
-
-    @classmethod
-    def of(cls, dataset: PhotoDataset, weights: Any, augment: str, folder: str | Path | None) -> _Job:
-        preset = weights.transforms() if hasattr(weights, "transforms") else weights
+    def __init__(self, dataset: PhotoDataset, weights: Any, augment: str, folder: str | Path | None) -> None:
         train_transform(weights, augment)  # raises an error for a wrong value of either
-        side = min(preset.resize_size)
+        self.preset = preset = weights.transforms() if hasattr(weights, "transforms") else weights
+        smallest = min(preset.resize_size)
         if augment != "none":
-            side = max(side, math.ceil(image_size(weights) / math.sqrt(SMALLEST_CROP[augment])))
-        side = min(side, SMALLEST_SIDE)
-        key = {"format": FORMAT, "pictures": key_of_data(dataset.with_transform(None))["pictures"], "side": side}
-        key |= {"interpolation": str(preset.interpolation), "antialias": preset.antialias, "PIL": PIL.__version__}
-        return cls(ArtifactStore(stores_root(folder)), dataset.paths, side, preset, key)
-
-    @property
-    def label(self) -> str:
-        return f"{len(self.paths)}x{self.side}"
-
-    @property
-    def folder(self) -> Path:
-        return self.store.folder(self.label, self.key)
+            smallest = max(smallest, math.ceil(image_size(weights) / math.sqrt(SMALLEST_CROP[augment])))
+        self.paths, self.side = dataset.paths, min(smallest, SMALLEST_SIDE)
+        pictures = key_of_data(dataset.with_transform(None))["pictures"]
+        self.key = {"format": FORMAT, "pictures": pictures, "side": self.side, "PIL": PIL.__version__}
+        self.key |= {"interpolation": str(preset.interpolation), "antialias": preset.antialias}
+        self.store, self.label = ArtifactStore(stores_root(folder)), f"{len(dataset)}x{self.side}"
+        self.folder = self.store.folder(self.label, self.key)
 
     def resized(self, picture: Image.Image) -> np.ndarray:
         """Return ``(H, W, 3)``, uint8: the picture as the weights' own transform resizes it, before it crops."""
