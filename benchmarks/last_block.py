@@ -23,6 +23,7 @@ from tutorial import pictures
 
 from course_utils.datasets import in_memory
 from course_utils.engine.activation_cache import cut
+from course_utils.engine.artifact_store import DATA_FILE
 from course_utils.engine.history import Run
 from course_utils.engine.inputs import CacheOptions
 from course_utils.feature_extraction import train_mode
@@ -91,7 +92,7 @@ def measure(name: str, options: argparse.Namespace, epochs: int, rounds: int) ->
         # Fills the cache, and has as many epochs as the others: by these a schedule is laid out.
         equal = run(name, train, val, cache=CacheOptions("on", folder=folder), **arguments)
         runs = [{way: train_it() for way, train_it in ways.items()} for _ in range(rounds)]
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
+        size = sum(path.stat().st_size for path in Path(folder).rglob(DATA_FILE))
     files = runs[-1]["files"]
     activations = [torch.rand(len(data), *_shape(name, equal.cached)) for data in (train, val)]
     return {

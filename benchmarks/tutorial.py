@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from course_utils.common.state import evaluating
 from course_utils.datasets import PhotoDataset, few_per_class, in_memory, open_dataset
 from course_utils.engine.activation_cache import cut
+from course_utils.engine.artifact_store import DATA_FILE
 from course_utils.engine.history import Run
 from course_utils.engine.inputs import CacheOptions
 from course_utils.engine.loading import workers_for
@@ -141,7 +142,7 @@ def measure(job: Job, baseline_epochs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         cold, run = timed(lambda: ours(job, job.model(), folder))
         warm, _ = timed(lambda: ours(job, job.model(), folder))
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
+        size = sum(path.stat().st_size for path in Path(folder).rglob(DATA_FILE))
     mean = statistics.fmean(epochs)
     return {
         "baseline_epochs_measured": len(epochs),

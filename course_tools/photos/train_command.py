@@ -80,11 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first:
         print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary()}\n\n{name}, {strategy.name}", flush=True)
         print(f"{strategy.plan(model)}\n", flush=True)
-    say = None if first else _silent
+    notify = None if first else _silent
     try:
         run = fit(
             model,
-            training_pictures(splits.train, entry, options.augment, epochs=options.epochs, share=0.5, say=say),
+            training_pictures(splits.train, entry, options.augment, epochs=options.epochs, share=0.5, notify=notify),
             in_memory_if_it_fits(splits.val, 0.5),
             strategy,
             epochs=options.epochs,

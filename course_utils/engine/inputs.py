@@ -19,16 +19,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from course_utils.common.errors import CourseError, warn
-from course_utils.datasets import MemoryDataset
-from course_utils.engine.activation_cache import (
-    CachedActivations,
-    Unknowable,
-    cache_activations,
-    cut,
-    is_random,
-    key_of_data,
-    key_of_front,
-)
+from course_utils.engine.activation_cache import CachedActivations, cache_activations, cut
+from course_utils.engine.fingerprints import CannotFingerprint, is_random, key_of_data, key_of_front
 from course_utils.engine.processes import all_processes_agree
 from course_utils.fine_tuning import Plan
 
@@ -188,19 +180,15 @@ def _require_use(
             key_of_front(cut(model, border)[0])
             for dataset in (train, val):
                 key_of_data(dataset)
-        except Unknowable as reason:
+        except CannotFingerprint as reason:
             raise _NoCache(f"{reason}; cache='on' reads every sample once to know it") from None
-    if _draws(val):
+    if is_random(val):
         raise _NoCache("the validation split is augmented at random")
-    if options.views == 1 and _draws(train):
+    if options.views == 1 and is_random(train):
         raise _NoCache(
             "the training split is augmented at random, and a cache would show the same view in every epoch; "
             "CacheOptions(views=4), say, keeps four views of each picture"
         )
-
-
-def _draws(dataset: Dataset) -> bool:
-    return type(dataset) is not MemoryDataset and is_random(dataset)
 
 
 def _cached(

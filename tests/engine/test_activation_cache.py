@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -27,19 +28,14 @@ from torchvision.transforms import v2
 from course_tools.photos import cache_command
 from course_utils.common.errors import CourseError
 from course_utils.datasets import MemoryDataset, PhotoDataset
-from course_utils.engine import activation_cache, inputs
-from course_utils.engine.activation_cache import (
-    ARRAY_FILE,
-    MANIFEST_FILE,
-    CachedActivations,
-    Unknowable,
-    cache_activations,
-    cut,
-    describe,
-)
+from course_utils.engine import activation_cache, artifact_store, inputs
+from course_utils.engine.activation_cache import CachedActivations, cache_activations, cut
+from course_utils.engine.artifact_store import DATA_FILE, MANIFEST_FILE, ArtifactStore, lock_of
+from course_utils.engine.fingerprints import CannotFingerprint, describe
 from course_utils.engine.history import TrainingStopped
 from course_utils.engine.inputs import CacheOptions
 from course_utils.engine.runs import load_run
+from course_utils.engine.sampling import SampleIndex
 from course_utils.evaluation import evaluate
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, LAST_BLOCK, PROGRESSIVE, Strategy
 from course_utils.pretrained_models import family_of, feature_dim, stages
@@ -261,7 +257,7 @@ def test_a_cache_holds_what_crosses_the_border(folder, photos):
         assert torch.equal(activation, kept.activations()[i]) and label == photos.labels[i]
         activation.zero_()  # what a caller does with it does not reach the disk
     assert kept[0][0].abs().sum() > 0 and cache_activations(model, photos, "layer4").reused
-    assert np.load(kept.folder / ARRAY_FILE).shape == (1, 8, *kept.shape)
+    assert np.load(kept.folder / DATA_FILE).shape == (1, 8, *kept.shape)
     assert "8 pictures, in front of layer4" in repr(kept)
 
 
@@ -283,12 +279,12 @@ def test_numbers_beyond_half_precision_are_no_silent_infinity(folder):
 def test_views_are_augmentations_of_their_own_and_can_be_drawn_again(folder, photos):
     augmented, model = photos.with_transform(AUGMENTED), mini(num_classes=2)
     first = cache_activations(model, augmented, "head", views=3, seed=7)
-    views = [first.for_epoch(epoch).activations() for epoch in range(5)]
+    views = [first.activations(view) for view in range(3)]
     assert all(not torch.equal(views[a], views[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
-    assert torch.equal(views[0], views[3]) and torch.equal(views[1], views[4])
+    for epoch in range(5):
+        activation, label = first[SampleIndex(2, epoch)]
+        assert torch.equal(activation, views[epoch % 3][2]) and label == photos.labels[2]
     assert torch.equal(first[2][0], views[0][2])
-    first.set_epoch(4)
-    assert torch.equal(first[2][0], views[1][2])
     torch.manual_seed(99)
     again = cache_activations(model, augmented, "head", views=3, seed=7, folder=folder / "other", batch_size=5)
     torch.testing.assert_close(again.activations(), views[0])
@@ -301,7 +297,7 @@ def test_every_epoch_learns_from_its_own_view(folder, photos):
 
     class Watched(CachedActivations):
         def __getitem__(self, index):
-            seen.append(self.view)
+            seen.append(getattr(index, "epoch", 0) % self.views)
             return super().__getitem__(index)
 
     augmented, model = photos.with_transform(AUGMENTED), mini(num_classes=2)
@@ -386,7 +382,7 @@ def test_whatever_changes_another_cache_is_made(what, folder, photos):
     assert cache_activations(model, changed, **options).reused
 
 
-@pytest.mark.parametrize(("what", "value"), [("FORMAT", 2), ("torch", "9.9")])
+@pytest.mark.parametrize(("what", "value"), [("FORMAT", 99), ("torch", "9.9")])
 def test_another_version_makes_another_cache(what, value, folder, monkeypatch):
     first = cache_activations(mini(), VAL, "head")
     if what == "FORMAT":
@@ -484,7 +480,7 @@ def test_transforms_are_described_alike_when_they_are_alike(one, other):
 
 @pytest.mark.parametrize("thing", [lambda x: x, v2.Lambda(len), [v2.Resize(3), print], object()])
 def test_what_could_do_anything_is_not_described(thing):
-    with pytest.raises(Unknowable, match="cannot be read off"):
+    with pytest.raises(CannotFingerprint, match="cannot be read off"):
         describe(thing)
 
 
@@ -504,9 +500,9 @@ def _flip(path):
 
 
 DAMAGE = {
-    "truncated": lambda f: os.truncate(f / ARRAY_FILE, (f / ARRAY_FILE).stat().st_size - 4),
-    "a bit": lambda f: _flip(f / ARRAY_FILE),
-    "no array": lambda f: (f / ARRAY_FILE).unlink(),
+    "truncated": lambda f: os.truncate(f / DATA_FILE, (f / DATA_FILE).stat().st_size - 4),
+    "a bit": lambda f: _flip(f / DATA_FILE),
+    "no array": lambda f: (f / DATA_FILE).unlink(),
     "no manifest": lambda f: (f / MANIFEST_FILE).unlink(),
     "half a manifest": lambda f: os.truncate(f / MANIFEST_FILE, 100),
     "another label": lambda f: _edited(f / MANIFEST_FILE, '"head"', '"tail"'),
@@ -521,19 +517,19 @@ def test_a_damaged_cache_is_found_and_made_again(what, folder):
     first = cache_activations(mini(), VAL, "head")
     wanted = first.activations()
     DAMAGE[what](first.folder)
-    listed = cache_command.list_caches(folder, thorough=True)
+    listed = ArtifactStore(folder).artifacts(thorough=True)
     assert len(listed) == 1 and listed[0].problem
-    again = cache_activations(mini(), VAL, "head", say=said.append)
+    again = cache_activations(mini(), VAL, "head", notify=said.append)
     assert len(said) == 1 and "damaged" in said[0] and "computed anew" in said[0]
     assert not again.reused and torch.equal(again.activations(), wanted) and again.labels == VAL.labels
-    assert cache_activations(mini(), VAL, "head", say=said.append).reused and len(said) == 1
+    assert cache_activations(mini(), VAL, "head", notify=said.append).reused and len(said) == 1
 
 
 Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_without_room_is_an_error_before_anything_is_written(folder, monkeypatch):
-    monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
+    monkeypatch.setattr(artifact_store.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
     with pytest.raises(CourseError, match=r"would take .* MB, and 0.0 MB are free.*course cache.*COURSE_ACTIVATIONS"):
         cache_activations(mini(), VAL, "head")
     assert not names(folder) and not hidden(folder)
@@ -546,14 +542,14 @@ def filling_up(monkeypatch):
     def after(writes):
         written = []
 
-        class Full(activation_cache._Hashed):
+        class Full(artifact_store.DataWriter):
             def write(self, data):
                 written.append(data)
                 if len(written) > writes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 super().write(data)
 
-        monkeypatch.setattr(activation_cache, "_Hashed", Full)
+        monkeypatch.setattr(artifact_store, "DataWriter", Full)
 
     return after
 
@@ -592,9 +588,9 @@ def test_what_is_there_serves_where_nothing_can_be_written(folder, monkeypatch):
         raise PermissionError(errno.EACCES, "read-only")
 
     for name in ("mkdir", "open"):
-        monkeypatch.setattr(activation_cache.os, name, refuse)
-    monkeypatch.setattr(activation_cache.os, "utime", refuse)
-    monkeypatch.setattr(activation_cache, "_locked", refuse)
+        monkeypatch.setattr(artifact_store.os, name, refuse)
+    monkeypatch.setattr(artifact_store.os, "utime", refuse)
+    monkeypatch.setattr(artifact_store, "lock_of", refuse)
     assert cache_activations(mini(), VAL, "head").reused
 
 
@@ -608,10 +604,9 @@ def test_a_cache_too_large_to_be_made_unasked(folder, monkeypatch):
 def test_a_long_or_large_job_is_announced(folder, monkeypatch):
     said = []
     monkeypatch.setattr(activation_cache, "LARGE_BYTES", 1000)
-    cache_activations(mini(), VAL, "layer4", say=said.append)
-    assert len(said) == 1 and "6 pictures in front of layer4" in said[0] and "MB, about" in said[0]
-    forecast = activation_cache.Forecast(1_234_000_000, 65.4)
-    assert str(forecast) == "1,234.0 MB, about 65 s"
+    cache_activations(mini(), VAL, "layer4", notify=said.append)
+    assert len(said) == 1 and "6 pictures in front of layer4" in said[0]
+    assert re.search(r" \d+\.\d MB, about \d+ s\.$", said[0])
 
 
 # --- killed, and two at a time -----------------------------------------------------------------------------------
@@ -657,7 +652,7 @@ def test_a_killed_writer_leaves_no_cache_and_a_second_process_waits(folder):
         try:
             assert int(child.stdout.readline()) == -signal.SIGKILL
             assert names(folder) == [] and len(hidden(folder)) == 1  # a draft, under a name that no reader looks for
-            assert cache_command.list_caches(folder) == []
+            assert ArtifactStore(folder).artifacts() == []
             child.stdin.write("on\n")
             assert child.stdout.readline() == "writing\n"
             assert len(hidden(folder)) == 1  # the one of the killed writer is gone, this one is being written
@@ -666,7 +661,7 @@ def test_a_killed_writer_leaves_no_cache_and_a_second_process_waits(folder):
                 said.append(line)
                 child.stdin.write("on\n")
 
-            kept = cache_activations(mini(), ColourPatches(8), "layer4", say=release)
+            kept = cache_activations(mini(), ColourPatches(8), "layer4", notify=release)
             assert child.stdout.readline() == "False\n"
         finally:
             child.kill()
@@ -700,18 +695,18 @@ def test_a_stop_while_the_cache_is_filled_ends_the_run(folder):
 
 
 def test_course_cache_lists_and_clears(folder, capsys):
-    assert cache_command.main([]) == 0 and "No cached activations" in capsys.readouterr().out
+    assert cache_command.main([]) == 0 and "No caches" in capsys.readouterr().out
     kept = [cache_activations(mini(), data, border) for data in (TRAIN, VAL) for border in ("head", "layer4")]
     (folder / "holiday").mkdir()
     (folder / "holiday" / "beach.txt").write_text("not ours")
     draft = folder / ".resnet-head-1x1-00.12345678.partial"
     draft.mkdir()
-    _flip(kept[0].folder / ARRAY_FILE)
+    _flip(kept[0].folder / DATA_FILE)
     assert cache_command.main([]) == 0
     text = capsys.readouterr().out
     assert all(cache.name in text for cache in kept) and "4 caches" in text and "holiday" not in text
     assert "damaged" not in text and cache_command.main(["--check"]) == 0
-    assert "damaged: bytes in activations.npy have changed" in capsys.readouterr().out
+    assert "damaged: bytes in data.bin have changed" in capsys.readouterr().out
     assert cache_command.main(["--clear", "--unused", "1"]) == 0 and len(names(folder)) == 5
     assert cache_command.main(["--clear", kept[1].name]) == 0 and not kept[1].folder.exists()
     assert not draft.exists() and "1 half-done" in capsys.readouterr().out
@@ -725,10 +720,9 @@ def test_course_cache_lists_and_clears(folder, capsys):
 
 def test_a_cache_that_is_being_made_is_not_cleared(folder, capsys):
     kept = cache_activations(mini(), VAL, "head")
-    with activation_cache.unused(folder, kept.name) as free:
-        assert free
+    with lock_of(kept.folder):
         assert cache_command.main(["--clear"]) == 1
-        assert f"{kept.name} is in use and stays" in capsys.readouterr().out
+        assert f"{kept.name} is in use or protected, and stays" in capsys.readouterr().out
     assert cache_command.main(["--clear"]) == 0
 
 

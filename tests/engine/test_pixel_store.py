@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from helpers import ColourPatches, copy_of, generators_untouched, moved
 from PIL import Image
 from torchvision.models import EfficientNet_B0_Weights, ResNet18_Weights
@@ -23,8 +22,9 @@ from course_tools.photos import cache_command
 from course_utils import training
 from course_utils.common.errors import CourseError
 from course_utils.datasets import PhotoDataset, in_memory
-from course_utils.engine import activation_cache, loading, pixel_store
-from course_utils.engine.activation_cache import Unknowable, key_of_data
+from course_utils.engine import artifact_store, loading, pixel_store
+from course_utils.engine.artifact_store import DATA_FILE, MANIFEST_FILE, lock_of
+from course_utils.engine.fingerprints import CannotFingerprint, key_of_data
 from course_utils.engine.loading import choose_workers, workers_for
 from course_utils.engine.pixel_store import StoreForecast, forecast_store, read_fast, store_pixels, training_pictures
 from course_utils.engine.provenance import describe_data
@@ -138,7 +138,7 @@ def test_it_is_made_once_and_anew_for_other_files(photos, store, tmp_path, monke
 
 
 def damage(kind, folder):
-    pixels, manifest = next(folder.glob("*.pixels")), next(folder.glob("*.json"))
+    pixels, manifest = next(folder.glob(f"*/{DATA_FILE}")), next(folder.glob(f"*/{MANIFEST_FILE}"))
     if kind == "truncated":
         pixels.write_bytes(pixels.read_bytes()[:-1])
     elif kind == "a byte flipped":
@@ -150,17 +150,19 @@ def damage(kind, folder):
     elif kind == "manifest cut":
         manifest.write_text(manifest.read_text()[:-20])
     elif kind == "of other sizes":
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"sizes": [[1, 1]]}))
+        changed = json.loads(manifest.read_text())
+        changed["content"]["sizes"] = [[1, 1]]
+        manifest.write_text(json.dumps(changed))
 
 
 @pytest.mark.parametrize("kind", ["truncated", "a byte flipped", "pixels gone", "manifest cut", "of other sizes"])
 def test_a_damaged_store_is_made_anew_and_that_is_said(photos, store, tmp_path, kind):
     before, said = store[3][0], []
     damage(kind, tmp_path / "pixels")
-    mended = store_pixels(photos, MINI, folder=tmp_path / "pixels", say=said.append)
+    mended = store_pixels(photos, MINI, folder=tmp_path / "pixels", notify=said.append)
     assert torch.equal(mended[3][0], before)
-    assert len(said) == 1 and "damaged" in said[0] and "made anew" in said[0]
-    store_pixels(photos, MINI, folder=tmp_path / "pixels", say=said.append)
+    assert len(said) == 1 and "damaged" in said[0] and "computed anew" in said[0]
+    store_pixels(photos, MINI, folder=tmp_path / "pixels", notify=said.append)
     assert len(said) == 1
 
 
@@ -177,32 +179,36 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(photos, tmp_path, monke
         def __exit__(self, *_):
             self.file.close()
 
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
         def write(self, data):
             self.file.write(data[:10])
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pixel_store, "open", lambda *args: Full(open(*args)), raising=False)  # noqa: SIM115
+        patch.setattr(artifact_store, "open", lambda *args, **options: Full(open(*args, **options)), raising=False)  # noqa: SIM115
         with pytest.raises(CourseError, match=r"No space left on device.*Free some space"):
             store_pixels(photos, MINI, folder=folder)
         said = []
         patch.setattr(StoreForecast, "pays", lambda *_: True)
-        files = read_fast(photos, MINI, epochs=3, folder=folder, say=said.append)
+        files = read_fast(photos, MINI, epochs=3, folder=folder, notify=said.append)
         assert isinstance(files, PhotoDataset) and "after all" in said[1]
-    assert [path.name for path in folder.iterdir() if path.suffix not in (".lock", ".choice")] == []
+    assert [path.name for path in folder.iterdir() if path.suffix != ".lock"] == []
     assert len(store_pixels(photos, MINI, folder=folder)) == len(photos)
 
 
 def test_what_a_killed_process_left_is_no_store(photos, tmp_path):
     folder = tmp_path / "pixels"
     whole = store_pixels(photos, MINI, folder=folder)[0][0]
-    manifest, pixels = next(folder.glob("*.json")), next(folder.glob("*.pixels"))
-    manifest.unlink()  # killed between the two files
-    half = pixels.with_name(f".{pixels.name}.00aa.partial")
-    half.write_bytes(b"half")  # ... and in another try before the first
-    pixels.write_bytes(b"")
+    place = next(folder.glob("[0-9]*"))
+    half = place.with_name(f".{place.name}.00aa.partial")
+    place.rename(half)  # killed before it was renamed
+    (half / DATA_FILE).write_bytes(b"half")
+    other = half.with_name(".6x64-0123456789abcdef.00bb.partial")
+    other.mkdir()  # ... and another one
     assert torch.equal(store_pixels(photos, MINI, folder=folder)[0][0], whole)
-    assert not half.exists()
+    assert not half.exists() and not other.exists()
 
 
 def test_a_broken_photo_and_an_unwritable_folder_are_told(photos, tmp_path):
@@ -211,12 +217,12 @@ def test_a_broken_photo_and_an_unwritable_folder_are_told(photos, tmp_path):
     with pytest.raises(CourseError, match="augment='much'"):
         store_pixels(photos, MINI, "much", folder=tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(CourseError, match="Pixels cannot be stored"):
+    with pytest.raises(CourseError, match="could not be written to"):
         store_pixels(photos, MINI, folder=tmp_path / "file")
     photos.paths[1].write_bytes(b"no picture")
     with pytest.raises(CourseError, match=r"1\.jpg cannot be read"):
         store_pixels(photos, MINI, folder=tmp_path / "pixels")
-    assert not list((tmp_path / "pixels").glob("*.json"))
+    assert not list((tmp_path / "pixels").glob("[0-9]*"))
 
 
 # --- does it pay? ------------------------------------------------------------------------------------------------
@@ -232,8 +238,8 @@ def test_a_store_pays_after_enough_epochs_and_with_room():
 
 
 def test_the_forecast_counts_on_from_a_few_pictures(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(pixel_store, "_threads", lambda: 2)
-    monkeypatch.setattr(pixel_store, "LOOKS", 3)
+    monkeypatch.setattr(pixel_store, "thread_count", lambda: 2)
+    monkeypatch.setattr(pixel_store, "TIMED_PICTURES", 3)
     ticks = iter(range(1000))
     with generators_untouched():
         forecast = forecast_store(photos, MINI, "light", folder=tmp_path / "pixels", clock=lambda: next(ticks))
@@ -249,7 +255,7 @@ def test_the_forecast_counts_on_from_a_few_pictures(photos, tmp_path, monkeypatc
 def test_read_fast_says_what_it_does(photos, tmp_path, monkeypatch, pays):
     monkeypatch.setattr(StoreForecast, "pays", lambda *_: pays)
     said = []
-    dataset = read_fast(photos, MINI, "light", epochs=3, folder=tmp_path / "pixels", say=said.append)
+    dataset = read_fast(photos, MINI, "light", epochs=3, folder=tmp_path / "pixels", notify=said.append)
     assert isinstance(dataset, PhotoDataset) != pays and dataset[0][0].shape == (3, 128, 128)
     assert len(said) == 1 and ("decoded once" in said[0]) == pays
 
@@ -260,11 +266,11 @@ def test_what_was_decided_holds_from_then_on(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(StoreForecast, "pays", lambda *_: next(answers))
     monkeypatch.setattr(StoreForecast, "reason", lambda _, epochs: f"for {epochs}")
     said = []
-    options = {"folder": folder, "say": said.append}
+    options = {"folder": folder, "notify": said.append}
     kinds = [type(read_fast(photos, MINI, "light", epochs=epochs, **options)) for epochs in (3, 3, 9, 9, 3)]
     files, stored = PhotoDataset, pixel_store.PixelDataset
     assert kinds == [files, files, stored, stored, files] and said == ["for 3", "for 3", "for 9", "for 9", "for 3"]
-    next(folder.glob("*.choice")).write_text("{")
+    next(folder.glob(f"*-light-3-*/{MANIFEST_FILE}")).write_text("{")
     monkeypatch.setattr(StoreForecast, "pays", lambda *_: True)
     assert type(read_fast(photos, MINI, "light", epochs=3, **options)) is stored
 
@@ -275,7 +281,7 @@ def test_several_processes_decide_alike(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(StoreForecast, "pays", lambda *_: next(answers))
     monkeypatch.setattr(StoreForecast, "reason", lambda *_: "")
     with ThreadPoolExecutor(4) as pool:
-        options = {"epochs": 3, "folder": tmp_path / "pixels", "say": lambda _: None}
+        options = {"epochs": 3, "folder": tmp_path / "pixels", "notify": lambda _: None}
         found = list(pool.map(lambda _: read_fast(photos, MINI, "light", **options), range(4)))
     assert {type(dataset) for dataset in found} == {pixel_store.PixelDataset}
 
@@ -284,26 +290,37 @@ def test_course_cache_lists_and_clears_stores_too(photos, tmp_path, monkeypatch,
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     monkeypatch.delenv("COURSE_ACTIVATIONS", raising=False)
     monkeypatch.setattr(StoreForecast, "pays", lambda *_: True)
-    read_fast(photos, MINI, "light", epochs=3, say=lambda _: None)
+    read_fast(photos, MINI, "light", epochs=3, notify=lambda _: None)
     store_pixels(photos.subset([0, 1]), MINI)
-    two, six = sorted((tmp_path / "pixels").glob("*.pixels"))
+    two, six, decision = sorted((tmp_path / "pixels").glob("[0-9]*"))
     assert cache_command.main([]) == 0
     told = capsys.readouterr().out
-    assert two.stem in told and six.stem in told and "2 caches" in told and str(tmp_path / "pixels") in told
-    side = two.stem.partition("-")[0].partition("x")[2]
-    assert f"pixels, {side} the shorter side" in told and "uint8" in told and told.count("good") == 2
-    content = bytearray(two.read_bytes())
+    assert two.name in told and six.name in told and "3 caches" in told and str(tmp_path / "pixels") in told
+    side = two.name.partition("-")[0].partition("x")[2]
+    assert f"pixels, {side} the shorter side" in told and "uint8" in told and told.count("good") == 3
+    assert decision.name in told and "decision to read a store" in told
+    content = bytearray((two / DATA_FILE).read_bytes())
     content[5] ^= 1
-    two.write_bytes(content)
-    assert cache_command.main(["--check"]) == 0 and "damaged: its pixels have changed" in capsys.readouterr().out
-    with FileLock(activation_cache.lock_file(two.parent, two.stem)):
-        assert cache_command.main(["--clear", two.stem]) == 1 and two.exists()
-    os.utime(two.with_suffix(".json"), (0, 0))
+    (two / DATA_FILE).write_bytes(content)
+    assert cache_command.main(["--check"]) == 0
+    assert "damaged: bytes in data.bin have changed" in capsys.readouterr().out
+    with lock_of(two):
+        assert cache_command.main(["--clear", two.name]) == 1 and two.exists()
+    os.utime(two / MANIFEST_FILE, (0, 0))
     assert cache_command.main(["--clear", "--unused", "30"]) == 0
-    left = {path.name for path in two.parent.iterdir() if path.suffix != ".lock"}
-    assert left == {six.name, f"{six.stem}.json", f"{six.stem}.choice"}
-    assert cache_command.main(["--clear", six.stem]) == 0
+    assert {path.name for path in two.parent.iterdir() if path.suffix != ".lock"} == {six.name, decision.name}
+    assert cache_command.main(["--clear", six.name]) == 0
     assert [path.name for path in two.parent.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_decision_without_a_store_is_cleared_too(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.delenv("COURSE_ACTIVATIONS", raising=False)
+    monkeypatch.setattr(StoreForecast, "pays", lambda *_: False)
+    read_fast(photos, MINI, "light", epochs=3, notify=lambda _: None)
+    assert cache_command.main([]) == 0 and "decision to read files" in capsys.readouterr().out
+    assert cache_command.main(["--clear"]) == 0 and "1 of 1 cache removed" in capsys.readouterr().out
+    assert not list((tmp_path / "pixels").glob("[0-9]*"))
 
 
 def test_a_store_is_known_without_reading_it(photos, store, tmp_path):
@@ -317,15 +334,15 @@ def test_a_store_is_known_without_reading_it(photos, store, tmp_path):
     class Other(pixel_store.PixelDataset):
         pass
 
-    with pytest.raises(Unknowable):
-        key_of_data(Other(store.file, store.sizes, store.labels, store.classes, store.paths, store.transform))
+    with pytest.raises(CannotFingerprint):
+        key_of_data(Other(store.folder, store.sizes, store.photos))
 
 
 def test_pictures_to_learn_from(photos, tmp_path, monkeypatch):
     """In memory where nothing is drawn and there is room; else a store where that pays."""
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     monkeypatch.setattr(StoreForecast, "pays", lambda *_: True)
-    options = {"epochs": 5, "share": 0.5, "say": lambda _: None}
+    options = {"epochs": 5, "share": 0.5, "notify": lambda _: None}
     kept = training_pictures(photos, MINI, "none", **options)
     assert torch.equal(kept.images, in_memory(photos.with_transform(eval_transform(MINI))).images)
     stored = training_pictures(photos, MINI, "light", **options)
@@ -337,7 +354,7 @@ def test_pictures_to_learn_from(photos, tmp_path, monkeypatch):
 
 
 def test_a_store_that_is_read_counts_as_used(photos, store, tmp_path):
-    manifest = next((tmp_path / "pixels").glob("*.json"))
+    manifest = next((tmp_path / "pixels").glob(f"*/{MANIFEST_FILE}"))
     os.utime(manifest, (0, 0))
     store_pixels(photos, MINI, folder=tmp_path / "pixels")
     assert manifest.stat().st_mtime > 0

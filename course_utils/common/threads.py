@@ -1,0 +1,44 @@
+"""Work in threads, with the results in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def thread_count() -> int:
+    """Return the number of threads that decode pictures: one per core, at most 8."""
+    return min(8, os.cpu_count() or 1)
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item, in order, and compute the next ones meanwhile.
+
+    Threads are enough for decoding pictures: Pillow releases Python's lock while it does that.
+
+    Parameters
+    ----------
+    function
+        Called in several threads at the same time.
+    items
+        Read one by one, `ahead` of the results.
+    ahead
+        Number of results that may wait in memory, at least 0.
+    """
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(max_workers=thread_count())
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or a Stop, nobody waits for the rest
