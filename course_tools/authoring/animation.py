@@ -26,9 +26,9 @@ from torch.utils.data import Dataset
 from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
+from course_utils.common.measuring import hardware
 from course_utils.datasets import MemoryDataset, Splits, in_memory, open_dataset
 from course_utils.evaluation import evaluate, interval_text, majority_baseline
-from course_utils.experiments.compare import hardware
 from course_utils.fine_tuning import PROGRESSIVE, Strategy
 from course_utils.gradcam import common_scale, energy_inside, explain, masks_of, mean_with_interval, overlay
 from course_utils.pretrained_models import weights_entry
