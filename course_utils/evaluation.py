@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,25 +126,20 @@ class Report:
         return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")].tolist()
 
     def samples(self) -> list[dict[str, Any]]:
-        """Return every answer by itself, in the order of the data set.
+        """Return a dict for each sample, in the order of the data set.
 
-        Returns
-        -------
-        list of dict
-            Per sample: ``index``, ``name`` (None if unknown), ``true`` and ``predicted`` (names of classes),
-            ``probability`` of the predicted class in [0, 1], and ``right`` (bool).
+        It has ``index``, ``name`` (None if unknown), ``true`` and ``predicted`` (names of classes), ``probability`` of
+        the predicted class in [0, 1], and ``right`` (bool).
         """
-        return [
-            {
-                "index": i,
-                "name": self.names[i] if self.names else None,
-                "true": self.classes[label],
-                "predicted": self.classes[answer],
-                "probability": float(self.probabilities[i, answer]),
-                "right": bool(label == answer),
-            }
-            for i, (label, answer) in enumerate(zip(self.labels, self.predictions, strict=True))
-        ]
+        columns = {
+            "index": range(len(self.labels)),
+            "name": self.names or [None] * len(self.labels),
+            "true": [self.classes[label] for label in self.labels],
+            "predicted": [self.classes[answer] for answer in self.predictions],
+            "probability": self.probabilities.max(1).tolist(),
+            "right": (self.predictions == self.labels).tolist(),
+        }
+        return _as_rows(columns)
 
     # --- all classes together ------------------------------------------------------------------------------------
 
@@ -169,29 +164,19 @@ class Report:
         return float(f1_score(self.labels, self.predictions, labels=occurring, average="macro", zero_division=0))
 
     def macro_f1_interval(self, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """Return the 95 % interval of the macro F1 by the bootstrap: how it varies over test sets drawn from this one.
+        """Return the 95 % interval of the macro F1 by the bootstrap, in [0, 1].
 
         Wilson's formula holds for shares of samples, and F1 is not one. The bootstrap needs no formula: draw N of
         the N samples with replacement, compute the score, repeat, and cut off 2.5 % at either end
-        (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
+        (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). Without a single mistake both ends are
+        1, because an error that is not in the test set cannot be drawn from it. Look at :attr:`interval` then.
 
         Parameters
         ----------
         resamples
-            Number of repetitions, at least 100.
+            Number of repetitions, at least 100; otherwise a :class:`CourseError`.
         seed
             Seed of a generator of its own; the same seed gives the same interval.
-
-        Returns
-        -------
-        low, high
-            In [0, 1]. Without a single mistake both are 1: an error that is not in the test set cannot be drawn from
-            it. Look at :attr:`interval` then.
-
-        Raises
-        ------
-        CourseError
-            If `resamples` is below 100.
         """
         if resamples < FEWEST_RESAMPLES:
             raise CourseError(
@@ -254,13 +239,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers as plain Python values, ready for ``json.dump``.
 
-        Returns
-        -------
-        dict
-            ``n``, ``right``, ``classes``, ``accuracy``, ``accuracy_interval``, ``macro_f1``, ``macro_f1_interval``,
-            ``per_class`` (one dict each: ``class``, ``n``, ``predicted``, ``precision``, ``recall``,
-            ``recall_interval``, ``f1``; the recall of a class without samples is None) and ``confusion``. Shares are
-            in [0, 1], intervals ``[low, high]`` hold 95 %. The answers themselves are in :meth:`samples`.
+        Shares are in [0, 1], intervals ``[low, high]`` hold 95 %, and the recall of a class without samples is None.
+        The answers themselves are in :meth:`samples`.
         """
         return {
             "n": len(self.labels),
@@ -306,9 +286,8 @@ class Report:
             "recall_interval": self.recall_intervals.tolist(),
             "f1": self.f1.tolist(),
         }
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         unknown = {"recall": None, "recall_interval": None}  # JSON has no NaN
-        return [row if row["n"] else {**row, **unknown} for row in rows]
+        return [row if row["n"] else {**row, **unknown} for row in _as_rows(columns)]
 
     def _rows(self) -> list[list[object]]:
         """Return one row of text per class."""
@@ -325,6 +304,10 @@ class Report:
 
 
 _COLUMNS = ("class", "n", "precision", "recall (95 % interval)", "F1")
+
+
+def _as_rows(columns: Mapping[str, Sequence[object]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report:
@@ -456,8 +439,9 @@ class PairedComparison:
     def p_value(self) -> float:
         """Exact two-sided McNemar test: how often chance makes the difference at least as large, in [0, 1].
 
-        Samples on which both are right or both wrong say nothing about which one is better. Among the others, equally
-        good models would share out the successes like a fair coin (McNemar 1947, https://doi.org/10.1007/BF02295996).
+        Samples on which both are right or both wrong say nothing about which one is better. Among the others, each of
+        two equally good models is right as often as a coin shows heads (McNemar 1947,
+        https://doi.org/10.1007/BF02295996).
         """
         disagreements = self.only_first + self.only_second
         return float(binomtest(self.only_first, disagreements).pvalue) if disagreements else 1.0
@@ -496,7 +480,7 @@ class PairedComparison:
 
 
 def _third_side(side: float, other: float, cosine: float) -> float:
-    # Rounding may push the square of a length of nearly zero below it.
+    # Rounding may make the square of a length near zero negative.
     return math.sqrt(max(0.0, side * side + other * other - 2 * cosine * side * other))
 
 
