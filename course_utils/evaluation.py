@@ -183,7 +183,7 @@ class Report:
                 f"resamples={resamples} was given: to cut off 2.5 % at either end takes at least "
                 f"{FEWEST_RESAMPLES}, and 2000 are usual."
             )
-        # From counts, all repetitions at once: scikit-learn's f1_score takes about a millisecond for each.
+        # From counts, all repetitions at once: scikit-learn's f1_score takes some milliseconds for each.
         generator, predictions = np.random.default_rng(seed), self.predictions
         size, classes = self.probabilities.shape
         counts = np.empty((3, resamples, classes))
