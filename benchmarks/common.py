@@ -20,8 +20,8 @@ from typing import Any
 
 from course_utils.common.command_line import OneLineParser
 from course_utils.common.files import put_between, write_record
+from course_utils.common.measuring import hardware
 from course_utils.common.tables import markdown_table, text_table
-from course_utils.experiments.compare import hardware
 from course_utils.settings import best_device
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,8 +1,8 @@
-"""How good is it, and how sure is that: a report with intervals, a paired test of two models, baselines.
+"""Quality of a model, and how sure it is: a report with intervals, a paired test of two models, baselines.
 
-The way through it: ``evaluate(model, dataset)`` asks a model about every sample once and gives a :class:`Report`, which
-holds the answers and computes everything else from them. ``compare_models(first, second)`` takes two reports on the
-same samples. ``plot_confusion(report)`` and ``plot_mistakes(report, dataset)`` draw.
+``evaluate(model, dataset)`` asks a model about every sample once and gives a :class:`Report`, which stores the answers
+and computes everything else from them. ``compare_models(first, second)`` takes two reports on the same samples.
+``plot_confusion(report)`` and ``plot_mistakes(report, dataset)`` draw.
 """
 
 from __future__ import annotations
@@ -11,39 +11,41 @@ import math
 import os
 import statistics
 import textwrap
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
 from course_utils.common.tables import markdown_table, percent, text_table
+from course_utils.transforms import denormalise
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from sklearn.pipeline import Pipeline
-
-Z95 = 1.959963984540054
 FEWEST_RESAMPLES = 100
 SIGNIFICANT = 0.05
 
 
-def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Where the true accuracy plausibly lies when `right` of `total` answers were right.
+def wilson_interval(right: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval in which the true accuracy plausibly lies when `right` of `total` answers were right.
 
     Parameters
     ----------
     right, total
         Counts, ``0 <= right <= total`` and ``total >= 1``.
-    z
-        Standard normal quantile; 1.96 gives 95 %.
+    level
+        Confidence level, between 0 and 1.
 
     Returns
     -------
@@ -53,33 +55,33 @@ def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, floa
     """
     if total < 1 or not 0 <= right <= total:
         raise CourseError(f"{right} right of {total}: an interval needs 0 <= right <= total and total >= 1.")
-    p = right / total
-    centre = (p + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = binomtest(right, total).proportion_ci(level, method="wilson")
+    return float(low), float(high)
 
 
 def interval_text(right: int, total: int) -> str:
-    """Accuracy, its 95 % interval and the number of samples: ``"83.3 % (75.7 to 88.9, n = 120)"``."""
-    low, high = wilson_interval(right, total)
-    return f"{right / total:.1%} ({100 * low:.1f} to {100 * high:.1f}, n = {total})".replace("%", " %")
+    """Return accuracy, 95 % interval and number of samples as text: ``"83.3 % (75.7 to 88.9, n = 120)"``."""
+    return _with_interval(right / total, wilson_interval(right, total), f", n = {total}")
+
+
+def _with_interval(share: float, interval: Sequence[float], more: str = "") -> str:
+    low, high = interval
+    return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f}{more})"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a model answered on a data set, and what follows from it.
-
-    Only the answers are stored; every number is computed from them, with the definitions of scikit-learn.
+    """The answers of a model on a data set, and the scores computed from them with the definitions of scikit-learn.
 
     Parameters
     ----------
     classes
-        Names, in the order of the labels.
+        C names, in the order of the labels.
     labels, probabilities
         int ``(N,)`` with N at least 1, and float ``(N, C)`` with rows that sum to 1.
     names
-        File name of each sample, from the folder that all of them share and with ``/`` on every system; empty if the
-        data set does not know them.
+        File name of each sample, from the folder that all of them share and with ``/`` on every system; empty if
+        unknown.
 
     Raises
     ------
@@ -110,39 +112,34 @@ class Report:
 
     @property
     def predictions(self) -> np.ndarray:
-        """The most probable class of each sample, int ``(N,)``."""
+        """Most probable class of each sample, int ``(N,)``."""
         return self.probabilities.argmax(1)
 
     @property
     def right(self) -> int:
-        """How many samples were answered right."""
+        """Number of samples answered right."""
         return int((self.predictions == self.labels).sum())
 
     def mistakes(self) -> list[int]:
-        """Indices of the wrong answers, the most confident first."""
+        """Return the indices of the wrong answers, the most confident first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")].tolist()
 
     def samples(self) -> list[dict[str, Any]]:
-        """Every answer by itself, in the order of the data set.
+        """Return a dict for each sample, in the order of the data set.
 
-        Returns
-        -------
-        list of dict
-            Per sample: ``index``, ``name`` (None if unknown), ``true`` and ``predicted`` (names of classes),
-            ``probability`` of the predicted class in [0, 1], and ``right`` (bool).
+        It has ``index``, ``name`` (None if unknown), ``true`` and ``predicted`` (names of classes), ``probability`` of
+        the predicted class in [0, 1], and ``right`` (bool).
         """
-        return [
-            {
-                "index": i,
-                "name": self.names[i] if self.names else None,
-                "true": self.classes[label],
-                "predicted": self.classes[answer],
-                "probability": float(self.probabilities[i, answer]),
-                "right": bool(label == answer),
-            }
-            for i, (label, answer) in enumerate(zip(self.labels, self.predictions, strict=True))
-        ]
+        columns = {
+            "index": range(len(self.labels)),
+            "name": self.names or [None] * len(self.labels),
+            "true": [self.classes[label] for label in self.labels],
+            "predicted": [self.classes[answer] for answer in self.predictions],
+            "probability": self.probabilities.max(1).tolist(),
+            "right": (self.predictions == self.labels).tolist(),
+        }
+        return _as_rows(columns)
 
     # --- all classes together ------------------------------------------------------------------------------------
 
@@ -160,51 +157,44 @@ class Report:
     def macro_f1(self) -> float:
         """Mean of :attr:`f1` over the classes that occur, in [0, 1]: a rare class counts as much as a frequent one.
 
-        A class without samples is left out, because there was nothing to find. (scikit-learn counts it as 0 as soon as
-        the model answers with it once; ``f1_score(..., labels=np.unique(labels))`` is what is computed here.)
+        A class without samples is left out, because there was nothing to find. (By default scikit-learn counts it as 0
+        as soon as the model answers with it once.)
         """
-        matrix = self.confusion
-        return float(_macro_f1(np.diag(matrix), matrix.sum(1), matrix.sum(0)))
+        occurring = np.unique(self.labels)
+        return float(f1_score(self.labels, self.predictions, labels=occurring, average="macro", zero_division=0))
 
     def macro_f1_interval(self, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of the macro F1 by the bootstrap: how it varies over test sets drawn from this one.
+        """Return the 95 % interval of the macro F1 by the bootstrap, in [0, 1].
 
-        Wilson's formula holds for shares of samples, which F1 is none of. The bootstrap needs no formula: draw N of
+        Wilson's formula holds for shares of samples, and F1 is not one. The bootstrap needs no formula: draw N of
         the N samples with replacement, compute the score, repeat, and cut off 2.5 % at either end
-        (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
+        (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). Without a single mistake both ends are
+        1, because an error that is not in the test set cannot be drawn from it. Look at :attr:`interval` then.
 
         Parameters
         ----------
         resamples
-            How often it is repeated, at least 100.
+            Number of repetitions, at least 100; otherwise a :class:`CourseError`.
         seed
-            Of a generator of its own; the same seed gives the same interval.
-
-        Returns
-        -------
-        low, high
-            In [0, 1]. Without a single mistake both are 1: what did not happen in the test set cannot be drawn from
-            it. Look at :attr:`interval` then.
-
-        Raises
-        ------
-        CourseError
-            If `resamples` is below 100.
+            Seed of a generator of its own; the same seed gives the same interval.
         """
         if resamples < FEWEST_RESAMPLES:
             raise CourseError(
                 f"resamples={resamples} was given: to cut off 2.5 % at either end takes at least "
                 f"{FEWEST_RESAMPLES}, and 2000 are usual."
             )
-        generator = np.random.default_rng(seed)
-        size, classes, predictions = len(self.labels), len(self.classes), self.predictions
+        # From counts, all repetitions at once: scikit-learn's f1_score takes some milliseconds for each.
+        generator, predictions = np.random.default_rng(seed), self.predictions
+        size, classes = self.probabilities.shape
         counts = np.empty((3, resamples, classes))
         for i in range(resamples):
             drawn = generator.integers(0, size, size)
             true, predicted = self.labels[drawn], predictions[drawn]
             for j, found in enumerate((true[true == predicted], true, predicted)):
                 counts[j, i] = np.bincount(found, minlength=classes)
-        low, high = np.quantile(_macro_f1(*counts), [0.025, 0.975])
+        hits, true, predicted = counts
+        f1 = 2 * hits / np.maximum(true + predicted, 1)  # without samples and answers there are no hits: 0
+        low, high = np.quantile((f1 * (true > 0)).sum(-1) / (true > 0).sum(-1), [0.025, 0.975])
         return float(low), float(high)
 
     # --- class by class ------------------------------------------------------------------------------------------
@@ -212,47 +202,45 @@ class Report:
     @property
     def confusion(self) -> np.ndarray:
         """Counts ``(C, C)``: rows are the true classes, columns the predicted ones."""
-        size = len(self.classes)
-        return np.bincount(self.labels * size + self.predictions, minlength=size * size).reshape(size, size)
+        return confusion_matrix(self.labels, self.predictions, labels=range(len(self.classes)))
 
     @property
     def precisions(self) -> np.ndarray:
         """For each class, the share of the answers with it that were right, ``(C,)``; 0 for one never answered."""
-        return _share(np.diag(self.confusion), self.confusion.sum(0))
+        return self._of_each_class(precision_score, zero_division=0)
 
     @property
     def recalls(self) -> np.ndarray:
         """For each class, the share of its samples that was recognised, ``(C,)``; NaN for a class without samples."""
-        return _share(np.diag(self.confusion), self.confusion.sum(1), nothing=np.nan)
+        return self._of_each_class(recall_score, zero_division=np.nan)
 
     @property
     def recall_intervals(self) -> np.ndarray:
         """Wilson's 95 % interval of each recall, ``(C, 2)``; NaN for a class without samples."""
         matrix = self.confusion
-        rows = zip(np.diag(matrix), matrix.sum(1), strict=True)
-        return np.array([wilson_interval(int(k), int(n)) if n else (np.nan, np.nan) for k, n in rows])
+        rows = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
+        return np.array([wilson_interval(right, n) if n else (np.nan, np.nan) for right, n in rows])
 
     @property
     def f1(self) -> np.ndarray:
         """For each class, the harmonic mean of precision and recall, ``(C,)`` in [0, 1].
 
-        It is high only if both are. 0 where no sample was recognised, for a class without samples too
-        (scikit-learn's ``zero_division=0``).
+        It is high only if both are. 0 where no sample was recognised, for a class without samples too.
         """
-        return _f1(np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0))
+        return self._of_each_class(f1_score, zero_division=0)
+
+    def _of_each_class(self, score: Callable[..., np.ndarray], zero_division: float) -> np.ndarray:
+        """Return a score of scikit-learn ``(C,)``; `zero_division` stands where there is nothing to divide by."""
+        known = range(len(self.classes))
+        return score(self.labels, self.predictions, labels=known, average=None, zero_division=zero_division)
 
     # --- to print and to store -----------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers as plain Python values, ready for ``json.dump``.
+        """Return all numbers as plain Python values, ready for ``json.dump``.
 
-        Returns
-        -------
-        dict
-            ``n``, ``right``, ``classes``, ``accuracy``, ``accuracy_interval``, ``macro_f1``, ``macro_f1_interval``,
-            ``per_class`` (one dict each: ``class``, ``n``, ``predicted``, ``precision``, ``recall``,
-            ``recall_interval``, ``f1``; the recall of a class without samples is None) and ``confusion``. Shares are
-            in [0, 1], intervals ``[low, high]`` hold 95 %. The answers themselves are in :meth:`samples`.
+        Shares are in [0, 1], intervals ``[low, high]`` hold 95 %, and the recall of a class without samples is None.
+        The answers themselves are in :meth:`samples`.
         """
         return {
             "n": len(self.labels),
@@ -267,8 +255,8 @@ class Report:
         }
 
     def to_markdown(self) -> str:
-        """The report as Markdown: one line for all, a table of the classes, and the confusion matrix."""
-        names = [_for_markdown(name) for name in self.classes]
+        """Return the report as Markdown: one line for all, a table of the classes, and the confusion matrix."""
+        names = [name.replace("|", "\\|") for name in self.classes]
         rows = [[name, *row[1:]] for name, row in zip(names, self._rows(), strict=True)]
         matrix = [[f"**{name}**", *counts] for name, counts in zip(names, self.confusion.tolist(), strict=True)]
         parts = [
@@ -280,48 +268,35 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def __str__(self) -> str:
-        """Precision, recall and F1 by class, then all classes in one line; a dash where there is nothing to divide."""
+        """Return precision, recall and F1 by class, then a line for all; a dash where there is nothing to divide."""
         return text_table(_COLUMNS, self._rows()) + "\n" + self._all_in_one_line()
 
     def _all_in_one_line(self) -> str:
-        low, high = self.macro_f1_interval()
-        return (
-            f"all: accuracy {interval_text(self.right, len(self.labels))}, "
-            f"macro F1 {percent(self.macro_f1)} ({100 * low:.1f} to {100 * high:.1f})"
-        )
+        accuracy = interval_text(self.right, len(self.labels))
+        return f"all: accuracy {accuracy}, macro F1 {_with_interval(self.macro_f1, self.macro_f1_interval())}"
 
     def _per_class(self) -> list[dict[str, Any]]:
-        numbers = zip(
-            self.classes,
-            self.confusion.sum(1).tolist(),
-            self.confusion.sum(0).tolist(),
-            self.precisions.tolist(),
-            self.recalls.tolist(),
-            self.recall_intervals.tolist(),
-            self.f1.tolist(),
-            strict=True,
-        )
-        return [
-            {
-                "class": name,
-                "n": n,
-                "predicted": predicted,
-                "precision": precision,
-                "recall": recall if n else None,  # JSON has no NaN
-                "recall_interval": interval if n else None,
-                "f1": f1,
-            }
-            for name, n, predicted, precision, recall, interval, f1 in numbers
-        ]
+        matrix = self.confusion
+        columns = {
+            "class": self.classes,
+            "n": matrix.sum(1).tolist(),
+            "predicted": matrix.sum(0).tolist(),
+            "precision": self.precisions.tolist(),
+            "recall": self.recalls.tolist(),
+            "recall_interval": self.recall_intervals.tolist(),
+            "f1": self.f1.tolist(),
+        }
+        unknown = {"recall": None, "recall_interval": None}  # JSON has no NaN
+        return [row if row["n"] else {**row, **unknown} for row in _as_rows(columns)]
 
     def _rows(self) -> list[list[object]]:
-        """One row of text per class."""
+        """Return one row of text per class."""
         return [
             [
                 row["class"],
                 row["n"],
                 percent(row["precision"]) if row["predicted"] else None,
-                _share_and_interval(row["recall"], *row["recall_interval"]) if row["n"] else "no samples",
+                _with_interval(row["recall"], row["recall_interval"]) if row["n"] else "no samples",
                 percent(row["f1"]) if row["n"] else None,
             ]
             for row in self._per_class()
@@ -331,39 +306,20 @@ class Report:
 _COLUMNS = ("class", "n", "precision", "recall (95 % interval)", "F1")
 
 
-def _share(part: np.ndarray, whole: np.ndarray, nothing: float = 0.0) -> np.ndarray:
-    """``part / whole``, and `nothing` where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), nothing), where=whole > 0)
-
-
-def _f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of each class from counts ``(…, C)``: how many were recognised, how many there are, how many were answered."""
-    return _share(2 * hits, true + predicted)
-
-
-def _macro_f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Mean F1 ``(…)`` over the classes that occur."""
-    return (_f1(hits, true, predicted) * (true > 0)).sum(-1) / (true > 0).sum(-1)
-
-
-def _share_and_interval(share: float, low: float, high: float) -> str:
-    return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def _for_markdown(name: str) -> str:
-    return name.replace("|", "\\|")
+def _as_rows(columns: Mapping[str, Sequence[object]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report:
-    """Ask a model about every sample of a data set.
+    """Return the report of a model's answers on every sample of a data set.
 
     Parameters
     ----------
     model
-        Run in eval mode without gradients, left as it was found.
+        Network, run in eval mode without gradients and left as it was found.
     dataset
-        Gives ``(image, label)``; has ``classes``, or the classes are numbered. From its ``paths``, where it has them,
-        come the names of the samples.
+        Gives ``(image, label)``. Names of the classes come from its ``classes``, names of the samples from its
+        ``paths``, where it has them.
     batch_size
         Pictures per forward pass.
 
@@ -399,10 +355,10 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report
 
 
 def _sample_names(dataset: Dataset) -> tuple[str, ...]:
-    """Files of a data set that has ``paths``, named from the deepest folder that all of them lie in."""
+    """Return the files in a data set's ``paths``, named from the deepest folder that all of them lie in."""
     try:
         paths = [Path(path) for path in getattr(dataset, "paths", ())]
-    except TypeError:  # somebody's own data set may mean something else by that word
+    except TypeError:  # a data set of another author may use this name for something else
         return ()
     if len(paths) != len(dataset):
         return ()
@@ -418,17 +374,17 @@ def _sample_names(dataset: Dataset) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two models that answered the same samples: where they differ, and whether chance would do that.
+    """Counts of where two models that answered the same samples differ, and a test of whether chance explains it.
 
-    It is about these two trained networks and what other test pictures would say. How much another training seed would
-    change is another question, which takes several runs to answer.
+    It is about these two trained networks and other test pictures. Several runs are needed to learn how much another
+    training seed would change.
 
     Parameters
     ----------
     both_right, only_first, only_second, both_wrong
-        How many samples were answered right by whom.
+        Numbers of samples answered right by both, by one, and by neither of the models.
     names
-        What the two are called when this is printed.
+        Names of the two models, for printing.
     """
 
     both_right: int
@@ -439,7 +395,7 @@ class PairedComparison:
 
     @property
     def n(self) -> int:
-        """How many samples both models answered."""
+        """Number of samples that both models answered."""
         return self.both_right + self.only_first + self.only_second + self.both_wrong
 
     @property
@@ -471,7 +427,7 @@ class PairedComparison:
         )
 
     def _correlation(self) -> float:
-        """Phi of the four counts; a positive one is made smaller by Newcombe's correction for small samples."""
+        """Return phi of the four counts; a positive one is reduced by Newcombe's correction for small samples."""
         a, b, c, d = self.both_right, self.only_first, self.only_second, self.both_wrong
         product = (a + b) * (c + d) * (a + c) * (b + d)
         numerator = a * d - b * c
@@ -483,33 +439,28 @@ class PairedComparison:
     def p_value(self) -> float:
         """Exact two-sided McNemar test: how often chance makes the difference at least as large, in [0, 1].
 
-        Samples on which both are right or both wrong say nothing about which one is better. Among the others, equally
-        good models would share out the successes like a fair coin (McNemar 1947, https://doi.org/10.1007/BF02295996).
+        Samples on which both are right or both wrong say nothing about which one is better. Among the others, each of
+        two equally good models is right as often as a coin shows heads (McNemar 1947,
+        https://doi.org/10.1007/BF02295996).
         """
-        from scipy.stats import binomtest
-
         disagreements = self.only_first + self.only_second
         return float(binomtest(self.only_first, disagreements).pvalue) if disagreements else 1.0
 
     @property
     def distinguishable(self) -> bool:
-        """Whether chance is an unlikely explanation: a p-value below 0.05.
+        """True if chance is an unlikely explanation: a p-value below 0.05.
 
         Close to that border the interval, which is an approximation, may say otherwise; the test is exact.
         """
         return self.p_value < SIGNIFICANT
 
     def __str__(self) -> str:
-        (first, second), (a, b) = self.names, self.accuracies
-        low, high = self.interval
-        return "\n".join(
-            [
-                f"{first} {percent(a)}, {second} {percent(b)} of the same {self.n} samples: difference "
-                f"{100 * self.difference:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f})",
-                f"right: both {self.both_right}, only {first} {self.only_first}, only {second} {self.only_second}, "
-                f"neither {self.both_wrong}",
-                self._verdict(),
-            ]
+        (first, second), (a, b), (low, high) = self.names, self.accuracies, self.interval
+        return (
+            f"{first} {percent(a)}, {second} {percent(b)} of the same {self.n} samples: difference "
+            f"{100 * self.difference:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f})\n"
+            f"right: both {self.both_right}, only {first} {self.only_first}, only {second} {self.only_second}, "
+            f"neither {self.both_wrong}\n{self._verdict()}"
         )
 
     def _verdict(self) -> str:
@@ -529,106 +480,97 @@ class PairedComparison:
 
 
 def _third_side(side: float, other: float, cosine: float) -> float:
-    # Rounding may push the square of a length of nearly zero below it.
+    # Rounding may make the square of a length near zero negative.
     return math.sqrt(max(0.0, side * side + other * other - 2 * cosine * side * other))
 
 
 def compare_models(
     first: Report, second: Report, names: tuple[str, str] = ("the first model", "the second model")
 ) -> PairedComparison:
-    """Compare two models sample by sample, which sees smaller differences than two accuracies with their intervals.
+    """Return the comparison of two models sample by sample: it sees smaller differences than two accuracies do.
 
     Parameters
     ----------
     first, second
         Reports on the same data set, in the same order.
     names
-        What the two are called when the result is printed.
+        Names of the two models, for printing.
 
     Raises
     ------
     CourseError
         If the reports are not about the same samples.
     """
-    _require_same_samples(first, second)
+    if mismatch := _mismatch(first, second):
+        raise CourseError(
+            f"{mismatch} Evaluate both models on one data set, in one order, and compare these two reports."
+        )
     a, b = first.predictions == first.labels, second.predictions == second.labels
     counts = (int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b))
     return PairedComparison(*counts, names=tuple(names))
 
 
-def _require_same_samples(first: Report, second: Report) -> None:
-    advice = "Evaluate both models on one data set, in one order, and compare these two reports."
+def _mismatch(first: Report, second: Report) -> str | None:
+    """Return a sentence on how the samples of two reports differ, None if they do not."""
     if first.classes != second.classes:
-        raise CourseError(
-            f"The first report has the classes {', '.join(first.classes[:6])}, the second "
-            f"{', '.join(second.classes[:6])}. {advice}"
-        )
+        ours, theirs = (", ".join(report.classes[:6]) for report in (first, second))
+        return f"The first report has the classes {ours}, the second {theirs}."
     if len(first.labels) != len(second.labels):
-        raise CourseError(
-            f"The first report is about {len(first.labels)} samples, the second about {len(second.labels)}. {advice}"
-        )
-    if first.names and second.names and first.names != second.names:
-        i = next(i for i, pair in enumerate(zip(first.names, second.names, strict=True)) if pair[0] != pair[1])
-        raise CourseError(
-            f"The reports are about different samples: number {i} is {first.names[i]} in the first and "
-            f"{second.names[i]} in the second. {advice}"
-        )
-    different = int((first.labels != second.labels).sum())
-    if different:
-        raise CourseError(
-            f"The reports are about different samples: {different} of {len(first.labels)} labels differ. {advice}"
-        )
+        return f"The first report is about {len(first.labels)} samples, the second about {len(second.labels)}."
+    different = "The reports are about different samples:"
+    if first.names and second.names:
+        for i, (ours, theirs) in enumerate(zip(first.names, second.names, strict=True)):
+            if ours != theirs:
+                return f"{different} number {i} is {ours} in the first and {theirs} in the second."
+    if unequal := int((first.labels != second.labels).sum()):
+        return f"{different} {unequal} of {len(first.labels)} labels differ."
+    return None
 
 
 # --- figures -----------------------------------------------------------------------------------------------------
 
 
 def plot_confusion(report: Report, normalise: bool = False) -> Figure:
-    """Draw the confusion matrix of a report.
+    """Return the confusion matrix of a report as a figure.
 
     Parameters
     ----------
     report
         From :func:`evaluate`.
     normalise
-        Show what share of each true class went where, instead of counts: with classes of different sizes the colours
-        of the rows can then be compared. The diagonal holds the recalls.
+        True to show the share of each true class instead of counts: with classes of different sizes the colours of
+        the rows can then be compared. The diagonal holds the recalls.
     """
-    from course_utils import plots
-
     return plots.confusion(report.confusion, report.classes, normalise=normalise)
 
 
 def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 6, weights: Any = None) -> Figure:
-    """Draw the wrong answers that the model was surest of, under titles such as "ant → bee, 93 %".
+    """Return a figure of the most confident wrong answers, under titles such as "ant → bee, 93 %".
 
     Parameters
     ----------
     report
         From :func:`evaluate`.
     dataset
-        What it was evaluated on. A :class:`~course_utils.datasets.PhotoDataset` is asked for its pictures without the
+        Data set of the report. A :class:`~course_utils.datasets.PhotoDataset` is asked for its pictures without the
         transform; any other has to give PIL pictures, or tensors in [0, 1], or normalised tensors with `weights`.
     n
-        How many at most, at least 1.
+        Largest number of pictures, at least 1.
     columns
-        Pictures per row.
+        Pictures per row, at least 1.
     weights
         Weights entry whose normalisation the tensors of `dataset` have.
 
     Returns
     -------
     Figure
-        If everything was answered right, it says so in words: a cell that draws mistakes must not fail on the reader's
-        own data because the model is good.
+        A sentence if everything was answered right: a good model is no reason for a cell to fail.
 
     Raises
     ------
     CourseError
         If the data set is not the one of the report, or its tensors cannot be shown as they are.
     """
-    from course_utils import plots
-
     if n < 1 or columns < 1:
         raise CourseError(f"n={n} pictures in {columns} columns were asked for: both must be 1 or more.")
     if len(dataset) != len(report.labels):
@@ -647,12 +589,12 @@ def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 
 
 def _title(report: Report, index: int) -> str:
     true, answer = report.labels[index], report.predictions[index]
-    percent = f"{100 * report.probabilities[index, answer]:.0f}\N{NO-BREAK SPACE}%"  # never a line with "%" alone
-    return textwrap.fill(f"{report.classes[true]} → {report.classes[answer]}, {percent}", 20)  # fits above a picture
+    sure = f"{100 * report.probabilities[index, answer]:.0f}\N{NO-BREAK SPACE}%"  # never a line with "%" alone
+    return textwrap.fill(f"{report.classes[true]} → {report.classes[answer]}, {sure}", 20)  # fits above a picture
 
 
 def _picture(report: Report, dataset: Dataset, index: int, weights: Any) -> Any:
-    """Sample of a data set as something that can be shown, after a look at whether it is the one of the report."""
+    """Return a sample as something that can be shown, after a check that it is the one of the report."""
     picture, label = dataset[index]
     if int(label) != report.labels[index]:
         raise CourseError(
@@ -662,11 +604,9 @@ def _picture(report: Report, dataset: Dataset, index: int, weights: Any) -> Any:
     if not isinstance(picture, torch.Tensor):
         return picture
     if weights is not None:
-        from course_utils.transforms import denormalise
-
         return denormalise(picture, weights)
     low, high = float(picture.min()), float(picture.max())
-    if low < -0.01 or high > 1.01:  # interpolation may overshoot by a trifle
+    if low < -0.01 or high > 1.01:  # interpolation may overshoot a little
         raise CourseError(
             f"Sample {index} is a tensor with values from {low:.2f} to {high:.2f}; only values from 0 to 1 are "
             "colours. Give the weights entry whose transform made it, plot_mistakes(..., weights=entry), or a data set "
@@ -679,18 +619,17 @@ def _picture(report: Report, dataset: Dataset, index: int, weights: Any) -> Any:
 
 
 def majority_baseline(train_labels: Sequence[int], test_labels: Sequence[int]) -> int:
-    """How many test samples are right when every answer is the most frequent class of the training labels."""
+    """Return how many test samples are right when every answer is the most frequent class of the training labels."""
     if not len(train_labels):
         raise CourseError("There are no training labels: no class is the most frequent one.")
-    counts = Counter(int(label) for label in train_labels)
-    answer = min(counts, key=lambda label: (-counts[label], label))
-    return sum(int(label) == answer for label in test_labels)
+    classes, counts = np.unique(np.asarray(train_labels), return_counts=True)
+    return int((np.asarray(test_labels) == classes[counts.argmax()]).sum())  # of equally frequent classes the first
 
 
 def linear_probe(
     features: torch.Tensor, labels: torch.Tensor, test_features: torch.Tensor, penalty: float = 1.0
 ) -> np.ndarray:
-    """Logistic regression on fixed features: what a new head is, fitted by scikit-learn.
+    """Return the answers of a logistic regression on fixed features: a new head, fitted by scikit-learn.
 
     Parameters
     ----------
@@ -710,29 +649,25 @@ def linear_probe(
 
 
 def probe(penalty: float = 1.0) -> Pipeline:
-    """The unfitted model behind :func:`linear_probe`: standardise, then logistic regression.
+    """Return the unfitted model of :func:`linear_probe`: standardise, then logistic regression.
 
     Parameters
     ----------
     penalty
-        As there.
+        Same as in :func:`linear_probe`.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     return make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
 
 
 def color_histograms(dataset: Dataset, bins: int = 6) -> torch.Tensor:
-    """How much of each colour a picture has, and nothing else: the baseline that cannot see form.
+    """Return how much of each colour a picture has: features of a baseline that cannot see form.
 
     Parameters
     ----------
     dataset
         Gives ``(image, label)`` with PIL pictures: use ``dataset.with_transform(None)``.
     bins
-        Per channel, so the result has ``bins ** 3`` columns.
+        Bins per channel.
 
     Returns
     -------
@@ -748,5 +683,5 @@ def color_histograms(dataset: Dataset, bins: int = 6) -> torch.Tensor:
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (n - 1); the latter is NaN for a single value."""
+    """Return mean and sample standard deviation (n - 1); the latter is NaN for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan

@@ -6,23 +6,28 @@ the one that the course has in mind.
 
 from __future__ import annotations
 
+import math
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from course_utils.common.state import generators_put_back
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
-    from torch.utils.data import Dataset
-
-    from course_utils.fine_tuning import Strategy
+from course_utils.feature_extraction import FrozenMoved, freeze, frozen_proof, learning_stages
+from course_utils.fine_tuning import Strategy
+from course_utils.pretrained_models import cam_layer, load_pretrained, stages
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and why, or what to look at."""
+    """The judgement on an answer: right or not, and why, or what to look at."""
 
     right: bool
     why: str
@@ -31,8 +36,36 @@ class Verdict:
         return f"{'Right' if self.right else 'Not yet'}: {self.why}"
 
 
-def _unanswered(answer: object) -> Verdict | None:
-    return Verdict(False, "replace the three dots by your answer.") if answer is None or answer is ... else None
+def _no(hint: str) -> Verdict:
+    return Verdict(False, hint)
+
+
+def _unanswered(*answers: object) -> Verdict | None:
+    missing = any(answer is None or answer is ... for answer in answers)
+    return _no("replace the three dots by your answer.") if missing else None
+
+
+def _wrong_in_table(
+    answers: Mapping[str, object],
+    expected: Mapping[str, tuple[object, str]],
+    allowed: tuple[object, ...],
+    words: str,
+    read: Callable[[object], object] = lambda given: given,
+) -> Verdict | None:
+    """Return the verdict on the first question that is not answered right, None if all are.
+
+    `expected` has the right answer to each question and the hint for a wrong one, `words` names the `allowed` answers
+    in a hint, and `read` maps what the reader wrote to one of them.
+    """
+    for question, (right, hint) in expected.items():
+        given = answers.get(question)
+        if _unanswered(given):
+            return _no(f"{question!r} has no answer yet.")
+        if read(given) not in allowed:
+            return _no(f"{question!r}: answer with {words}, not {given!r}.")
+        if read(given) != right:
+            return _no(f"{question!r}: {hint}")
+    return None
 
 
 # --- day 20 ------------------------------------------------------------------------------------------------------
@@ -42,23 +75,19 @@ def check_frozen_up_to(model: nn.Module, first_learning: str) -> Verdict:
     """Day 20, exercise 1: exactly the stages from `first_learning` on learn, and frozen ones are in eval mode."""
     if missing := _unanswered(model):
         return missing
-    from course_utils.feature_extraction import learning_stages
-    from course_utils.pretrained_models import stages
-
     row = stages(model)
     names = list(row)
     border = names.index(first_learning)
     learning = learning_stages(model)
     partly = [name for name, stage in row.items() if len({p.requires_grad for p in stage.parameters()}) > 1]
     if partly:
-        return Verdict(False, f"{partly[0]} is half frozen: some of its parameters learn and some do not.")
+        return _no(f"{partly[0]} is half frozen: some of its parameters learn and some do not.")
     if too_many := [name for name in learning if names.index(name) < border]:
-        return Verdict(False, f"{', '.join(too_many)} can still learn, and should not.")
+        return _no(f"{', '.join(too_many)} can still learn, and should not.")
     if too_few := [name for name in names[border:] if name not in learning]:
-        return Verdict(False, f"{', '.join(too_few)} should learn, and does not.")
+        return _no(f"{', '.join(too_few)} should learn, and does not.")
     if any(module.training for name in names[:border] for module in row[name].modules()):
-        return Verdict(
-            False,
+        return _no(
             "the right parameters are frozen, but something in a frozen stage is in training mode. "
             "What would BatchNorm do there?",
         )
@@ -66,50 +95,40 @@ def check_frozen_up_to(model: nn.Module, first_learning: str) -> Verdict:
 
 
 def check_head_size(answer: int, features: int, classes: int) -> Verdict:
-    """Day 20, exercise 2: how many numbers a new head has."""
+    """Day 20, exercise 2: number of parameters of a new head."""
     if missing := _unanswered(answer):
         return missing
     weights = features * classes
     if answer == weights + classes:
         return Verdict(True, f"{weights:,} weights and {classes} biases.")
     if answer == weights:
-        return Verdict(False, "these are the weights. What else does a linear layer add to each output?")
-    return Verdict(False, f"{answer:,} is not it. Each of {classes} outputs looks at every one of {features} features.")
+        return _no("these are the weights. What else does a linear layer add to each output?")
+    return _no(f"{answer:,} is not it. Each of {classes} outputs looks at every one of {features} features.")
 
 
 def check_two_step_strategy(strategy: Strategy) -> Verdict:
     """Day 20, exercise 3: head from the start, one more stage from the third epoch, at a tenth of the head's rate."""
     if missing := _unanswered(strategy):
         return missing
-    from course_utils.pretrained_models import load_pretrained
-
     head, block, *deeper = reversed(strategy.plan(load_pretrained("resnet18_mini", 2, weights=None)).rows)
     if head.start != 0:
-        return Verdict(False, f"the head starts in epoch {head.start}; it should learn from the first one, which is 0.")
-    if block.start is None or block.start != 2:
-        return Verdict(
-            False, f"{block.stage} starts at {block.start}. Epochs count from 0: which number has the third?"
-        )
+        return _no(f"the head starts in epoch {head.start}; it should learn from the first one, which is 0.")
+    if block.start != 2:
+        return _no(f"{block.stage} starts at {block.start}. Epochs count from 0: which number has the third?")
     if any(row.start is not None for row in deeper):
-        return Verdict(False, "stages further in front learn too. The last entry of `starts` holds for all of them.")
+        return _no("stages further in front learn too. The last entry of `starts` holds for all of them.")
     if abs(block.rate * 10 / head.rate - 1) > 1e-6:
-        return Verdict(
-            False, f"{block.stage} has the rate {block.rate:g}, the head {head.rate:g}: that is not a tenth."
-        )
+        return _no(f"{block.stage} has the rate {block.rate:g}, the head {head.rate:g}: that is not a tenth.")
     return Verdict(True, "the head settles first, then the block in front of it follows slowly.")
 
 
 def check_scenarios(answers: Mapping[str, str]) -> Verdict:
     """Day 20, exercise 4: scenario A, B or C for four described data sets."""
-    expected = {"two cats": "A", "factory parts": "B", "street scenes": "C", "tiny satellite set": "A"}
-    for name, scenario in expected.items():
-        given = answers.get(name)
-        if given is None or given is ...:
-            return Verdict(False, f"{name!r} has no answer yet.")
-        if str(given).upper() not in ("A", "B", "C"):
-            return Verdict(False, f"{name!r}: answer with A, B or C, not {given!r}.")
-        if str(given).upper() != scenario:
-            return Verdict(False, f"{name!r}: think again about how many pictures there are for how many parameters.")
+    scenarios = {"two cats": "A", "factory parts": "B", "street scenes": "C", "tiny satellite set": "A"}
+    hint = "think again about how many pictures there are for how many parameters."
+    expected = {name: (scenario, hint) for name, scenario in scenarios.items()}
+    if wrong := _wrong_in_table(answers, expected, ("A", "B", "C"), "A, B or C", lambda given: str(given).upper()):
+        return wrong
     return Verdict(True, "the amount of data decides how much of the network you can afford to move.")
 
 
@@ -117,11 +136,6 @@ def check_repaired_step(step: Callable[[nn.Module, Tensor, Tensor], None]) -> Ve
     """Day 20, exercise 5: a training step that changes the head and nothing else, tried on a small network."""
     if missing := _unanswered(step):
         return missing
-    import torch
-
-    from course_utils.feature_extraction import FrozenMoved, freeze, frozen_proof
-    from course_utils.pretrained_models import load_pretrained
-
     with generators_put_back(seed=0):
         model = freeze(load_pretrained("resnet18_mini", 2, weights=None))
         model.train()  # as somebody else's code may have left it
@@ -130,7 +144,7 @@ def check_repaired_step(step: Callable[[nn.Module, Tensor, Tensor], None]) -> Ve
             with frozen_proof(model):
                 step(model, images, labels)
         except FrozenMoved as moved:
-            return Verdict(False, str(moved))
+            return _no(str(moved))
     return Verdict(True, "the head moved, and every frozen number is the same to the last bit.")
 
 
@@ -139,16 +153,16 @@ def check_repaired_step(step: Callable[[nn.Module, Tensor, Tensor], None]) -> Ve
 
 def check_stack(answer: tuple[int, int], kernels: Sequence[int], channels: int) -> Verdict:
     """Day 21, exercise 1: receptive field and weights (without biases) of a stack of convolutions of stride 1."""
-    if missing := _unanswered(answer) or next(filter(None, map(_unanswered, answer)), None):
+    if missing := _unanswered(answer) or _unanswered(*answer):
         return missing
     field, weights = answer
     right_field, right_weights = 1 + sum(k - 1 for k in kernels), sum(k * k for k in kernels) * channels**2
     if field != right_field:
-        return Verdict(False, f"a receptive field of {field} is not it: what does each layer add to the one before?")
+        return _no(f"a receptive field of {field} is not it: what does each layer add to the one before?")
     if weights == right_weights // channels:
-        return Verdict(False, "each of the output channels has a kernel for each of the input channels.")
+        return _no("each of the output channels has a kernel for each of the input channels.")
     if weights != right_weights:
-        return Verdict(False, f"{weights:,} weights are not it: count one layer, then how many layers there are.")
+        return _no(f"{weights:,} weights are not it: count one layer, then how many layers there are.")
     single = field**2 * channels**2
     return Verdict(True, f"{field} × {field} pixels for {weights:,} weights; one large kernel would need {single:,}.")
 
@@ -157,28 +171,25 @@ def check_residual(block: Callable[[Tensor, nn.Module, nn.Module | None], Tensor
     """Day 21, exercise 2: ``block(x, transform, shortcut)`` is a residual block, with and without a projection."""
     if missing := _unanswered(block):
         return missing
-    import torch
-    from torch import nn
-
     with generators_put_back(seed=0), torch.no_grad():
         x, same, wider = torch.randn(2, 4, 5, 5), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1)
         projection = nn.Conv2d(4, 6, 1, stride=2)
         before = x.clone()
         out = block(x, same, None)
-        if out is None or out is ...:
-            return Verdict(False, "the function returns nothing yet.")
+        if _unanswered(out):
+            return _no("the function returns nothing yet.")
         if not torch.equal(x, before):
-            return Verdict(False, "the input was changed in place: the shortcut would see the changed one.")
+            return _no("the input was changed in place: the shortcut would see the changed one.")
         if torch.allclose(out, x + same(x)):
-            return Verdict(False, "the sum is right. What comes after it, before the next block?")
+            return _no("the sum is right. What comes after it, before the next block?")
         if not torch.allclose(out, torch.relu(x + same(x)), atol=1e-6):
-            return Verdict(False, "without a shortcut module, the result should be built from x and transform(x).")
+            return _no("without a shortcut module, the result should be built from x and transform(x).")
         try:
             out = block(x, wider, projection)
         except RuntimeError:
-            return Verdict(False, "where transform changes the shape, x has to go through `shortcut` to be added.")
+            return _no("where transform changes the shape, x has to go through `shortcut` to be added.")
         if not torch.allclose(out, torch.relu(projection(x) + wider(x)), atol=1e-6):
-            return Verdict(False, "with a shortcut module, the sum takes shortcut(x) in the place of x.")
+            return _no("with a shortcut module, the sum takes shortcut(x) in the place of x.")
     return Verdict(True, "identity plus residual, and a projection where the shapes differ.")
 
 
@@ -186,58 +197,46 @@ def check_dataset_class(dataset_class: type[Dataset]) -> Verdict:
     """Day 21, exercise 3: ``dataset_class(folder, rows, transform)`` with rows of (file name, label)."""
     if missing := _unanswered(dataset_class):
         return missing
-    import tempfile
-    from pathlib import Path
-
-    from PIL import Image
-
     with tempfile.TemporaryDirectory() as scratch:
         rows = [("grey.png", 1), ("red.png", 0), ("blue.png", 2)]
-        Image.new("L", (6, 4), 128).save(Path(scratch) / "grey.png")
-        Image.new("RGB", (6, 4), "red").save(Path(scratch) / "red.png")
-        Image.new("RGB", (6, 4), "blue").save(Path(scratch) / "blue.png")
-        data, plain_data = (
-            dataset_class(scratch, rows, lambda image: str(image.size)),
-            dataset_class(scratch, rows, None),
-        )
+        for (name, _), mode, color in zip(rows, ("L", "RGB", "RGB"), (128, "red", "blue"), strict=True):
+            Image.new(mode, (6, 4), color).save(Path(scratch) / name)
+        data = dataset_class(scratch, rows, lambda image: str(image.size))
+        plain_data = dataset_class(scratch, rows, None)
         try:
             if len(data) != len(rows):
-                return Verdict(False, f"it says that it has {len(data)} samples, the table has {len(rows)} rows.")
+                return _no(f"it says that it has {len(data)} samples, the table has {len(rows)} rows.")
             samples, plain = [data[i] for i in range(3)], [plain_data[i] for i in range(3)]
         except (TypeError, NotImplementedError) as error:
-            return Verdict(False, f"a Dataset needs __len__ and __getitem__: {error}.")
+            return _no(f"a Dataset needs __len__ and __getitem__: {error}.")
         except FileNotFoundError:
-            return Verdict(False, "a file was not found. The table has names; they are inside `folder`.")
+            return _no("a file was not found. The table has names; they are inside `folder`.")
     if not all(isinstance(sample, tuple) and len(sample) == 2 for sample in samples):
-        return Verdict(False, "each sample should be a pair: the picture, and its label.")
+        return _no("each sample should be a pair: the picture, and its label.")
     if [label for _, label in samples] != [1, 0, 2]:
-        return Verdict(False, "the labels do not follow the rows of the table.")
+        return _no("the labels do not follow the rows of the table.")
     if any(not isinstance(picture, Image.Image) for picture, _ in plain):
-        return Verdict(False, "with transform=None, hand out the picture itself.")
+        return _no("with transform=None, hand out the picture itself.")
     if any(picture.mode != "RGB" for picture, _ in plain):
-        return Verdict(False, "one picture is grey and stays so; a network wants three channels of every one.")
+        return _no("one picture is grey and stays so; a network wants three channels of every one.")
     if any(picture != "(6, 4)" for picture, _ in samples):
-        return Verdict(False, "the transform was not applied to the picture.")
+        return _no("the transform was not applied to the picture.")
     return Verdict(True, "three pictures, three labels, every one RGB.")
 
 
 def check_label_keeping(answers: Mapping[str, str]) -> Verdict:
-    """Day 21, exercise 4: whether an augmentation ``"keeps"`` or ``"breaks"`` the label, in five tasks."""
-    expected = {
+    """Day 21, exercise 4: an augmentation ``"keeps"`` or ``"breaks"`` the label, in five tasks."""
+    verdicts = {
         "ants or bees, mirrored": "keeps",
         "digits 0 to 9, turned upside down": "breaks",
         "red or green traffic light, hue changed": "breaks",
         "crops seen from an aeroplane, turned upside down": "keeps",
         "heart on the left or on the right, mirrored": "breaks",
     }
-    for task, verdict in expected.items():
-        given = answers.get(task)
-        if given is None or given is ...:
-            return Verdict(False, f"{task!r} has no answer yet.")
-        if given not in ("keeps", "breaks"):
-            return Verdict(False, f"{task!r}: answer with 'keeps' or 'breaks', not {given!r}.")
-        if given != verdict:
-            return Verdict(False, f"{task!r}: imagine the changed picture. What would a careful person write on it?")
+    hint = "imagine the changed picture. What would a careful person write on it?"
+    expected = {task: (verdict, hint) for task, verdict in verdicts.items()}
+    if wrong := _wrong_in_table(answers, expected, ("keeps", "breaks"), "'keeps' or 'breaks'"):
+        return wrong
     return Verdict(True, "an augmentation is a statement about the task: this change does not matter.")
 
 
@@ -245,31 +244,27 @@ def check_macro_f1(function: Callable[[np.ndarray], float]) -> Verdict:
     """Day 21, exercise 5: macro F1 from a confusion matrix, rows true and columns predicted."""
     if missing := _unanswered(function):
         return missing
-    import math
-
-    import numpy as np
-
     easy, skewed = np.array([[8, 2], [4, 6]]), np.array([[90, 10, 0], [5, 5, 0], [2, 0, 3]])
     never = np.array([[5, 0, 0], [2, 3, 0], [4, 0, 0]])  # the third class is never predicted
 
     def macro(matrix: np.ndarray) -> float:
         return float(np.mean(2 * np.diag(matrix) / (matrix.sum(0) + matrix.sum(1))))
 
-    given = function(easy)
-    if given is None or given is ...:
-        return Verdict(False, "the function returns nothing yet.")
+    if _unanswered(function(easy)):
+        return _no("the function returns nothing yet.")
     for matrix in (skewed, easy):
         given = float(function(matrix))
         if math.isclose(given, np.trace(matrix) / matrix.sum()):
-            return Verdict(False, "this is the accuracy. F1 is computed for each class, then averaged over classes.")
+            return _no("this is the accuracy. F1 is computed for each class, then averaged over classes.")
         if math.isclose(given, np.mean(np.diag(matrix) / matrix.sum(1))):
-            return Verdict(False, "this is the mean recall. Where do wrong alarms for a class come in?")
+            return _no("this is the mean recall. Where do wrong alarms for a class come in?")
         if not math.isclose(given, macro(matrix), abs_tol=1e-9):
-            return Verdict(False, f"{given:.3f} is not it. For one class: 2 · right / (predicted + present).")
-    if math.isnan(float(function(never))):
-        return Verdict(False, "a class that is never predicted gives 0/0 for its precision; its F1 should be 0.")
-    if not math.isclose(float(function(never)), macro(never), abs_tol=1e-9):
-        return Verdict(False, "a class that is never predicted has an F1 of 0, and counts in the mean.")
+            return _no(f"{given:.3f} is not it. For one class: 2 · right / (predicted + present).")
+    given = float(function(never))
+    if math.isnan(given):
+        return _no("a class that is never predicted gives 0/0 for its precision; its F1 should be 0.")
+    if not math.isclose(given, macro(never), abs_tol=1e-9):
+        return _no("a class that is never predicted has an F1 of 0, and counts in the mean.")
     return Verdict(True, "every class counts the same, however rare it is.")
 
 
@@ -280,8 +275,6 @@ def check_cam(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
     """Day 22, exercise 1: maps and gradients ``(N, K, h, w)`` to the Grad-CAM ``(N, h, w)``."""
     if missing := _unanswered(function):
         return missing
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     maps, gradients = (torch.randn(2, 5, 3, 4, generator=generator) for _ in range(2))
     maps = maps.relu()
@@ -290,25 +283,21 @@ def check_cam(function: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
     if missing := _unanswered(given):
         return missing
     if not (torch.equal(maps, before[0]) and torch.equal(gradients, before[1])):
-        return Verdict(False, "an input was changed in place; the network may still need it.")
+        return _no("an input was changed in place; the network may still need it.")
     if tuple(given.shape) != (2, 3, 4):
-        return Verdict(
-            False, f"for maps of (2, 5, 3, 4) the result has the shape {tuple(given.shape)}: one value each."
-        )
-    means = gradients.mean((2, 3), keepdim=True)
+        return _no(f"for maps of (2, 5, 3, 4) the result has the shape {tuple(given.shape)}: one value each.")
+    means, sums = gradients.mean((2, 3), keepdim=True), gradients.sum((2, 3), keepdim=True)
     signed = (means * maps).sum(1)
     if torch.allclose(given, signed, atol=1e-6):
-        return Verdict(False, "the sum is right, and has negative values. What is done with these?")
+        return _no("the sum is right, and has negative values. What is done with these?")
     if torch.allclose(given, (gradients * maps).sum(1).relu(), atol=1e-6):
-        return Verdict(
-            False, "this multiplies position by position, which is HiResCAM. What does a channel get as weight?"
-        )
+        return _no("this multiplies position by position, which is HiResCAM. What does a channel get as weight?")
     if torch.allclose(given, (means * maps).relu().sum(1), atol=1e-6):
-        return Verdict(False, "a channel that speaks against the class has to count too. When is the ReLU applied?")
-    if torch.allclose(given, (gradients.sum((2, 3), keepdim=True) * maps).sum(1).relu(), atol=1e-6):
-        return Verdict(False, "right up to a factor: look at what stands in front of the sum over positions.")
+        return _no("a channel that speaks against the class has to count too. When is the ReLU applied?")
+    if torch.allclose(given, (sums * maps).sum(1).relu(), atol=1e-6):
+        return _no("right up to a factor: look at what stands in front of the sum over positions.")
     if not torch.allclose(given, signed.relu(), atol=1e-6):
-        return Verdict(False, "the values are others. First one weight per channel, then a weighted sum of the maps.")
+        return _no("the values are others. First one weight per channel, then a weighted sum of the maps.")
     return Verdict(True, "one weight per channel, a weighted sum, and only what speaks for the class.")
 
 
@@ -316,11 +305,6 @@ def check_frozen_gradient(function: Callable[[nn.Module, nn.Module, Tensor, int]
     """Day 22, exercise 2: ``function(model, layer, images, target)`` is the gradient at a layer of a frozen network."""
     if missing := _unanswered(function):
         return missing
-    import torch
-
-    from course_utils.feature_extraction import freeze
-    from course_utils.pretrained_models import cam_layer, load_pretrained
-
     with generators_put_back(seed=0):
         model = freeze(load_pretrained("resnet18_mini", 2, weights=None), before=None).eval()
         images = torch.randn(2, 3, 64, 64)
@@ -328,22 +312,20 @@ def check_frozen_gradient(function: Callable[[nn.Module, nn.Module, Tensor, int]
     try:
         given = function(model, layer, images, 1)
     except RuntimeError as error:
-        return Verdict(False, f"on a frozen network it raises: {str(error).splitlines()[0]}")
+        return _no(f"on a frozen network it raises: {str(error).splitlines()[0]}")
     if missing := _unanswered(given):
         return missing
     if any(parameter.requires_grad for parameter in model.parameters()):
-        return Verdict(False, "it works, and the network is not frozen any more. What else can ask for a gradient?")
-    if layer._forward_hooks:
-        return Verdict(
-            False, "the gradient is there, and so is the hook: every later call would go on collecting maps."
-        )
+        return _no("it works, and the network is not frozen any more. What else can ask for a gradient?")
+    if layer._forward_hooks:  # torch has no public way to list them
+        return _no("the gradient is there, and so is the hook: every later call would go on collecting maps.")
     if images.requires_grad:
-        return Verdict(False, "the caller's pictures were changed: they ask for gradients now. Use a copy.")
+        return _no("the caller's pictures were changed: they ask for gradients now. Use a copy.")
     # The last layer is linear behind an average, so the gradient is known without a backward pass.
     positions = given.shape[-1] * given.shape[-2]
     expected = (model.fc.weight[1] / positions)[None, :, None, None].expand(2, -1, given.shape[-2], given.shape[-1])
     if given.shape != expected.shape or not torch.allclose(given, expected, atol=1e-6):
-        return Verdict(False, "this is not the gradient of the target's logit with respect to the output of `layer`.")
+        return _no("this is not the gradient of the target's logit with respect to the output of `layer`.")
     return Verdict(True, "the pictures ask for the gradient, the network stays frozen, and no hook is left.")
 
 
@@ -351,10 +333,6 @@ def check_energy(function: Callable[[np.ndarray, np.ndarray], float]) -> Verdict
     """Day 22, exercise 3: the share of one map ``(H, W)`` that lies on the mask."""
     if missing := _unanswered(function):
         return missing
-    import math
-
-    import numpy as np
-
     heat, mask = np.zeros((4, 6)), np.zeros((4, 6), dtype=bool)
     mask[1:3, 2:5] = True  # a quarter of the picture
     heat[1, 2:4], heat[0, 0], heat[3, 5] = 1.0, 2.0, 5.0
@@ -370,17 +348,17 @@ def check_energy(function: Callable[[np.ndarray, np.ndarray], float]) -> Verdict
         (float(mask.mean()), "this is the share of the picture that the mask takes. Where does the map come in?"),
     ):
         if math.isclose(given, wrong):
-            return Verdict(False, hint)
+            return _no(hint)
     if not math.isclose(given, inside / heat.sum(), rel_tol=1e-6):
-        return Verdict(False, f"{given:.3f} is not it. Divide what lies on the mask by all there is.")
+        return _no(f"{given:.3f} is not it. Divide what lies on the mask by all there is.")
     if not math.isclose(function(100 * heat, mask), given, rel_tol=1e-6):
-        return Verdict(False, "a map that is a hundred times as strong should get the same share.")
+        return _no("a map that is a hundred times as strong should get the same share.")
     with np.errstate(invalid="ignore", divide="ignore"):
         empty = float(function(np.zeros_like(heat), mask))
     if math.isnan(empty):
-        return Verdict(False, "a map that is 0 everywhere gives 0/0. What would a map get that knows nothing?")
+        return _no("a map that is 0 everywhere gives 0/0. What would a map get that knows nothing?")
     if not math.isclose(empty, float(mask.mean())):
-        return Verdict(False, f"a map that is 0 everywhere gets {empty:g}. A map without any preference: which share?")
+        return _no(f"a map that is 0 everywhere gets {empty:g}. A map without any preference: which share?")
     return Verdict(True, "a share of the map, and an empty map gets what chance gives.")
 
 
@@ -408,14 +386,8 @@ def check_statements(answers: Mapping[str, bool]) -> Verdict:
             "an animal can be overlooked, or seen and misread. How would you tell?",
         ),
     }
-    for statement, (truth, hint) in expected.items():
-        given = answers.get(statement)
-        if given is None or given is ...:
-            return Verdict(False, f"{statement!r} has no answer yet.")
-        if given not in (True, False):
-            return Verdict(False, f"{statement!r}: answer with True or False, not {given!r}.")
-        if bool(given) is not truth:
-            return Verdict(False, f"{statement!r}: {hint}")
+    if wrong := _wrong_in_table(answers, expected, (True, False), "True or False"):
+        return wrong
     return Verdict(True, "a map is evidence to be tested, not a verdict.")
 
 
@@ -423,32 +395,25 @@ def check_no_hint(function: Callable[[Sequence[int], Sequence[bool]], Sequence[i
     """Day 22, exercise 5: ``function(labels, marked)`` are indices among which the mark tells nothing of the class."""
     if missing := _unanswered(function):
         return missing
-    from collections import Counter
-
-    def sample(counts: Mapping[tuple[int, bool], int]) -> list[tuple[int, bool]]:
-        pictures = [group for group, n in counts.items() for _ in range(n)]
-        return pictures[::2] + pictures[1::2]  # the groups do not lie side by side
-
     for counts in (
         {(0, True): 9, (0, False): 3, (1, True): 4, (1, False): 8, (2, True): 5, (2, False): 7},
         {(0, True): 2, (0, False): 10, (1, True): 6, (1, False): 6},
     ):
-        pictures = sample(counts)
+        pictures = list(Counter(counts).elements())
+        pictures = pictures[::2] + pictures[1::2]  # the groups do not lie side by side
         given = function([label for label, _ in pictures], [mark for _, mark in pictures])
         if missing := _unanswered(given):
             return missing
         indices = [int(i) for i in given]
         if len(set(indices)) != len(indices):
-            return Verdict(False, "a picture is in it twice: that makes the set larger, not richer.")
+            return _no("a picture is in it twice: that makes the set larger, not richer.")
         if any(not 0 <= i < len(pictures) for i in indices):
-            return Verdict(False, f"an index lies outside of 0 to {len(pictures) - 1}.")
+            return _no(f"an index lies outside of 0 to {len(pictures) - 1}.")
         groups = Counter(pictures[i] for i in indices)
         if any(groups[label, True] != groups[label, False] for label, _ in counts):
-            return Verdict(False, "in at least one class the marked pictures are not as many as the unmarked ones.")
+            return _no("in at least one class the marked pictures are not as many as the unmarked ones.")
         if len({groups[group] for group in counts}) > 1:
-            return Verdict(False, "the mark says nothing any more, but the classes are not equally large.")
+            return _no("the mark says nothing any more, but the classes are not equally large.")
         if groups.total() < min(counts.values()) * len(counts):
-            return Verdict(
-                False, f"right, but only {len(indices)} pictures: more can be kept. Which group is the smallest?"
-            )
+            return _no(f"right, but only {len(indices)} pictures: more can be kept. Which group is the smallest?")
     return Verdict(True, "whoever looks at the mark learns nothing from it.")

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
+import torch
+from IPython import display
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.transforms import Bbox
+from PIL import Image, ImageOps
 
 from course_utils.common.errors import CourseError
 
-if TYPE_CHECKING:
-    import torch
-    from matplotlib.axes import Axes
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
-
+if TYPE_CHECKING:  # a room on the same floor
     from course_utils.fine_tuning import Plan
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: eight colours that stay apart for every kind of colour vision.
@@ -51,13 +52,13 @@ styled = mpl.rc_context(STYLE)
 
 
 def look(i: int) -> dict[str, str]:
-    """Colour, marker and line of the i-th group: told apart by each of them alone up to 7, by all together up to 28."""
+    """Return colour, marker and line of the i-th group: each alone tells 7 groups apart, all together 28."""
     return {"color": COLORS[i % 7], "marker": MARKERS[i % 7], "linestyle": LINES[i // 7 % 4]}
 
 
 @styled
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 4.0) -> tuple[Figure, np.ndarray]:
-    """A figure with the course's style and an array ``(rows, columns)`` of axes; sizes in inches.
+    """Return a figure with the course's style and an array ``(rows, columns)`` of axes; sizes in inches.
 
     It does not go through pyplot, so nothing stays open and no backend is needed.
     """
@@ -66,23 +67,27 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: floa
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def one_axis(width: float = 8.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """Return a figure of :func:`new_figure` with a single pair of axes."""
+    figure, axes = new_figure(1, 1, width, height)
+    return figure, axes[0, 0]
+
+
 def png_bytes(figure: Figure, limit: int = LARGEST_PNG) -> bytes:
-    """Draw a figure as PNG with 256 colours, of at most `limit` bytes, with fewer colours and pixels if it must be.
+    """Return a figure as PNG of at most `limit` bytes, with 256 colours, or fewer colours and pixels where needed.
 
     Raises
     ------
     CourseError
         If it does not fit at less than half the resolution either.
     """
-    from PIL import Image
-
     with mpl.rc_context(STYLE):
         for scale in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
             drawn = io.BytesIO()
             figure.savefig(drawn, format="png", dpi=90 * scale)
             picture = Image.open(drawn).convert("RGB")
-            # A notebook in git should stay small; 256 colours take a third of the bytes and look the same. 96 show as
-            # faint steps on a smooth wall, which harms less than the pixels that would have to go instead.
+            # A notebook in git should stay small; 256 colours take a third of the bytes and look the same. 96 colours
+            # show as faint steps on a smooth wall, which harms less than a lower resolution.
             for colors in (256, 96):
                 stored = io.BytesIO()
                 picture.quantize(colors, dither=Image.Dither.NONE).save(stored, "png", optimize=True)
@@ -99,23 +104,22 @@ def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
     figure
         From one of the functions of this module.
     alt
-        What somebody who cannot see it needs to know. It becomes the alternative text in the file's metadata, which
+        Description for somebody who cannot see it. It becomes the alternative text in the file's metadata, which
         GitHub and screen readers use, and a visible line below, because JupyterLab and nbconvert ignore the metadata.
     limit
-        Bytes of the stored PNG; more than the default only where many pictures have to be legible.
+        Largest size of the stored PNG in bytes; above the default only where many pictures have to be legible.
 
     Raises
     ------
     CourseError
         If `alt` is empty.
     """
-    from IPython.display import Image, Markdown, display
-
     if not alt.strip():
         raise CourseError("Every figure needs a description: show(figure, alt='what it shows').")
     # The width is that of the figure, even where the file has fewer pixels: a projector needs the size.
-    display(Image(png_bytes(figure, limit), format="png", alt=alt, width=round(90 * figure.get_figwidth())))
-    display(Markdown(f"*{alt}*"))
+    width = round(90 * figure.get_figwidth())
+    display.display(display.Image(png_bytes(figure, limit), format="png", alt=alt, width=width))
+    display.display(display.Markdown(f"*{alt}*"))
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -125,18 +129,18 @@ def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
 def picture_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 6, colors: Sequence[str] | None = None
 ) -> Figure:
-    """Pictures in rows, each with a title.
+    """Return a figure of pictures in rows, each with a title.
 
     Parameters
     ----------
     pictures
         PIL pictures, arrays ``(H, W)`` or ``(H, W, 3)``, or tensors ``(3, H, W)`` with values in [0, 1].
     titles
-        One for each.
+        Title of each picture.
     columns
-        Per row.
+        Pictures per row.
     colors
-        One per title, or None for black.
+        Colour of each title, or None for black.
     """
     rows = -(-len(pictures) // columns)
     figure, axes = new_figure(rows, columns, width=2.0 * columns, height=2.25 * rows)
@@ -150,17 +154,15 @@ def picture_grid(
 
 @styled
 def message(text: str) -> Figure:
-    """A figure that says something in words, for where there is nothing to draw."""
-    figure, axes = new_figure(1, 1, width=8, height=1.2)
-    axes[0, 0].axis("off")
-    axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", wrap=True, fontsize=14)
+    """Return a figure with a sentence, for where there is nothing to draw."""
+    figure, axis = one_axis(8, 1.2)
+    axis.axis("off")
+    axis.text(0.5, 0.5, text, ha="center", va="center", wrap=True, fontsize=14)
     return figure
 
 
 def _as_array(picture: object) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    if hasattr(picture, "permute"):
+    if isinstance(picture, torch.Tensor):
         picture = picture.permute(1, 2, 0).clamp(0, 1).numpy()
     if isinstance(picture, Image.Image):  # photographs come in all shapes; the middle is what the network sees too
         picture = ImageOps.fit(picture, (THUMBNAIL, THUMBNAIL))
@@ -169,7 +171,7 @@ def _as_array(picture: object) -> np.ndarray:
 
 @styled
 def filters(weights: Mapping[str, torch.Tensor], columns: int = 8) -> Figure:
-    """First-layer filters of several networks, one panel each.
+    """Return a figure of the first-layer filters of several networks, one panel each.
 
     Parameters
     ----------
@@ -199,12 +201,12 @@ def _mosaic(bank: np.ndarray, columns: int) -> np.ndarray:
 
 
 class Recorded(Protocol):
-    """What :func:`learning_curves` needs of a run.
+    """The part of a run that :func:`learning_curves` draws.
 
     Parameters
     ----------
     history
-        One record per epoch, with ``epoch`` (from 0), ``val_loss`` (nats) and ``val_accuracy`` (in [0, 1]).
+        Record of each epoch, with ``epoch`` (from 0), ``val_loss`` (nats) and ``val_accuracy`` (in [0, 1]).
     """
 
     history: Sequence[Any]
@@ -212,33 +214,31 @@ class Recorded(Protocol):
 
 @styled
 def learning_curves(runs: Mapping[str, Recorded]) -> Figure:
-    """Validation loss and accuracy by epoch, one line per run, told apart by colour and marker."""
+    """Return a figure of validation loss and accuracy by epoch, one line per run."""
     figure, axes = new_figure(1, 2, width=11, height=4)
+    loss, accuracy = axes.flat
     for i, (name, run) in enumerate(runs.items()):
         epochs = [record.epoch + 1 for record in run.history]
-        for axis, values in (
-            (axes[0, 0], [record.val_loss for record in run.history]),
-            (axes[0, 1], [100 * record.val_accuracy for record in run.history]),
-        ):
-            axis.plot(epochs, values, **look(i), label=name)
-    for axis, label in ((axes[0, 0], "validation loss (nats)"), (axes[0, 1], "validation accuracy (%)")):
+        loss.plot(epochs, [record.val_loss for record in run.history], **look(i), label=name)
+        accuracy.plot(epochs, [100 * record.val_accuracy for record in run.history], **look(i), label=name)
+    for axis, label in ((loss, "validation loss (nats)"), (accuracy, "validation accuracy (%)")):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].set_yscale("log")  # a first epoch from scratch would squeeze all others into a line
-    axes[0, 1].legend()
+    loss.set_yscale("log")  # a first epoch from scratch would squeeze all others into a line
+    accuracy.legend()
     return figure
 
 
 @styled
 def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
-    """Stage × epoch: which stage learns when, and how fast.
+    """Return a figure of stage × epoch: which stage learns when, and at which rate.
 
     Parameters
     ----------
     plans
         Name → plan, one panel each, three in a row.
     epochs
-        How many columns a panel has.
+        Number of columns of a panel.
     """
     columns = min(3, len(plans))
     rows = -(-len(plans) // columns)
@@ -262,7 +262,7 @@ def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
 
 
 def _plan_grid(plan: Plan, epochs: int) -> np.ndarray:
-    """log10 of the rate, ``(stages, epochs)`` with the head on top; NaN where a stage is frozen."""
+    """Return log10 of the rate, ``(stages, epochs)`` with the head on top; NaN where a stage is frozen."""
     grid = np.full((len(plan.rows), epochs), np.nan)
     for i, row in enumerate(reversed(plan.rows)):
         if row.start is not None:
@@ -274,19 +274,18 @@ def _plan_grid(plan: Plan, epochs: int) -> np.ndarray:
 def dots_with_mean(
     groups: Mapping[str, Sequence[float]], xlabel: str, marks: Mapping[str, float] | None = None
 ) -> Figure:
-    """Every single result as a dot and the mean of each group as a bar across: the spread is what one sees first.
+    """Return a figure with every single result as a dot and the mean of each group as a bar across.
 
     Parameters
     ----------
     groups
         Name → values in percent.
     xlabel
-        What the values are.
+        Label of the axis of values.
     marks
         Name → value of vertical lines to compare with, such as the majority baseline.
     """
-    figure, axes = new_figure(1, 1, width=8, height=0.75 * len(groups) + 1.5)
-    axis = axes[0, 0]
+    figure, axis = one_axis(8, 0.75 * len(groups) + 1.5)
     for i, values in enumerate(groups.values()):
         offsets = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
         axis.plot(values, i + np.asarray(offsets), MARKERS[i % 7], color=COLORS[i % 7], markersize=9, alpha=0.8)
@@ -304,21 +303,20 @@ def dots_with_mean(
 def curves_with_spread(
     xs: Sequence[float], groups: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str, log_x: bool = True
 ) -> Figure:
-    """One line per group through the means, a band from the lowest to the highest value.
+    """Return a figure with a line per group through the means, and a band from the lowest to the highest value.
 
     Parameters
     ----------
     xs
-        Positions.
+        Positions of the values.
     groups
         Name → one sequence of values per position.
     xlabel, ylabel
-        With units.
+        Labels, with units.
     log_x
-        Whether the positions are spaced by their logarithm.
+        True for a logarithmic axis.
     """
-    figure, axes = new_figure(1, 1, width=8, height=4.2)
-    axis = axes[0, 0]
+    figure, axis = one_axis(8, 4.2)
     for i, (name, values) in enumerate(groups.items()):
         axis.fill_between(xs, [min(v) for v in values], [max(v) for v in values], color=COLORS[i % 7], alpha=0.2)
         axis.plot(xs, [np.mean(v) for v in values], **look(i), label=name)
@@ -333,16 +331,16 @@ def curves_with_spread(
 
 @styled
 def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = False) -> Figure:
-    """True (rows) against predicted (columns) classes.
+    """Return a figure of true (rows) against predicted (columns) classes.
 
     Parameters
     ----------
     matrix
         Counts ``(C, C)``.
     classes
-        Their names.
+        C names.
     normalise
-        Show the share of each row instead of counts; the row of a class without samples is grey.
+        True to show the share of each row instead of counts; the row of a class without samples is grey.
 
     Returns
     -------
@@ -354,8 +352,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = Fals
     shown, highest = (_shares_of_rows(matrix), 1) if normalise else (matrix, max(matrix.max(), 1))
     side = min(1.1 * len(classes) + 2, 12)
     cell = 72 * (side - 2) / len(classes)  # in points, as fonts are
-    figure, axes = new_figure(1, 1, width=side + 1, height=side)
-    axis = axes[0, 0]
+    figure, axis = one_axis(side + 1, side)
     image = axis.imshow(shown, cmap="Blues", vmin=0, vmax=highest)
     if cell >= 28:
         _write_in_cells(axis, shown, highest, "{:.0%}" if normalise else "{:.0f}", min(13, cell / 3))
@@ -373,7 +370,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = Fals
 
 
 def _shares_of_rows(matrix: np.ndarray) -> np.ndarray:
-    """Each row divided by its sum; NaN in rows without a sample."""
+    """Return each row divided by its sum; NaN in rows without a sample."""
     totals = matrix.sum(1, keepdims=True)
     return matrix / np.where(totals == 0, np.nan, totals)
 
@@ -387,12 +384,10 @@ def _write_in_cells(axis: Axes, values: np.ndarray, highest: float, form: str, f
 
 @styled
 def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Learning rate by step, one line per group of parameters, on a logarithmic scale."""
-    figure, axes = new_figure(1, 1, width=8, height=3.6)
-    axis = axes[0, 0]
+    """Return a figure of the learning rate by step, one line per group of parameters, on a logarithmic scale."""
+    figure, axis = one_axis(8, 3.6)
     for i, (name, values) in enumerate(curves.items()):
-        visible = [value if value > 0 else np.nan for value in values]
-        axis.plot(visible, color=COLORS[i % 7], linestyle=("-", "--", ":", "-.")[i % 4], linewidth=2.5, label=name)
+        axis.plot(_visible(values, log=True), color=COLORS[i % 7], linestyle=LINES[i % 4], linewidth=2.5, label=name)
     axis.set(xlabel="step", ylabel="learning rate", yscale="log")
     axis.legend(loc="lower center", ncols=2)  # below the curves, which end on the right
     return figure
@@ -409,19 +404,19 @@ def lines(
     log_y: bool = False,
     xs: Sequence[float] | None = None,
 ) -> Figure:
-    """One line per curve, told apart by colour, marker and line, such as a loss by epoch or a gradient by depth.
+    """Return a figure with a line per curve, such as a loss by epoch or a gradient by depth.
 
     Parameters
     ----------
     curves
-        Name → values. They need not be equally long. What is no number, and on a logarithmic scale what is not above
-        zero, leaves a gap.
+        Name → values, of any lengths. A value that is not finite, or not above zero on a logarithmic scale, leaves a
+        gap.
     xlabel, ylabel
-        With units.
+        Labels, with units.
     log_y
-        Whether the values are spaced by their logarithm.
+        True for a logarithmic axis.
     xs
-        Positions of the values, as many as the longest curve has; 1, 2, 3, … if none are given.
+        Positions of the values, as many as the longest curve has; None for 1, 2, 3, ….
 
     Raises
     ------
@@ -436,8 +431,7 @@ def lines(
             f"lines: {longest!r} has {len(curves[longest])} values for {len(positions)} positions; xs needs as many as "
             "the longest curve has."
         )
-    figure, axes = new_figure(1, 1, width=8, height=4.2)
-    axis = axes[0, 0]
+    figure, axis = one_axis(8, 4.2)
     for i, (name, values) in enumerate(curves.items()):
         heights = _visible(values, log_y)
         axis.plot(positions[: len(heights)], heights, **look(i), label=name, markevery=max(1, len(heights) // 12))
@@ -449,7 +443,7 @@ def lines(
 
 
 def _visible(values: Sequence[float], log: bool) -> np.ndarray:
-    """Values as floats, NaN (a gap) where the axis has no place for them."""
+    """Return values as floats, NaN (a gap) where the axis has no place for them."""
     heights = np.asarray(values, dtype=float)
     return np.where(np.isfinite(heights) & ((heights > 0) | (not log)), heights, np.nan)
 
@@ -461,18 +455,18 @@ def bars(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     form: str = ".1f",
 ) -> Figure:
-    """Horizontal bars, the first on top, each with its number at the end.
+    """Return a figure of horizontal bars, the first on top, each with its number at the end.
 
     Parameters
     ----------
     values
         Name → length of the bar.
     xlabel
-        What the lengths are, with units.
+        Label of the axis of lengths, with units.
     intervals
         Name → (low, high) around the value, drawn as a thin line; names may be left out.
     form
-        How the number is written, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, ….
+        Format of the number, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, ….
 
     Raises
     ------
@@ -482,8 +476,7 @@ def bars(
     _require_some(values, "bars")
     _require_finite(values, "bars")
     intervals = _checked_intervals(values, intervals or {}, "bars")
-    figure, axes = new_figure(1, 1, width=8, height=0.5 * len(values) + 1.2)
-    axis = axes[0, 0]
+    figure, axis = one_axis(8, 0.5 * len(values) + 1.2)
     axis.barh(range(len(values)), list(values.values()), height=0.65, color=COLORS[0])
     for i, (name, value) in enumerate(values.items()):
         low, high = intervals.get(name, (value, value))
@@ -506,16 +499,16 @@ def scatter(
     log_x: bool = False,
     intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
-    """Named points, such as size against accuracy; each name stands beside its marker, where there is room.
+    """Return a figure of named points, such as size against accuracy; each name stands where there is room for it.
 
     Parameters
     ----------
     points
         Name → (x, y).
     xlabel, ylabel
-        With units.
+        Labels, with units.
     log_x
-        Whether x is spaced by its logarithm.
+        True for a logarithmic x axis.
     intervals
         Name → (low, high) around y, drawn as a thin line; names may be left out.
 
@@ -532,8 +525,7 @@ def scatter(
         name, (x, _) = min(points.items(), key=lambda item: item[1][0])
         raise CourseError(f"scatter: {name!r} has x = {x}, which has no place on a logarithmic axis: use log_x=False.")
     intervals = _checked_intervals({name: y for name, (_, y) in points.items()}, intervals or {}, "scatter")
-    figure, axes = new_figure(1, 1, width=8, height=4.6)
-    axis = axes[0, 0]
+    figure, axis = one_axis(8, 4.6)
     for i, (name, (x, y)) in enumerate(points.items()):
         if name in intervals:
             axis.plot([x, x], intervals[name], color=COLORS[i % 7], linewidth=2, alpha=0.6)
@@ -547,7 +539,7 @@ def scatter(
 
 
 def _plain_ticks(axis: Axes) -> None:
-    """Ticks at 1, 2, 5, 10, … written as ordinary numbers; only the powers of ten where there are many of these."""
+    """Set ticks at 1, 2, 5, 10, … written as ordinary numbers; only the powers of ten if there are many."""
     low, high = axis.get_xlim()
     axis.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 300 else (1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
@@ -555,7 +547,7 @@ def _plain_ticks(axis: Axes) -> None:
 
 
 def _short(x: float) -> str:
-    """A number without an exponent: 0.5, 2,000, 5 M (million), 20 G (10⁹)."""
+    """Return a number as text without an exponent: 0.5, 2,000, 5 M (million), 20 G (10⁹)."""
     for size, letter in ((1e9, " G"), (1e6, " M")):
         if x >= size:
             return f"{x / size:,.4g}{letter}"
@@ -585,8 +577,8 @@ def _write_beside(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, 
 
 
 def _settle(text: Annotation, frame: Bbox, taken: Sequence[Bbox]) -> Bbox:
-    for place in (*_PLACES, _PLACES[0]):
-        offset, horizontal, vertical = place
+    """Move a name to the first free place and return the box that it fills."""
+    for offset, horizontal, vertical in (*_PLACES, _PLACES[0]):
         text.set(position=offset, ha=horizontal, va=vertical)
         box = text.get_window_extent()
         inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1

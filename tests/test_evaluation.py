@@ -66,7 +66,7 @@ def test_wilson_surrounds_the_share_and_mirrors(pair):
     assert wilson_interval(total - right, total) == pytest.approx((1 - high, 1 - low), abs=1e-12)
     more_low, more_high = wilson_interval(10 * right, 10 * total)
     assert more_high - more_low < high - low
-    wide_low, wide_high = wilson_interval(right, total, z=2.576)
+    wide_low, wide_high = wilson_interval(right, total, level=0.99)
     assert wide_high - wide_low > high - low
 
 

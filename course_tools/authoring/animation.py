@@ -28,11 +28,11 @@ from course_utils import plots
 from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
 from course_utils.common.files import write_record, written_whole
+from course_utils.common.measuring import hardware
 from course_utils.common.tables import percent
 from course_utils.datasets import MemoryDataset, Splits, in_memory, open_dataset
 from course_utils.engine.history import Run
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, wilson_interval
-from course_utils.experiments.compare import hardware
 from course_utils.fine_tuning import PROGRESSIVE, Strategy
 from course_utils.gradcam import (
     Explanation,

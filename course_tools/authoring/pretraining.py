@@ -40,10 +40,10 @@ from torchvision.transforms.functional import normalize
 from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of, written_whole
+from course_utils.common.measuring import hardware
 from course_utils.common.tables import markdown_table, percent
 from course_utils.data.downloads import unpack_zip
 from course_utils.evaluation import interval_text
-from course_utils.experiments.compare import hardware
 from course_utils.mini import networks
 from course_utils.settings import load_settings
 

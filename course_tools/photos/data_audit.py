@@ -1,16 +1,15 @@
-"""Three questions to a data set before anybody believes a number measured on it.
+"""Checks of a data set before a number measured on it is believed: copies in two splits, and wrong labels.
 
-* Is a test picture in the training set as well? :func:`exact_copies` compares contents, :func:`near_duplicates` finds
-  pictures that were scaled, cropped, mirrored or brightened.
-* Does every picture carry the right label? :func:`suspected_labels` lists those that a probe disagrees with.
-
-All of them take features of a frozen network: nothing is trained but a probe.
+:func:`exact_copies` compares contents, :func:`near_duplicates` finds pictures that were scaled, cropped, mirrored or
+brightened, and :func:`suspected_labels` lists the labels that a probe disagrees with. They use features of a frozen
+network: only a probe is trained.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
+from sklearn.model_selection import cross_val_predict
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_tools.photos.probes import best_penalty
+from course_tools.photos.probes import best_penalty, stratified_folds
 from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
 from course_utils.evaluation import probe
@@ -45,10 +45,8 @@ class Pair:
     ----------
     first, second
         Numbers of the pictures.
-    similarity
-        Cosine of the angle between their centred features, in [-1, 1].
-    pixels
-        Correlation of their thumbnails, in [-1, 1]; 1 for files with the same bytes.
+    similarity, pixels
+        Cosine of their centred features and correlation of their thumbnails, in [-1, 1]; 1 for the same bytes.
     """
 
     first: int
@@ -59,19 +57,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What :func:`near_duplicates` found, and how well it could have.
+    """The result of :func:`near_duplicates`, and how well its search works.
 
     Parameters
     ----------
     pairs
         The same picture in two splits, the most similar first.
     alike
-        Pairs that the network holds for as alike as a picture and its altered copy, and the pixels do not: perhaps
-        two photographs of one scene.
+        Pairs with features as similar as those of altered copies but other pixels: perhaps photographs of one scene.
     threshold
-        Similarity from which pairs were looked at closely; measured on altered copies.
+        Smallest similarity of a candidate, measured on altered copies.
     altered, found
-        How many altered copies were made, and how many of them this search finds.
+        Number of altered copies that were made to test the search, and of those that it finds.
     """
 
     pairs: tuple[Pair, ...]
@@ -90,11 +87,10 @@ class Suspect:
     index
         Number of the picture.
     label, likely
-        What it is called, and what the probe calls it.
-    probability
-        Of the likely class, in [0, 1], by a probe that has not seen this picture.
-    margin
-        How much more probable that is than the label, in [-1, 1].
+        Class that it carries, and class that the probe answers.
+    probability, margin
+        Probability of the likely class by a probe that has not seen this picture, in [0, 1], and its lead over the
+        label's, in [-1, 1].
     """
 
     index: int
@@ -108,12 +104,12 @@ class Suspect:
 
 
 def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
-    """Pairs of files with the same bytes in different splits.
+    """Return the pairs of files with the same bytes in different splits.
 
     Parameters
     ----------
     digests, splits
-        Hash of each file, and the name of the split that it is in.
+        Hash of each file, and the name of its split.
     """
     members: dict[str, list[int]] = {}
     for i, digest in enumerate(digests):
@@ -121,8 +117,7 @@ def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
     return [
         Pair(first, second, 1.0, 1.0)
         for group in members.values()
-        for place, first in enumerate(group)
-        for second in group[place + 1 :]
+        for first, second in itertools.combinations(group, 2)
         if splits[first] != splits[second]
     ]
 
@@ -130,37 +125,36 @@ def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
 def near_duplicates(
     features: Tensor, splits: Sequence[str], paths: Sequence[Path], embed: Embed, seed: int = 0
 ) -> Duplicates:
-    """Find pictures that are in two splits, though not as the same file.
+    """Return pictures that are in two splits, though not as the same file.
 
-    Features name the candidates and pixels decide. How similar a candidate has to be is measured on the data at hand:
-    some of its pictures are made smaller and compressed, cropped, brightened and mirrored, and the threshold is what
-    98 % of these copies reach. What then counts is whether thumbnails agree as well: two photographs of one subject
-    may be close for a network, but their pixels are not.
+    Features name the candidates and pixels decide. The threshold for a candidate is measured on the data at hand: some
+    pictures are made smaller and compressed, cropped, brightened and mirrored, and 98 % of these copies reach it.
+    Then thumbnails have to agree as well: two photographs of one subject have similar features, but other pixels.
 
     Parameters
     ----------
     features
-        ``(N, D)`` of all splits together, of one network.
-    splits
-        The name of the split that each picture is in.
-    paths
-        File of each picture.
+        ``(N, D)`` of the pictures of all splits, from one network.
+    splits, paths
+        Name of the split and file of each picture.
     embed
-        From N pictures to features ``(N, D)`` of the same network.
+        Function from N pictures to features ``(N, D)`` of the same network.
     seed
-        Of which pictures are altered.
+        Seed of the choice of pictures to alter.
 
     Raises
     ------
     CourseError
-        If the lengths differ, or a candidate's file cannot be read any more.
+        If the lengths differ, or a candidate's file can no longer be read.
     """
     if not len(features) == len(splits) == len(paths):
         raise CourseError(f"{len(features)} features, {len(splits)} splits and {len(paths)} paths: give one of each.")
     # Activations behind a ReLU are all positive, so that any two pictures have a cosine of about 0.9. Without their
     # mean, unrelated ones are near 0.
     mean = features.mean(0)
-    copies, originals = _altered_copies(paths, seed)
+    chosen = np.random.default_rng(seed).permutation(len(paths))[:SAMPLED].tolist()
+    copies = [(i, copy) for i in chosen for copy in altered(load_picture(paths[i]))]
+    originals = [i for i, _ in copies]
     to_originals = F.cosine_similarity(embed([copy for _, copy in copies]) - mean, features[originals] - mean)
     threshold, usual = np.quantile(to_originals.numpy(), [MISSED, 0.5])
     seen = functools.cache(lambda i: thumbnails(load_picture(paths[i], smallest_side=4 * THUMBNAIL)))
@@ -178,21 +172,19 @@ def near_duplicates(
 
 
 def similar_pairs(unit: Tensor, splits: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Pairs of different splits whose features point into nearly the same direction.
+    """Return the pairs of rows of `unit` from different splits with a cosine of `threshold` or more.
 
     Parameters
     ----------
-    unit
-        ``(N, D)``, each row of length 1.
-    splits
-        The split of each row.
+    unit, splits
+        Features ``(N, D)``, each row of length 1, and the split of each row.
     threshold
         Smallest cosine.
 
     Returns
     -------
     list of (int, int, float)
-        Numbers of the two, the lower first, and their cosine; falling, at most 2000.
+        Numbers of the two, the lower first, and their cosine, which falls along the list; at most 2000.
     """
     _, number = np.unique(np.asarray(splits), return_inverse=True)
     split, found = torch.from_numpy(number), []
@@ -206,42 +198,28 @@ def similar_pairs(unit: Tensor, splits: Sequence[str], threshold: float) -> list
 
 
 def thumbnails(picture: Image.Image) -> list[np.ndarray]:
-    """A picture as 24 × 24 grey values, whole and with a twentieth cut off on each side; mean 0, length 1."""
+    """Return a picture as 24 × 24 grey values, whole and with a twentieth cut off each side; mean 0, length 1."""
     width, height = picture.size
     grey, found = picture.convert("L"), []
     for cut in (0.0, 0.05):
         box = (width * cut, height * cut, width * (1 - cut), height * (1 - cut))
         values = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box), np.float64)
         values = values - values.mean()
-        found.append(values / max(np.linalg.norm(values), 1e-9))  # one grey all over has no form: it agrees with none
+        found.append(values / max(np.linalg.norm(values), 1e-9))  # a picture of one grey agrees with none
     return found
 
 
 def agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
-    """How well the pixels of two pictures agree, whatever their size, brightness and contrast.
+    """Return how well the pixels of two pictures agree, whatever their size, brightness and contrast.
 
-    Parameters
-    ----------
-    first, second
-        From :func:`thumbnails`.
-
-    Returns
-    -------
-    float
-        The highest correlation over mirroring and over cutting off the edges of either, in [-1, 1].
+    It is the highest correlation over mirroring and over cutting off the edges of either, in [-1, 1]; both arguments
+    come from :func:`thumbnails`.
     """
     return max(float((a * b).sum()) for a in first for whole in second for b in (whole, whole[:, ::-1]))
 
 
-def _altered_copies(paths: Sequence[Path], seed: int) -> tuple[list[tuple[int, Image.Image]], list[int]]:
-    """Copies with the number of their original, and these numbers again."""
-    chosen = np.random.default_rng(seed).permutation(len(paths))[:SAMPLED].tolist()
-    copies = [(i, copy) for i in chosen for copy in altered(load_picture(paths[i]))]
-    return copies, [i for i, _ in copies]
-
-
 def altered(picture: Image.Image) -> list[Image.Image]:
-    """Four ways in which the same picture gets into a collection twice: smaller, cut, brightened, mirrored."""
+    """Return the picture as it may get into a collection once more: smaller, cut, brightened, and mirrored."""
     width, height = picture.size
     buffer = io.BytesIO()
     picture.resize((max(1, width // 2), max(1, height // 2))).save(buffer, "jpeg", quality=40)
@@ -260,61 +238,49 @@ def altered(picture: Image.Image) -> list[Image.Image]:
 def out_of_fold(
     features: Tensor, labels: Tensor, penalty: float | None = None, folds: int = 5, seed: int = 0
 ) -> np.ndarray:
-    """What linear probes that have not seen a picture say about it.
+    """Return the probabilities ``(N, C)`` of each picture by a linear probe that has not seen it (cross-validation).
 
     Parameters
     ----------
     features, labels
         ``(N, D)`` and ``(N,)``, labels from 0 without a gap.
     penalty
-        As for :func:`~course_utils.evaluation.probe`. None takes the one with the best probabilities (the least log
-        loss): a probe that is as accurate but too sure of itself suspects everything that it gets wrong.
-    folds
-        In how many parts the pictures are dealt, each of them answered by a probe fitted on the others. Made smaller
-        where a class has fewer pictures.
-    seed
-        Of the dealing.
-
-    Returns
-    -------
-    ndarray
-        Probabilities ``(N, C)``.
+        Same as in :func:`~course_utils.evaluation.probe`. None takes the one with the least log loss: a probe that is
+        as accurate but too confident suspects everything that it gets wrong.
+    folds, seed
+        Same as in :func:`~course_tools.photos.probes.stratified_folds`; each fold is answered by a probe fitted on
+        the others.
 
     Raises
     ------
     CourseError
         If a class has a single picture: a probe that has not seen it does not know the class.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
     x, y = np.asarray(features), np.asarray(labels)
-    folds = min(folds, int(np.bincount(y).min()))
-    if folds < 2:
+    split = stratified_folds(y, folds, seed)
+    if split is None:
         raise CourseError("A class has fewer than two pictures: no probe can know it without having seen that one.")
-    dealt = StratifiedKFold(folds, shuffle=True, random_state=seed)
     if penalty is None:
         penalty = best_penalty(features, labels, folds, seed, "neg_log_loss")
-    return cross_val_predict(probe(penalty), x, y, cv=dealt, method="predict_proba")
+    return cross_val_predict(probe(penalty), x, y, cv=split, method="predict_proba")
 
 
 def suspected_labels(probabilities: np.ndarray, labels: Sequence[int]) -> list[Suspect]:
-    """Pictures that are probably called by a wrong name, the most suspicious first.
+    """Return the pictures whose label is probably wrong, the most suspicious first.
 
     Confident learning (Northcutt, Jiang & Chuang 2021, https://doi.org/10.1613/jair.1.12125): a picture counts as of
-    class k when its probability for k reaches what pictures labelled k have on average. So a class that the probe is
-    generally unsure about needs less. Suspected is what counts as of another class than its label. On difficult data
-    that includes pictures that are merely hard: somebody has to look at them.
+    class k when its probability for k reaches the mean of the pictures labelled k, so a class that the probe is
+    generally unsure about needs less. A picture is suspected if it counts as of another class than its label. On
+    difficult data some of these are merely hard: somebody has to look at them.
 
     Parameters
     ----------
-    probabilities
-        ``(N, C)``, each row by a probe that has not seen the picture: :func:`out_of_fold`.
-    labels
-        ``(N,)``; every class occurs.
+    probabilities, labels
+        From :func:`out_of_fold`, ``(N, C)``, and ``(N,)``; every class occurs.
     """
     labels = np.asarray(labels)
     usual = np.array([probabilities[labels == k, k].mean() for k in range(probabilities.shape[1])])
-    # Where several classes reach their mark, the most probable of them counts.
+    # If several classes reach their mean, the most probable of them counts.
     reached = np.where(probabilities >= usual, probabilities, -1.0)
     likely = reached.argmax(1)
     found = [

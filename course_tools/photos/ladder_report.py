@@ -22,12 +22,12 @@ from course_tools.photos.ladder_results import COLUMNS, STEP_COLUMNS, fewest_to_
 from course_tools.photos.pictures import Network
 from course_utils import plots
 from course_utils.common.errors import CourseError
+from course_utils.common.measuring import hardware
 from course_utils.common.tables import percent
 from course_utils.datasets import SPLITS
 from course_utils.engine.run_log import MANY_CLASSES
 from course_utils.engine.runs import load_run
 from course_utils.evaluation import Report, interval_text, majority_baseline, plot_confusion
-from course_utils.experiments.compare import hardware
 from course_utils.pretrained_models import weights_entry
 from course_utils.transforms import load_picture
 

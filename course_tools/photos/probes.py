@@ -1,11 +1,11 @@
-"""What can be done with features alone: nearest neighbours, and a linear probe that becomes a network's head."""
+"""Classifiers on fixed features: nearest neighbours, and a linear probe that becomes a network's head."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import Pipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,9 +13,6 @@ from course_utils.common.errors import CourseError
 from course_utils.common.state import generators_put_back
 from course_utils.evaluation import probe
 from course_utils.pretrained_models import last_layer, replace_head
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 NEIGHBOURS = (1, 3, 5, 11, 21)
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
@@ -25,20 +22,20 @@ CHUNK = 1024
 def nearest_neighbours(
     features: Tensor, labels: Tensor, queries: Tensor, k: int, classes: int, leave_out: bool = False
 ) -> Tensor:
-    """Which share of the nearest pictures belongs to each class.
+    """Return the share of each class among the nearest pictures.
 
     Parameters
     ----------
     features, labels
-        What is known: ``(N, D)`` and ``(N,)``.
+        Known pictures: ``(N, D)`` and ``(N,)``.
     queries
         ``(M, D)``; their neighbours are those with the highest cosine.
     k
-        How many neighbours vote, 1 to N.
+        Number of neighbours that vote, 1 to N.
     classes
-        How many classes there are, C.
+        Number of classes C.
     leave_out
-        The queries are the known pictures themselves, and none of them votes for itself; `k` is at most N - 1 then.
+        True if the queries are the known pictures themselves: none votes for itself, and `k` is at most N - 1.
 
     Returns
     -------
@@ -48,8 +45,9 @@ def nearest_neighbours(
     Raises
     ------
     CourseError
-        If there are not that many neighbours.
+        If there are fewer than `k` neighbours.
     """
+    # Not scikit-learn's KNeighborsClassifier: it cannot leave out a picture's own vote, and breaks ties in another way.
     most = len(features) - leave_out
     if not 1 <= k <= most:
         raise CourseError(f"k={k} neighbours were asked for; with {len(features)} pictures it is from 1 to {most}.")
@@ -66,7 +64,7 @@ def nearest_neighbours(
 
 
 def best_neighbours(features: Tensor, labels: Tensor, classes: int) -> int:
-    """The k out of ``NEIGHBOURS`` with which most pictures are recognised by the others; the smallest of equals."""
+    """Return the k out of ``NEIGHBOURS`` with which the others recognise most pictures; the smallest of equals."""
     possible = [k for k in NEIGHBOURS if k < len(features)]
     right = {
         k: int((nearest_neighbours(features, labels, features, k, classes, leave_out=True).argmax(1) == labels).sum())
@@ -76,7 +74,7 @@ def best_neighbours(features: Tensor, labels: Tensor, classes: int) -> int:
 
 
 def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0, score: str = "accuracy") -> float:
-    """The penalty out of ``PENALTIES`` that does best in cross-validation; the strongest of equals.
+    """Return the penalty out of ``PENALTIES`` that does best in cross-validation; the strongest of equals.
 
     With few pictures and many features a strong one is usually best. A class of one picture leaves nothing to
     validate with: then it is the strongest.
@@ -86,32 +84,45 @@ def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0
     features, labels
         ``(N, D)`` and ``(N,)``.
     folds, seed
-        How the pictures are dealt.
+        Same as in :func:`stratified_folds`.
     score
-        scikit-learn's name of what is best: ``"accuracy"``, or ``"neg_log_loss"`` where the probabilities matter.
+        Name of the score in scikit-learn: ``"accuracy"``, or ``"neg_log_loss"`` where the probabilities matter.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-
     x, y = np.asarray(features), np.asarray(labels)
-    folds = min(folds, int(np.bincount(y)[np.unique(y)].min()))
-    if folds < 2:
+    split = stratified_folds(y, folds, seed)
+    if split is None:
         return PENALTIES[-1]
-    dealt = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    scores = {penalty: cross_val_score(probe(penalty), x, y, cv=dealt, scoring=score).mean() for penalty in PENALTIES}
+    scores = {penalty: cross_val_score(probe(penalty), x, y, cv=split, scoring=score).mean() for penalty in PENALTIES}
     return max(PENALTIES, key=lambda penalty: (round(float(scores[penalty]), 9), penalty))
 
 
+def stratified_folds(labels: np.ndarray, folds: int = 5, seed: int = 0) -> StratifiedKFold | None:
+    """Return how pictures are split into folds for cross-validation, None if a class has a single picture.
+
+    Parameters
+    ----------
+    labels
+        int ``(N,)``.
+    folds
+        Number of folds, reduced to the number of pictures of the rarest class.
+    seed
+        Seed of the shuffle.
+    """
+    folds = min(folds, int(np.unique(labels, return_counts=True)[1].min()))
+    return StratifiedKFold(folds, shuffle=True, random_state=seed) if folds > 1 else None
+
+
 def with_probe_as_head(model: nn.Module, fitted: Pipeline, classes: int) -> nn.Module:
-    """Put a fitted probe into the place of a network's last layer: the network then answers as the probe does.
+    """Return a network with a fitted probe as its last layer: it answers as the probe does.
 
     Parameters
     ----------
     model
-        Whose features the probe was fitted on; changed in place.
+        Network on whose features the probe was fitted; changed in place.
     fitted
         :func:`~course_utils.evaluation.probe` after ``fit``, on labels 0 to ``classes - 1``.
     classes
-        How many there are.
+        Number of classes.
     """
     scaler, regression = fitted[0], fitted[-1]
     weight, bias = regression.coef_, regression.intercept_

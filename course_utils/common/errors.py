@@ -10,7 +10,7 @@ PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class CourseError(ValueError):
-    """Something a reader gave cannot be used; the message says what was given, what is allowed, and what to do.
+    """The error for input that cannot be used; its message says what was given, what is allowed, and what to do.
 
     The ``course`` command prints such an error as one line, without a traceback.
     """

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: hashing, and writing beside before renaming."""
+"""Files that are complete or absent: hashing, and writing to a temporary file before renaming."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from course_utils.common.errors import CourseError
 
 
 def write_record(path: Path, record: dict, page: str) -> None:
-    """Write what was measured as JSON, and a Markdown page for readers beside it.
+    """Write a record as JSON, and a Markdown page for readers beside it.
 
     Parameters
     ----------
     path
-        Of the JSON file; the page has the same name and ends in ``.md``.
+        Path of the JSON file; the page has the same name and ends in ``.md``.
     record, page
-        Plain data, and its text.
+        Plain data, and the text of the page.
 
     Raises
     ------
@@ -37,21 +37,21 @@ def write_record(path: Path, record: dict, page: str) -> None:
 
 
 def put_between(path: Path, start: str, end: str, section: str) -> None:
-    """Replace what stands in a text file from one marker to another, the markers included.
+    """Replace the text of a file from one marker to another, the markers included.
 
     Parameters
     ----------
     path
-        Of the file.
+        Path of the text file.
     start, end
-        The markers.
+        Markers.
     section
-        What shall stand there; it brings the markers again.
+        New text, with both markers in it.
 
     Raises
     ------
     CourseError
-        If a marker is missing; the file is then as it was.
+        If a marker is missing; the file is unchanged then.
     """
     text = path.read_text(encoding="utf-8")
     if start not in text or end not in text:
@@ -61,21 +61,21 @@ def put_between(path: Path, start: str, end: str, section: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to; it becomes `path` only when the block ends without an error.
+    """Yield a path to write to; that file becomes `path` only when the block ends without an error.
 
-    A reader of `path` sees the old file or the new one, never half of one, whatever kills the writer in between.
+    A reader of `path` sees the old file or the new one, never half of one, even if the writer is killed.
 
     Parameters
     ----------
     path
-        Where the file shall be. Its folder is made.
+        Path of the final file. Its folder is made.
 
     Yields
     ------
@@ -85,7 +85,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises
     ------
     CourseError
-        If the disk is full or the folder cannot be written to; `path` is then as it was.
+        If the disk is full or the folder cannot be written to; `path` is unchanged then.
     """
     path = Path(path)
     beside = None

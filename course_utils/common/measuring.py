@@ -1,12 +1,15 @@
-"""How long something takes, and how much memory."""
+"""Seconds and memory of a block, and the circumstances of a measurement."""
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
+from datetime import UTC, datetime
 from types import TracebackType
 
 import psutil
+import torch
 
 LOOK_EVERY = 0.02  # seconds between two looks at the process
 
@@ -15,8 +18,8 @@ class Measured:
     """A block whose seconds and peak of memory are known afterwards.
 
     On a GPU the peak is torch's own count of what was allocated there. Elsewhere it is the resident memory of the
-    whole process, looked at fifty times a second: Python, torch and the pictures are in it, so it says what a machine
-    needs to have, and what earlier work left behind is in it too.
+    whole process, read fifty times a second. Python, torch, the pictures and remains of earlier work are part of it:
+    it is the memory that a machine needs.
 
     Parameters
     ----------
@@ -26,7 +29,7 @@ class Measured:
     Attributes
     ----------
     seconds
-        Of the block.
+        Duration of the block.
     memory
         Peak in bytes.
     """
@@ -38,8 +41,6 @@ class Measured:
     def __enter__(self) -> Measured:
         self._start = time.perf_counter()
         if self.on_gpu:
-            import torch
-
             torch.cuda.reset_peak_memory_stats()
             return self
         self._process, self._done = psutil.Process(), threading.Event()
@@ -52,8 +53,6 @@ class Measured:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.on_gpu:
-            import torch
-
             torch.cuda.synchronize()
             self.memory = torch.cuda.max_memory_allocated()
         else:
@@ -68,3 +67,28 @@ class Measured:
 
     def _look(self) -> None:
         self.memory = max(self.memory, self._process.memory_info().rss)
+
+
+def hardware(device: str) -> str:
+    """Return one line about the machine that numbers were measured on; `device` as in :class:`Measured`."""
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def circumstances(command: str, device: str) -> dict[str, str]:
+    """Return the beginning of a results file: command, date, hardware and Python version.
+
+    Parameters
+    ----------
+    command
+        Command that repeats the measurement, without private paths.
+    device
+        Same as in :class:`Measured`.
+    """
+    return {
+        "command": command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(device),
+        "python": platform.python_version(),
+    }

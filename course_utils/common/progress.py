@@ -10,20 +10,19 @@ from tqdm.auto import tqdm
 
 
 def progress(items: Iterable, text: str, total: int | None = None) -> tqdm:
-    """Iterate over `items` and show how far it is; the bar goes away at the end.
+    """Return an iterator over `items` with a progress bar, which disappears at the end.
 
-    Nothing is shown with ``COURSE_PROGRESS=0`` (so that stored notebooks hold results, not bars) and where nobody
-    looks: output that is neither a terminal nor a notebook. ``TQDM_DISABLE`` would not do, it does not reach the
-    notebook's bar.
+    Nothing is shown with ``COURSE_PROGRESS=0`` (stored notebooks hold results, not bars), and if the output is neither
+    a terminal nor a notebook. ``TQDM_DISABLE`` is not enough: the bar of notebooks ignores it.
 
     Parameters
     ----------
     items
-        What to iterate over.
+        Items to iterate over.
     text
-        Stands before the bar.
+        Text before the bar.
     total
-        How many items, when ``len(items)`` does not tell.
+        Number of items, if ``len(items)`` is not known.
     """
     watched = "ipykernel" in sys.modules or sys.stderr.isatty()
     silent = os.environ.get("COURSE_PROGRESS") == "0" or not watched

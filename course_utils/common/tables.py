@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out rows under columns, numbers to the right and everything else to the left.
+    """Return rows under columns as text, numbers to the right and everything else to the left.
 
     Parameters
     ----------
     columns
         Headings.
     rows
-        One sequence per row, as long as `columns`; integers get thousands separators, None becomes a dash.
+        Cells of each row, as many as `columns`; integers get thousands separators, None becomes a dash.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def text_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The same as a Markdown table."""
+    """Return a Markdown table of the same arguments as :func:`text_table`."""
     lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -7,19 +7,21 @@ that the README reads.
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
 
+from course_utils import plots
+from course_utils.common.command_line import OneLineParser, at_least_one
 from course_utils.common.errors import CourseError
 from course_utils.common.files import put_between, write_record, written_whole
+from course_utils.common.measuring import circumstances
 from course_utils.common.tables import markdown_table, text_table
-from course_utils.datasets import in_memory, open_dataset
+from course_utils.datasets import Splits, in_memory, open_dataset
 from course_utils.engine.history import Run
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, mean_and_sd
 from course_utils.fine_tuning import (
@@ -39,10 +41,20 @@ from course_utils.transforms import eval_transform
 
 @dataclass(frozen=True)
 class Trial:
-    """One strategy with one seed.
+    """The result of one strategy with one seed.
 
-    ``val_accuracy`` is that of the best epoch, which was chosen by it; ``test_right`` of ``test_total`` pictures were
-    recognised by those weights, which the choice did not see. Both are None where test was not to be touched.
+    Parameters
+    ----------
+    strategy, seed, epochs
+        Name of the strategy, seed, and number of epochs trained.
+    val_accuracy
+        Validation accuracy of the best epoch, in [0, 1]; the epoch was chosen by it.
+    test_right, test_total
+        Number of test pictures recognised by the weights of that epoch, and of all; None if test was not touched.
+    seconds
+        Duration of the training.
+    trainable
+        Largest number of parameters that learned in any epoch.
     """
 
     strategy: str
@@ -56,7 +68,7 @@ class Trial:
 
     @property
     def test_accuracy(self) -> float:
-        """Share of the test pictures that were recognised."""
+        """Share of the test pictures that were recognised, in [0, 1]."""
         if self.test_right is None:
             raise CourseError(
                 "These runs were compared on validation only. Evaluate the strategy that you choose on the test split, "
@@ -67,10 +79,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Trials of several strategies over the same seeds; ``print`` shows one row per strategy.
+    """The trials of several strategies over the same seeds; ``print`` shows one row per strategy.
 
-    ``runs`` has the story of each trial by (strategy, seed), ``models`` each strategy's trained network of the first
-    seed (of the first only: nine VGGs would fill a laptop's memory).
+    Parameters
+    ----------
+    trials
+        Results, in the order in which they were measured.
+    runs
+        (strategy, seed) → :class:`~course_utils.training.Run` of the trial.
+    models
+        Strategy → trained network of its first seed only: nine VGGs would fill a laptop's memory.
     """
 
     trials: tuple[Trial, ...]
@@ -79,26 +97,26 @@ class Comparison:
 
     @property
     def strategies(self) -> list[str]:
-        """Names in the order in which they were tried."""
+        """Names of the strategies, in the order in which they were tried."""
         return list(dict.fromkeys(trial.strategy for trial in self.trials))
 
     def test_accuracies(self, strategy: str) -> list[float]:
-        """Test accuracy of every seed, in [0, 1]."""
+        """Return the test accuracy of every seed, in [0, 1]."""
         return [trial.test_accuracy for trial in self.trials if trial.strategy == strategy]
 
     def val_accuracies(self, strategy: str) -> list[float]:
-        """Validation accuracy of every seed's best epoch, in [0, 1]."""
+        """Return the validation accuracy of every seed's best epoch, in [0, 1]."""
         return [trial.val_accuracy for trial in self.trials if trial.strategy == strategy]
 
     @property
     def tested(self) -> bool:
-        """Whether the test set was looked at."""
+        """True if the test set was looked at."""
         return all(trial.test_right is not None for trial in self.trials)
 
     def rows(self) -> list[list[object]]:
-        """Strategy, trainable parameters, seconds per run, validation and test accuracy as mean ± sd in percent.
+        """Return a row per strategy: name, trainable parameters, seconds per run, validation and test accuracy.
 
-        Without the last column where test was not touched.
+        The accuracies are text, mean ± sd in percent. The last one is left out if test was not touched.
         """
         table = []
         for name in self.strategies:
@@ -116,7 +134,7 @@ COLUMNS = ["strategy", "trainable", "seconds", "validation % (mean ± sd)", "tes
 
 
 def spread_text(shares: Sequence[float]) -> str:
-    """Mean ± standard deviation in percent, ``"83.4 ± 2.1"``; without a spread for a single value."""
+    """Return mean ± standard deviation in percent, ``"83.4 ± 2.1"``; without a spread for a single value."""
     mean, sd = mean_and_sd([100 * share for share in shares])
     return f"{mean:.1f} ± {sd:.1f}" if len(shares) > 1 else f"{mean:.1f}"
 
@@ -134,7 +152,7 @@ def compare_strategies(
     num_classes: int,
     device: str | None = None,
 ) -> Comparison:
-    """Train every strategy with every seed on the same data and budget.
+    """Return the comparison of every strategy with every seed, trained on the same data with the same budget.
 
     Parameters
     ----------
@@ -144,23 +162,64 @@ def compare_strategies(
         Transformed data sets. `val` chooses the epoch, `test` is looked at once per run and chooses nothing. With
         None it stays untouched until a strategy was chosen on `val`.
     strategies
-        What is compared. With the same seed all of them begin with the same head and see the same batches.
+        Strategies to compare. With the same seed all of them begin with the same head and see the same batches.
     seeds, epochs, batch_size, num_classes, device
-        As for :func:`~course_utils.training.fit`.
+        Same as in :func:`~course_utils.training.fit`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After a Stop, at once. If runs were finished before it, its attribute ``comparison`` holds them.
     """
-    trials, runs, models = [], {}, {}
-    for strategy in strategies:
-        for seed in seeds:
-            network = strategy.starting_model(model, num_classes, seed=seed)
-            options = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "device": device}
-            # Seconds are compared too, and those of a cached run depend on what lies on the disk already.
-            run = fit(network, train, val, strategy, log="light", cache="off", **options)
-            right, total = (evaluate(network, test).right, len(test)) if test is not None else (None, None)
-            most = max(run.plan.trainable_at(epoch) for epoch in range(epochs))
-            trials.append(Trial(strategy.name, seed, epochs, run.best.val_accuracy, right, total, run.seconds, most))
-            runs[strategy.name, seed] = run
-            models.setdefault(strategy.name, network)
-    return Comparison(tuple(trials), runs, models)
+    finished: list[tuple[Trial, Run, nn.Module | None]] = []
+    try:
+        for strategy in strategies:
+            for seed in seeds:
+                network = strategy.starting_model(model, num_classes, seed=seed)
+                # Without the cache: its runs take fewer seconds if earlier ones have left something on the disk.
+                run = fit(
+                    network, train, val, strategy, epochs=epochs, batch_size=batch_size, seed=seed, device=device,
+                    log="light", cache="off",
+                )  # fmt: skip
+                right, total = (evaluate(network, test).right, len(test)) if test is not None else (None, None)
+                most = max(run.plan.trainable_at(epoch) for epoch in range(epochs))
+                trial = Trial(strategy.name, seed, epochs, run.best.val_accuracy, right, total, run.seconds, most)
+                finished.append((trial, run, network if seed == seeds[0] else None))
+    except KeyboardInterrupt as stop:
+        line = f"Stopped after {len(finished)} of {len(strategies) * len(seeds)} runs"
+        if finished:
+            stop.comparison = _comparison(finished)
+            names = ", ".join(f"{trial.strategy} (seed {trial.seed})" for trial in stop.comparison.trials)
+            line += f": {names}; the finished ones are in the error's .comparison (sys.last_value.comparison)"
+        print(line, flush=True)
+        raise
+    return _comparison(finished)
+
+
+def _comparison(finished: Sequence[tuple[Trial, Run, nn.Module | None]]) -> Comparison:
+    return Comparison(
+        tuple(trial for trial, _, _ in finished),
+        {(trial.strategy, trial.seed): run for trial, run, _ in finished},
+        {trial.strategy: network for trial, _, network in finished if network is not None},
+    )
+
+
+def compare_on(model: str, splits: Splits, strategies: Sequence[Strategy], **options: Any) -> Comparison:
+    """Return :func:`compare_strategies` on splits without transforms, which get the one of the model's weights.
+
+    Parameters
+    ----------
+    model, strategies
+        Same as in :func:`compare_strategies`.
+    splits
+        Photos to train, to choose the epoch, and to test.
+    options
+        Keyword arguments of :func:`compare_strategies`, without ``num_classes``.
+    """
+    transform = eval_transform(weights_entry(model))
+    parts = splits.with_transforms(transform, transform)
+    datasets = [in_memory(part) for part in (parts.train, parts.val, parts.test)]
+    return compare_strategies(model, *datasets, strategies, num_classes=len(splits.classes), **options)
 
 
 # --- course compare ----------------------------------------------------------------------------------------------
@@ -169,19 +228,19 @@ ALL = (FROM_SCRATCH, FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The ``course compare`` command; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="course compare", description=__doc__.split("\n\n")[0])
+    """Run ``course compare`` and return its exit code."""
+    parser = OneLineParser(prog="course compare", description=__doc__.split("\n\n")[0])
     parser.add_argument("data", nargs="*", default=["pets"], help="pets, hymenoptera, or folders of photos")
-    parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=at_least_one, default=5, help="how many (default 5)")
+    parser.add_argument("--epochs", type=at_least_one, default=5)
     parser.add_argument("--out", type=Path, help="write results to this .json, with a .md table and a .png beside it")
     parser.add_argument("--readme", type=Path, help="put the table into this README, between its markers")
     options = parser.parse_args(arguments)
     settings = load_settings()
     results = {}
     for name in options.data:
-        entry = compare_on(name, settings, options.seeds, options.epochs)
-        results[entry.pop("name")] = entry
+        splits = open_splits(name, settings)
+        results[splits.name] = measure(splits, settings, options.seeds, options.epochs)
     record = as_record(results, settings, options)
     if options.out:
         write_results(options.out, record)
@@ -190,56 +249,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare_on(dataset: str, settings: Settings, seeds: int, epochs: int) -> dict:
+def open_splits(data: str, settings: Settings) -> Splits:
+    """Return the splits of a data set named on the command line."""
+    return open_dataset(check_dataset(data), seed=settings.seed, cache=settings.cache, mirror=settings.mirror)
+
+
+def measure(splits: Splits, settings: Settings, seeds: int, epochs: int) -> dict:
     """Run all strategies on one data set, print the table, and return everything as plain data."""
-    splits = open_dataset(check_dataset(dataset), seed=settings.seed, cache=settings.cache, mirror=settings.mirror)
-    transform = eval_transform(weights_entry(settings.model))
-    parts = splits.with_transforms(transform, transform)
-    comparison = compare_strategies(
-        settings.model,
-        in_memory(parts.train),
-        in_memory(parts.val),
-        in_memory(parts.test),
-        ALL,
-        seeds=range(seeds),
-        epochs=epochs,
-        num_classes=len(splits.classes),
-        device=settings.device,
-    )
-    majority = majority_baseline(splits.train.labels, splits.test.labels)
-    baseline = interval_text(majority, len(splits.test))
-    print(
-        f"{splits.name}: {len(splits.train)} / {len(splits.val)} / {len(splits.test)} pictures to train / choose / test"
-    )
-    print(f"majority class: {baseline}\n{comparison}\n", flush=True)
+    comparison = compare_on(settings.model, splits, ALL, seeds=range(seeds), epochs=epochs, device=settings.device)
+    facts = facts_of(splits)
+    sizes = " / ".join(map(str, facts["pictures"].values()))
+    print(f"{splits.name}: {sizes} pictures to train / choose / test")
+    print(f"majority class: {facts['majority']}\n{comparison}\n", flush=True)
     return {
-        "name": splits.name,
         "classes": list(splits.classes),
-        "pictures": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
-        "majority_right": majority,
-        "majority": baseline,
+        **facts,
         "summary": {row[0]: {"test": row[4], "val": row[3], "trainable": row[1]} for row in comparison.rows()},
         "trials": [asdict(trial) for trial in comparison.trials],
     }
 
 
-def hardware(device: str) -> str:
-    """One line about the machine that numbers were measured on."""
-    import torch
+def facts_of(splits: Splits) -> dict:
+    """Return the number of pictures of each split, and how many of test the majority class gets right."""
+    right = majority_baseline(splits.train.labels, splits.test.labels)
+    return {
+        "pictures": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        "majority_right": right,
+        "majority": interval_text(right, len(splits.test)),
+    }
 
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+def command_text(command: str, data: Sequence[str], options: argparse.Namespace) -> str:
+    """Return a command as a reader repeats it: folders are named without their paths."""
+    names = [name if name in DATASETS else Path(name).name for name in data]
+    return f"course {command} {' '.join(names)} --seeds {options.seeds} --epochs {options.epochs}"
 
 
 def as_record(results: dict, settings: Settings, options: argparse.Namespace) -> dict:
-    """Results with everything that a reader needs to judge and repeat them."""
-    names = [name if name in DATASETS else Path(name).name for name in options.data]
+    """Return the results with everything that is needed to judge and repeat them."""
     return {
-        "command": f"course compare {' '.join(names)} --seeds {options.seeds} --epochs {options.epochs}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": hardware(settings.device),
-        "python": platform.python_version(),
+        **circumstances(command_text("compare", options.data, options), settings.device),
         "weights": settings.weights,
         "model": settings.model,
         "data": results,
@@ -254,34 +303,34 @@ def write_results(path: Path, record: dict) -> None:
 
 
 def as_markdown(record: dict) -> str:
-    """The results as a Markdown page: how they were made, then a table for each data set."""
-    lines = [
-        f"# {record['model']}: six strategies at an equal budget",
-        "",
-        f"`{record['command']}` on {record['date']}, {record['hardware']}. This page is written by that command.",
-        "",
-    ]
+    """Return the results as a Markdown page: how they were made, then a table for each data set."""
+    lines = [f"# {record['model']}: six strategies at an equal budget", "", source_text(record), ""]
     for name, data in record["data"].items():
-        n, seeds = data["pictures"], len({trial["seed"] for trial in data["trials"]})
-        lines += [
-            f"## {name}",
-            "",
-            f"{n['train']} pictures to train, {n['val']} to choose the epoch, {n['test']} to test; {seeds} seeds. "
-            f"Majority class: {data['majority']}.",
-            "",
-            markdown_table(
-                ["strategy", "trainable", "test % (mean ± sd over seeds)"],
-                [[s, row["trainable"], row["test"]] for s, row in data["summary"].items()],
-            ),
-            "",
-        ]
+        table = markdown_table(
+            ["strategy", "trainable", "test % (mean ± sd over seeds)"],
+            [[s, row["trainable"], row["test"]] for s, row in data["summary"].items()],
+        )
+        sizes = sizes_text(data["pictures"], data["trials"])
+        lines += [f"## {name}", "", f"{sizes}. Majority class: {data['majority']}.", "", table, ""]
     return "\n".join(lines)
 
 
-def picture(record: dict) -> bytes:
-    """The first data set's results as a PNG: a dot per run, a bar per mean, a line for the majority class."""
-    from course_utils import plots
+def source_text(record: dict) -> str:
+    """Return a sentence on where and by which command a page was made."""
+    return f"`{record['command']}` on {record['date']}, {record['hardware']}. This page is written by that command."
 
+
+def sizes_text(pictures: dict[str, int], trials: Sequence[dict]) -> str:
+    """Return the sizes of the splits and the number of seeds as the beginning of a sentence."""
+    seeds = len({trial["seed"] for trial in trials})
+    return (
+        f"{pictures['train']} pictures to train, {pictures['val']} to choose the epoch, {pictures['test']} to test; "
+        f"{seeds} seeds"
+    )
+
+
+def picture(record: dict) -> bytes:
+    """Return the first data set's results as a PNG: a dot per run, a bar per mean, a line for the majority class."""
     data = next(iter(record["data"].values()))
     total = data["pictures"]["test"]
     groups: dict[str, list[float]] = {}
@@ -295,7 +344,7 @@ START, END = "<!-- results: written by `course compare` -->", "<!-- end of resul
 
 
 def readme_section(record: dict) -> str:
-    """What the README says about the results: one table, one column per data set."""
+    """Return the section of the README with the results: one table, one column per data set."""
     names = list(record["data"])
     strategies = list(next(iter(record["data"].values()))["summary"])
     rows = [["majority class", *(record["data"][name]["majority"] for name in names)]]

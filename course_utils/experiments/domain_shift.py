@@ -1,7 +1,7 @@
-"""The same things under other circumstances: by night, or as a sketch.
+"""Shifts of the domain: the same scenes by night, or as a sketch.
 
-The drawn pets can be drawn again in other light. Photographs cannot, so they are darkened, or reduced to their
-outlines, which is a shift of the same kind.
+The drawn pets are drawn again in other light. Photographs are darkened, or reduced to their outlines, which is a shift
+of the same kind.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from course_utils.settings import Settings
 
 
 def night_photo(picture: Image.Image) -> Image.Image:
-    """A photograph as if taken in the dark: little light, most of it blue. RGB in, RGB out."""
+    """Return a photograph as if taken in the dark: little light, most of it blue. RGB in, RGB out."""
     values = (np.asarray(picture.convert("RGB"), dtype=np.float32) / 255) ** 1.6
     return Image.fromarray((255 * values * np.array([0.30, 0.36, 0.58])).astype(np.uint8))
 
 
 def sketch_photo(picture: Image.Image) -> Image.Image:
-    """A photograph reduced to its outlines, dark lines on white paper. RGB in, RGB out."""
+    """Return a photograph reduced to its outlines, dark lines on white paper. RGB in, RGB out."""
     edges = picture.convert("L").filter(ImageFilter.GaussianBlur(1)).filter(ImageFilter.FIND_EDGES)
     return ImageOps.invert(ImageOps.autocontrast(edges, cutoff=2)).convert("RGB")
 
@@ -38,34 +38,34 @@ SHIFTS: dict[str, tuple[dict[str, str], Callable[[Image.Image], Image.Image]]] =
 
 @dataclass(frozen=True)
 class Then:
-    """One transform after another; a class of its own so that DataLoader workers can receive it."""
+    """One transform after another; a class in a module, because DataLoader workers import it by name."""
 
     first: Callable[[Any], Any]
     second: Callable[[Any], Any] | None
 
     def __call__(self, picture: Image.Image) -> Any:
-        """Apply both."""
+        """Return the picture after both transforms."""
         return self.first(picture) if self.second is None else self.second(self.first(picture))
 
 
 def shifted(settings: Settings, splits: Splits, kind: str, transform: Callable[[Any], Any] | None = None) -> Splits:
-    """The splits in another domain: the same scenes and labels, seen differently.
+    """Return the splits in another domain: the same scenes and labels, seen differently.
 
     Parameters
     ----------
     settings
-        Of the notebook.
+        Settings of the notebook.
     splits
-        What was opened; photographs are changed on the fly, pets are drawn anew.
+        Opened splits; photographs are changed on the fly, pets are drawn anew.
     kind
         ``"night"`` or ``"sketch"``.
     transform
-        Applied after the shift, as in :meth:`PhotoDataset.with_transform`.
+        Transform applied after the shift, as in :meth:`PhotoDataset.with_transform`.
 
     Raises
     ------
     CourseError
-        For an unknown kind.
+        If the kind is unknown.
     """
     if kind not in SHIFTS:
         raise CourseError(f"There is no shift {kind!r}; choose one of {', '.join(SHIFTS)}.")

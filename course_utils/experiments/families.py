@@ -7,26 +7,33 @@ results file that day 21 reads.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from course_utils.common.command_line import OneLineParser, at_least_one
 from course_utils.common.files import write_record
+from course_utils.common.measuring import circumstances
 from course_utils.common.tables import markdown_table, text_table
-from course_utils.datasets import Splits, in_memory, open_dataset
-from course_utils.evaluation import interval_text, majority_baseline
-from course_utils.experiments.compare import Comparison, compare_strategies, hardware
+from course_utils.datasets import Splits
+from course_utils.experiments.compare import (
+    Comparison,
+    command_text,
+    compare_on,
+    facts_of,
+    open_splits,
+    sizes_text,
+    source_text,
+)
 from course_utils.fine_tuning import DISCRIMINATIVE, FEATURE_EXTRACTION, FROM_SCRATCH, LAST_BLOCK, PROGRESSIVE
 from course_utils.pretrained_models import feature_dim, last_layer_name, load_pretrained, multiply_adds, weights_entry
-from course_utils.settings import DATASETS, Settings, check_dataset, load_settings
-from course_utils.transforms import eval_transform, image_size
+from course_utils.settings import Settings, load_settings
+from course_utils.transforms import image_size
 
 # The brief's three options, the gradual one between them, and what they are compared with.
 FIVE = (FROM_SCRATCH, FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE)
@@ -34,20 +41,20 @@ FIVE = (FROM_SCRATCH, FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIV
 
 @dataclass(frozen=True)
 class FamilyCard:
-    """What is known about a pre-trained network before it meets new data.
+    """The facts about a pre-trained network before it meets new data.
 
     Parameters
     ----------
     family, model
-        ``"vgg"`` and ``"vgg16"``, say.
+        Names, such as ``"vgg"`` and ``"vgg16"``.
     parameters, multiply_adds
-        Of the network as it was pre-trained; multiply-adds for one picture of `size` × `size` pixels.
+        Numbers for the network as it was pre-trained; multiply-adds for one picture of `size` × `size` pixels.
     size
         Side in pixels of the pictures that it wants.
     last_layer, features
-        Where its last layer sits, and how many numbers go into it.
+        Name of its last layer, and how many numbers go into it.
     milliseconds
-        For one picture in a batch of 16 on this machine, forward only: the median of three.
+        Time for one picture in a batch of 16 on this machine, forward only: the median of three.
     top1, learned_from
         Accuracy in percent, and the data set, that its weights entry states.
     """
@@ -65,7 +72,7 @@ class FamilyCard:
 
 
 def family_card(family: str, name: str, device: str = "cpu") -> tuple[FamilyCard, nn.Module]:
-    """Load a network, look at what it costs, and hand out both."""
+    """Return what a network costs, and the network itself, pre-trained and in eval mode."""
     entry = weights_entry(name)
     model, size = load_pretrained(name).to(device).eval(), image_size(entry)
     learned_from, metrics = next(iter(entry.meta["_metrics"].items()))
@@ -86,7 +93,7 @@ def family_card(family: str, name: str, device: str = "cpu") -> tuple[FamilyCard
 
 @torch.inference_mode()
 def milliseconds_per_picture(model: nn.Module, size: int, batch: int = 16, repeats: int = 3) -> float:
-    """Time of a forward pass for one picture of a batch: the median, after one pass that does not count."""
+    """Return the time of a forward pass for one picture of a batch: the median, after a pass that does not count."""
     images = torch.zeros(batch, 3, size, size, device=next(model.parameters()).device)
     times = []
     for _ in range(repeats + 1):
@@ -97,7 +104,7 @@ def milliseconds_per_picture(model: nn.Module, size: int, batch: int = 16, repea
 
 
 def card_table(cards: Sequence[FamilyCard], markdown: bool = False) -> str:
-    """The cards as a table, one row for each network."""
+    """Return the cards as a table, one row for each network."""
     headings = ["network", "parameters", "multiply-adds", "ms/picture", "last layer", "features", "pre-training top-1"]
     rows = [
         [
@@ -123,40 +130,41 @@ def compare_families(
     batch_size: int = 16,
     device: str | None = None,
 ) -> dict[str, Comparison]:
-    """Train every family by every one of ``FIVE`` strategies, with :func:`experiments.compare_strategies`.
+    """Return the comparison of ``FIVE`` strategies for every family.
 
     Parameters
     ----------
     models
         Family → name of a network, as ``settings.models``.
     splits
-        Without transforms: each network gets the one of its own weights.
+        Photos without transforms: each network gets the one of its own weights.
     seeds, epochs, batch_size, device
-        As there.
+        Same as in :func:`~course_utils.experiments.compare.compare_strategies`.
 
     Returns
     -------
     dict
         Name of the network → its comparison, without the trained models.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After a Stop, at once. Its attribute ``comparisons`` holds what was finished, if there is any.
     """
     comparisons = {}
-    for name in models.values():
-        transform = eval_transform(weights_entry(name))
-        parts = splits.with_transforms(transform, transform)
-        comparison = compare_strategies(
-            name,
-            in_memory(parts.train),
-            in_memory(parts.val),
-            in_memory(parts.test),
-            FIVE,
-            seeds=seeds,
-            epochs=epochs,
-            batch_size=batch_size,
-            num_classes=len(splits.classes),
-            device=device,
-        )
-        print(f"{name}\n{comparison}\n", flush=True)
-        comparisons[name] = Comparison(comparison.trials, comparison.runs, {})
+    options = {"seeds": seeds, "epochs": epochs, "batch_size": batch_size, "device": device}
+    try:
+        for name in models.values():
+            comparison = compare_on(name, splits, FIVE, **options)
+            print(f"{name}\n{comparison}\n", flush=True)
+            comparisons[name] = replace(comparison, models={})
+    except KeyboardInterrupt as stop:
+        if hasattr(stop, "comparison"):
+            comparisons[name] = replace(stop.comparison, models={})
+        if comparisons:
+            stop.comparisons = comparisons
+            print(f"Stopped at {name}; the finished runs of {', '.join(comparisons)} are in the error's .comparisons")
+        raise
     return comparisons
 
 
@@ -164,15 +172,15 @@ def compare_families(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The ``course families`` command; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="course families", description=__doc__.split("\n\n")[0])
+    """Run ``course families`` and return its exit code."""
+    parser = OneLineParser(prog="course families", description=__doc__.split("\n\n")[0])
     parser.add_argument("data", nargs="?", default="hymenoptera", help="pets, hymenoptera, or a folder of photos")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default 3)")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=at_least_one, default=3, help="how many (default 3)")
+    parser.add_argument("--epochs", type=at_least_one, default=6)
     parser.add_argument("--out", type=Path, help="write results to this .json, with a .md page beside it")
     options = parser.parse_args(arguments)
     settings = load_settings()
-    splits = open_dataset(check_dataset(options.data), seed=settings.seed, cache=settings.cache, mirror=settings.mirror)
+    splits = open_splits(options.data, settings)
     cards = [family_card(family, name, settings.device)[0] for family, name in settings.models.items()]
     print(f"{card_table(cards)}\n", flush=True)
     comparisons = compare_families(
@@ -191,18 +199,11 @@ def as_record(
     cards: Sequence[FamilyCard],
     comparisons: Mapping[str, Comparison],
 ) -> dict:
-    """Results with everything that a reader needs to judge and repeat them."""
-    name = options.data if options.data in DATASETS else Path(options.data).name
-    majority = majority_baseline(splits.train.labels, splits.test.labels)
+    """Return the results with everything that is needed to judge and repeat them."""
     return {
-        "command": f"course families {name} --seeds {options.seeds} --epochs {options.epochs}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": hardware(settings.device),
-        "python": platform.python_version(),
+        **circumstances(command_text("families", [options.data], options), settings.device),
         "data": splits.name,
-        "pictures": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
-        "majority": interval_text(majority, len(splits.test)),
-        "majority_right": majority,
+        **facts_of(splits),
         "networks": {
             card.model: {
                 "card": asdict(card),
@@ -218,7 +219,17 @@ def as_record(
 
 
 def strategy_table(record: dict, value: str = "test", markdown: bool = False) -> str:
-    """Strategies in rows, networks in columns; `value` is ``"test"``, ``"val"``, ``"seconds"`` or ``"trainable"``."""
+    """Return a table with strategies in rows and networks in columns.
+
+    Parameters
+    ----------
+    record
+        From :func:`as_record`.
+    value
+        ``"test"``, ``"val"``, ``"seconds"`` or ``"trainable"``.
+    markdown
+        True for a Markdown table, False for plain text.
+    """
     networks = record["networks"]
     strategies = list(next(iter(networks.values()))["summary"])
     rows = [[strategy, *(entry["summary"][strategy][value] for entry in networks.values())] for strategy in strategies]
@@ -226,36 +237,22 @@ def strategy_table(record: dict, value: str = "test", markdown: bool = False) ->
 
 
 def as_markdown(record: dict) -> str:
-    """The results as a page: how they were made, what each network costs, what each strategy reached with it."""
-    n = record["pictures"]
+    """Return the results as a page: how they were made, what each strategy reached, what each network costs."""
     trials = next(iter(record["networks"].values()))["trials"]
-    seeds, epochs = len({trial["seed"] for trial in trials}), trials[0]["epochs"]
     cards = [FamilyCard(**entry["card"]) for entry in record["networks"].values()]
-    return "\n".join(
-        [
-            f"# Four families, five strategies: {record['data']}",
-            "",
-            f"`{record['command']}` on {record['date']}, {record['hardware']}. This page is written by that command.",
-            "",
-            f"{n['train']} pictures to train, {n['val']} to choose the epoch, {n['test']} to test; {seeds} seeds, "
-            f"{epochs} epochs each. With the same seed all strategies of a network begin with the same head and see "
-            f"the same batches. Majority class: {record['majority']}.",
-            "",
-            "## Test accuracy in percent, mean ± sd over seeds",
-            "",
-            strategy_table(record, "test", markdown=True),
-            "",
-            "## Parameters that learn",
-            "",
-            strategy_table(record, "trainable", markdown=True),
-            "",
-            "## Seconds for a run",
-            "",
-            strategy_table(record, "seconds", markdown=True),
-            "",
-            "## The networks",
-            "",
-            card_table(cards, markdown=True),
-            "",
-        ]
-    )
+    parts = [
+        f"# Four families, five strategies: {record['data']}",
+        source_text(record),
+        f"{sizes_text(record['pictures'], trials)}, {trials[0]['epochs']} epochs each. With the same seed all "
+        "strategies of a network begin with the same head and see the same batches. "
+        f"Majority class: {record['majority']}.",
+        "## Test accuracy in percent, mean ± sd over seeds",
+        strategy_table(record, "test", markdown=True),
+        "## Parameters that learn",
+        strategy_table(record, "trainable", markdown=True),
+        "## Seconds for a run",
+        strategy_table(record, "seconds", markdown=True),
+        "## The networks",
+        card_table(cards, markdown=True),
+    ]
+    return "\n\n".join(parts) + "\n"

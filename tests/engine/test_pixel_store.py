@@ -19,10 +19,9 @@ from torchvision.models import EfficientNet_B0_Weights, ResNet18_Weights
 from torchvision.transforms import v2
 
 from course_tools.photos import cache_command
-from course_utils import training
 from course_utils.common.errors import CourseError
 from course_utils.datasets import PhotoDataset, in_memory
-from course_utils.engine import artifact_store, loading, pixel_store
+from course_utils.engine import artifact_store, loading, pixel_store, setup
 from course_utils.engine.artifact_store import DATA_FILE, MANIFEST_FILE, lock_of
 from course_utils.engine.fingerprints import CannotFingerprint, key_of_data
 from course_utils.engine.loading import choose_workers, workers_for
@@ -31,6 +30,7 @@ from course_utils.engine.provenance import describe_data
 from course_utils.engine.sampling import seeded_draws
 from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.pretrained_models import weights_entry
+from course_utils.training import fit
 from course_utils.transforms import eval_transform, train_transform
 
 MINI = weights_entry("resnet18_mini")
@@ -363,13 +363,13 @@ def test_a_store_that_is_read_counts_as_used(photos, store, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="starts a worker by fork, which imports nothing anew")
 def test_what_is_learned_does_not_depend_on_who_loads_it(photos, tmp_path, monkeypatch):
     results = []
-    monkeypatch.setattr(training, "workers_for", lambda _: (1, ""))
+    monkeypatch.setattr(setup, "workers_for", lambda _, epochs: (1, ""))
     stored = store_pixels(photos, MINI, "light", folder=tmp_path / "pixels")
     for num_workers in (0, "auto"):
         model = FEATURE_EXTRACTION.starting_model("resnet18_mini", 2)
         options = {"epochs": 2, "batch_size": 4, "device": "cpu", "log": "off", "num_workers": num_workers}
         val = stored.with_transform(eval_transform(MINI))  # what is drawn for it would depend on who loads it
-        training.fit(model, stored, val, FEATURE_EXTRACTION, **options)
+        fit(model, stored, val, FEATURE_EXTRACTION, **options)
         results.append(copy_of(model))
     assert not moved(*results)
 
@@ -390,17 +390,26 @@ def test_what_is_learned_does_not_depend_on_who_loads_it(photos, tmp_path, monke
         ({"processes": 9}, 0, "for 9"),
         ({"source": "memory"}, 0, "in memory"),
         ({"source": "store"}, 7, "7"),
-        ({"pictures": 20}, 0, "save about 0.1 s in an epoch of 20 pictures, and take 0.1 s"),
+        ({"pictures": 20}, 0, "in 1 epoch of 20 pictures they would save about 0.1 s, and take 0.1 s"),
         ({"pictures": 100, "source": "store"}, 0, "to start"),
-        ({"at_home": ["MyPhotos"]}, 7, "7"),
-        ({"at_home": ["MyPhotos"], "start_method": "spawn"}, 0, "cannot import MyPhotos"),
-        ({"at_home": ["A", "B"], "start_method": "forkserver"}, 0, "A, B"),
+        ({"not_importable": ["MyPhotos"]}, 7, "7"),
+        ({"not_importable": ["MyPhotos"], "start_method": "spawn"}, 0, "cannot import MyPhotos"),
+        ({"not_importable": ["A", "B"], "start_method": "forkserver"}, 0, "A, B"),
         ({"start_method": "spawn"}, 0, "take 4.5 s to start"),
         ({"start_method": "spawn", "pictures": 5000}, 7, "7"),
+        ({"start_method": "spawn", "epochs": 10}, 7, "7"),  # they are started once
     ],
 )
 def test_the_rule_for_workers(facts, workers, reason):
-    usual = {"source": "file", "pictures": 400, "at_home": [], "start_method": "fork", "cores": 8, "processes": 1}
+    usual = {
+        "source": "file",
+        "pictures": 400,
+        "epochs": 1,
+        "not_importable": [],
+        "start_method": "fork",
+        "cores": 8,
+        "processes": 1,
+    }
     chosen, why = choose_workers(**(usual | facts))
     assert chosen == workers and reason in why
 
@@ -410,10 +419,10 @@ def test_workers_are_chosen_by_what_a_data_set_is(photos, store, monkeypatch):
     monkeypatch.setattr(loading, "SECONDS_TO_START", {"fork": 0.0, "spawn": 0.0})  # six pictures are few
     monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     files = photos.with_transform(eval_transform(MINI))
-    assert workers_for(files)[0] == 5 and workers_for(seeded_draws(files, 0))[0] == 5
-    assert workers_for(store)[0] == 5 and workers_for(seeded_draws(store, 0))[0] == 5
+    assert workers_for(files)[0] == 5 and workers_for(seeded_draws(files))[0] == 5
+    assert workers_for(store)[0] == 5 and workers_for(seeded_draws(store))[0] == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert workers_for(files)[0] == 2 and workers_for(files, 1)[0] == 5
+    assert workers_for(files)[0] == 2 and workers_for(files, processes=1)[0] == 5
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert workers_for(in_memory(files))[0] == workers_for(ColourPatches(3))[0] == 0
     monkeypatch.setattr(loading, "SECONDS_PER_PICTURE", {"file": 0.0, "store": 1.0})

@@ -11,7 +11,7 @@ from helpers import ColourPatches
 
 from course_utils.common.errors import CourseError
 from course_utils.evaluation import evaluate
-from course_utils.experiments import compare
+from course_utils.experiments import compare, families
 from course_utils.experiments.domain_shift import night_photo, shifted, sketch_photo
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FROM_SCRATCH, FULL
 from course_utils.settings import load_settings
@@ -62,6 +62,56 @@ def test_the_table_has_trainable_parameters_and_a_spread(comparison):
     assert all("±" in row[4] for row in rows.values())
 
 
+class Stopped(KeyboardInterrupt):
+    """A Stop during a training, as ``fit`` raises it."""
+
+
+def stop_in_run(number, monkeypatch):
+    """Let the training of this number, counted from 1, be stopped."""
+    fit, calls = compare.fit, []
+
+    def stopping_fit(*arguments, **options):
+        calls.append(options)
+        if len(calls) == number:
+            raise Stopped
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(compare, "fit", stopping_fit)
+    return calls
+
+
+def small_comparison():
+    return compare.compare_strategies(
+        "resnet18_mini", ColourPatches(6), ColourPatches(3, seed=1), ColourPatches(4, seed=2),
+        (FEATURE_EXTRACTION, FULL), seeds=(3, 4), epochs=1, batch_size=3, num_classes=3, device="cpu",
+    )  # fmt: skip
+
+
+def test_a_stop_ends_the_comparison_and_keeps_what_was_finished(monkeypatch, capsys):
+    whole = small_comparison()
+    calls = stop_in_run(4, monkeypatch)
+    with pytest.raises(Stopped) as caught:
+        small_comparison()
+    kept = caught.value.comparison
+    assert [(t.strategy, t.seed, t.test_right) for t in kept.trials] == [
+        (t.strategy, t.seed, t.test_right) for t in whole.trials[:3]
+    ]
+    assert list(kept.runs) == list(whole.runs)[:3] and list(kept.models) == list(whole.models)
+    assert capsys.readouterr().out == (
+        "Stopped after 3 of 4 runs: feature extraction (seed 3), feature extraction (seed 4), full fine-tuning "
+        "(seed 3); the finished ones are in the error's .comparison (sys.last_value.comparison)\n"
+    )
+    assert len(calls) == 4
+
+
+def test_no_run_follows_a_stop_and_nothing_finished_is_nothing_kept(monkeypatch, capsys):
+    calls = stop_in_run(1, monkeypatch)
+    with pytest.raises(Stopped) as caught:
+        small_comparison()
+    assert len(calls) == 1 and not hasattr(caught.value, "comparison")
+    assert capsys.readouterr().out == "Stopped after 0 of 4 runs\n"
+
+
 def test_all_pretrained_strategies_begin_with_the_same_weights():
     one, other = (s.starting_model("resnet18_mini", 3, seed=7).state_dict() for s in (FEATURE_EXTRACTION, FULL))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -98,6 +148,16 @@ def test_results_are_written_as_json_markdown_and_picture(tmp_path, record):
     assert "course compare pets" in page
     assert "70.0 ± 14.1" in page
     assert (tmp_path / "day.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("command", [compare, families])
+@pytest.mark.parametrize("option", ["--seeds=0", "--epochs=few"])
+def test_wrong_numbers_are_one_line(command, option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["pets", option])
+    lines = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and len(lines) == 1
+    assert option.split("=")[1] in lines[0] and "is not a whole number from 1 upwards" in lines[0]
 
 
 def test_only_what_is_between_the_markers_of_a_readme_changes(tmp_path, record):

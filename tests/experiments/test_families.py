@@ -132,13 +132,36 @@ class FakeSplits:
 @pytest.fixture(scope="module")
 def record():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(families, "in_memory", lambda dataset: dataset)
+        patch.setattr(compare, "in_memory", lambda dataset: dataset)
         comparisons = families.compare_families(
             {"resnet": "resnet18_mini"}, FakeSplits(), seeds=(0, 1), epochs=1, batch_size=3, device="cpu"
         )
     card = FamilyCard("resnet", "resnet18_mini", 859_000, 100_000_000, 128, "fc", 144, 1.5, 51.4, "Tiny ImageNet")
     options = argparse.Namespace(data="/home/anna/photos", seeds=2, epochs=1)
     return as_record(options, load_settings({}), FakeSplits(), [card], comparisons)
+
+
+@pytest.mark.parametrize(("network", "kept"), [(1, {"resnet18_mini": 5}), (2, {"resnet18_mini": 5, "vgg11_mini": 1})])
+def test_a_stop_ends_all_networks_and_keeps_what_was_finished(monkeypatch, capsys, network, kept):
+    fit, calls = compare.fit, []
+
+    def stopping_fit(model, train, val, strategy, **options):
+        calls.append(strategy.name)
+        if len(calls) == 5 + network:
+            raise KeyboardInterrupt
+        return fit(model, train, val, strategy, **options)
+
+    monkeypatch.setattr(compare, "in_memory", lambda dataset: dataset)
+    monkeypatch.setattr(compare, "fit", stopping_fit)
+    models = {"resnet": "resnet18_mini", "vgg": "vgg11_mini", "mobilenet": "mobilenet_v3_small_mini"}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        families.compare_families(models, FakeSplits(), seeds=(0,), epochs=1, batch_size=3, device="cpu")
+    assert {name: len(comparison.trials) for name, comparison in caught.value.comparisons.items()} == kept
+    assert not any(comparison.models for comparison in caught.value.comparisons.values())
+    assert len(calls) == 5 + network
+    assert capsys.readouterr().out.endswith(
+        f"Stopped at vgg11_mini; the finished runs of {', '.join(kept)} are in the error's .comparisons\n"
+    )
 
 
 def test_the_record_has_every_strategy_and_seed_and_no_private_path(record):

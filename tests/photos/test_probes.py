@@ -15,6 +15,7 @@ from course_tools.photos.probes import (
     best_neighbours,
     best_penalty,
     nearest_neighbours,
+    stratified_folds,
     with_probe_as_head,
 )
 from course_utils.common.errors import CourseError
@@ -76,6 +77,14 @@ def test_a_strong_penalty_for_few_pictures_and_much_noise():
     assert best_penalty(features[:3], torch.tensor([0, 0, 1])) == max(PENALTIES)
     with generators_untouched():
         assert best_penalty(features, labels) == best_penalty(features, labels)
+
+
+def test_there_are_as_many_folds_as_the_rarest_class_allows():
+    labels = np.array([0] * 9 + [2] * 3)  # class 1 does not occur
+    split = stratified_folds(labels, folds=5)
+    assert split.get_n_splits() == 3
+    assert all(sorted(labels[held_out]) == [0, 0, 0, 2] for _, held_out in split.split(labels, labels))
+    assert stratified_folds(np.array([0, 0, 1])) is None
 
 
 @pytest.mark.parametrize("classes", [2, 3])
