@@ -14,7 +14,7 @@ from PIL import Image
 from course_tools.photos import explain_command
 from course_tools.photos.explain_command import class_number, main, page, picture_files
 from course_utils.common.errors import CourseError
-from course_utils.data import pets
+from course_utils.data import artist
 from course_utils.engine.runs import load_run
 from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.gradcam import as_seen, explain
@@ -40,8 +40,8 @@ def photos(tmp_path):
     """A picture of Tigger, one that is wide, one without form, and what lies about in folders of photos."""
     folder = tmp_path / "my photos"
     folder.mkdir()
-    pets.draw("Tigger", seed=2).image.save(folder / "a & b.png")
-    pets.draw("Misty", seed=5, size=64).image.resize((200, 90)).save(folder / "wide.jpg")
+    artist.draw("Tigger", seed=2).image.save(folder / "a & b.png")
+    artist.draw("Misty", seed=5, size=64).image.resize((200, 90)).save(folder / "wide.jpg")
     (folder / ".DS_Store").write_bytes(b"x")
     return folder
 
