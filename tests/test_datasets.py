@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from course_utils import datasets
 from course_utils.common.errors import CourseError
-from course_utils.data import pets
+from course_utils.data import artist
 from course_utils.datasets import (
     PhotoDataset,
     Quarantined,
@@ -298,7 +298,7 @@ def test_order_of_the_file_system_does_not_matter(photos, monkeypatch):
         for here, folders, files in walk(*args, **kwargs):
             yield here, folders, sorted(files, reverse=True)
 
-    monkeypatch.setattr(datasets.os, "walk", reversed_walk)
+    monkeypatch.setattr(os, "walk", reversed_walk)
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(iterdir(self), reverse=True)))
     after = open_dataset(photos)
     assert [names(getattr(before, s)) for s in SPLITS] == [names(getattr(after, s)) for s in SPLITS]
@@ -544,7 +544,7 @@ def stub_pets(drawn: list[Path]):
         counts = counts or {"train": 3, "val": 2, "test": 2}
         number = 1000 * seed
         for split, count in counts.items():
-            for label in pets.CLASSES:
+            for label in artist.CLASSES:
                 for i in range(count):
                     write_picture(Path(folder) / split / label / f"{i:03d}.png", number)
                     number += 1
@@ -558,7 +558,7 @@ def stub_pets(drawn: list[Path]):
 
 def test_pets(tmp_path, monkeypatch):
     drawn: list[Path] = []
-    monkeypatch.setattr(pets, "write_pets", stub_pets(drawn))
+    monkeypatch.setattr(datasets, "write_pets", stub_pets(drawn))
     splits = open_dataset("pets", cache=tmp_path, seed=1)
     assert (splits.name, splits.classes) == ("pets", ("Misty", "Neither", "Tigger"))
     assert [len(getattr(splits, s)) for s in SPLITS] == [9, 6, 6]

@@ -18,7 +18,6 @@ import csv
 import difflib
 import io
 import os
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -30,9 +29,8 @@ from PIL import Image
 
 from course_utils.common.errors import CourseError
 from course_utils.data.downloads import is_hidden
+from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-MASK_FOLDER = "masks"  # beside the pictures; never searched for them
 DELIMITERS = ",;\t"
 MOST_NAMED = 5
 
@@ -179,7 +177,7 @@ def _read_table(path: Path) -> _Table:
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):  # spreadsheets leave rows of empty cells at the end
-                found.append((start, [unicodedata.normalize("NFC", cell.strip()) for cell in cells]))
+                found.append((start, [composed(cell.strip()) for cell in cells]))
             start = reader.line_num + 1
     except csv.Error as error:
         raise CourseError(
@@ -272,7 +270,7 @@ def _without_repeats(rows: list[LabelledFile], path: Path) -> list[LabelledFile]
 
 def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
     """Labels that were sorted without their files show when the folders are called like the labels."""
-    folders = [unicodedata.normalize("NFC", row.path.parent.name) for row in rows]
+    folders = [composed(row.path.parent.name) for row in rows]
     if set(folders) != {row.label for row in rows}:
         return
     other = [
@@ -342,8 +340,8 @@ class _Folder:
         if folder not in self.listings:
             by_name: dict[str, list[Path]] = {}
             for name in _files_in(folder):
-                composed = unicodedata.normalize("NFC", name)  # macOS hands out "é" as two characters
-                for key in {composed, Path(composed).stem} if self._is_picture(name) else {composed}:
+                whole = composed(name)
+                for key in {whole, Path(whole).stem} if self._is_picture(name) else {whole}:
                     by_name.setdefault(key, []).append(folder / name)
             self.listings[folder] = by_name
         return self.listings[folder]
