@@ -24,7 +24,7 @@ import json
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ from course_utils.data.downloads import fetch, read_manifest
 from course_utils.data.folders import Listing, Photo, Quarantined, in_order, list_photos, mask_of
 from course_utils.data.pets import write_pets
 from course_utils.settings import load_settings
-from course_utils.transforms import PictureError, decode_picture, load_picture
+from course_utils.transforms import PictureError, Transform, decode_picture, load_picture
 
 SPLITS = ("train", "val", "test")
 PETS_OPTIONS = ("counts", "size", "light", "style")
@@ -53,8 +53,6 @@ SMALLEST_CLASS = 5
 LARGEST_FRACTION = 0.45
 MAX_FILE_BYTES = 200_000_000
 MAX_MEMORY_BYTES = 4_000_000_000
-
-Transform = Callable[[Image.Image], Any]
 
 # --- data sets ---------------------------------------------------------------------------------------------------
 
@@ -230,7 +228,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _SplitRule:
     """The way to take what is missing of val and test out of train; same as in :func:`stratified_split`."""
 
     seed: int
@@ -285,7 +283,7 @@ def open_dataset(
         usable picture, with too few to split, or with none to learn from; if a list does not fit its files (see
         :func:`course_utils.data.csv_labels.read_labels`); if data cannot be fetched or written.
     """
-    rule = _Rule(seed, val_fraction, test_fraction)
+    rule = _SplitRule(seed, val_fraction, test_fraction)
     unknown = pets_options.keys() - set(PETS_OPTIONS if name_or_folder == "pets" else ())
     if unknown:
         raise CourseError(
@@ -335,7 +333,7 @@ def open_csv(
     CourseError
         If the list does not fit its files, or for the reasons that :func:`open_dataset` has with a folder.
     """
-    rule = _Rule(seed, val_fraction, test_fraction)
+    rule = _SplitRule(seed, val_fraction, test_fraction)
     csv_file = Path(csv_file).expanduser()
     root = csv_file.parent if folder is None else Path(folder).expanduser()
     rows = read_labels(csv_file, root, **columns)
@@ -478,7 +476,7 @@ def _split_sizes(n: int, val_fraction: float, test_fraction: float) -> tuple[int
     return n_val, n_test
 
 
-def _open_pets(cache: Path, rule: _Rule, options: dict[str, Any]) -> Splits:
+def _open_pets(cache: Path, rule: _SplitRule, options: dict[str, Any]) -> Splits:
     defaults = inspect.signature(write_pets).parameters
     options = {word: value for word, value in options.items() if value != defaults[word].default}
     # Every set of options has a folder of its own, so that day and night do not overwrite each other.
@@ -489,7 +487,7 @@ def _open_pets(cache: Path, rule: _Rule, options: dict[str, Any]) -> Splits:
     return _split_listing(list_photos(folder), "pets", source, rule)
 
 
-def _open_hymenoptera(cache: Path, mirror: Path | None, rule: _Rule) -> Splits:
+def _open_hymenoptera(cache: Path, mirror: Path | None, rule: _SplitRule) -> Splits:
     manifest = read_manifest("hymenoptera")
     folder = fetch(manifest, cache, mirror)
     photos = []
@@ -502,7 +500,7 @@ def _open_hymenoptera(cache: Path, mirror: Path | None, rule: _Rule) -> Splits:
     return _make_splits("hymenoptera", photos, classes, quarantine, manifest.credit)
 
 
-def _split_listing(listing: Listing, name: str, source: str, rule: _Rule) -> Splits:
+def _split_listing(listing: Listing, name: str, source: str, rule: _SplitRule) -> Splits:
     """Return what is usable of a listing, with the splits that it lacks taken out of train."""
     photos, unreadable = _check_photos(listing.photos)
     photos, copies = _drop_copies(photos)
@@ -581,7 +579,7 @@ def _drop_copies(photos: list[Photo]) -> tuple[list[Photo], list[Quarantined]]:
     return kept, quarantine
 
 
-def _complete_splits(photos: list[Photo], classes: list[str], rule: _Rule) -> list[Photo]:
+def _complete_splits(photos: list[Photo], classes: list[str], rule: _SplitRule) -> list[Photo]:
     """Return the photos with what is missing of val and test taken out of train."""
     present = {photo.split for photo in photos}
     shares = {
