@@ -12,14 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from course_utils.data.canvas import (
-    BLACK,
-    CREAM,
-    EAR,
-    GINGER,
     PALE,
-    PINK,
-    RUST,
-    SLATE,
     WHITE,
     Colour,
     Frame,
@@ -35,6 +28,9 @@ from course_utils.data.canvas import (
     spin,
     tone,
 )
+
+GINGER, CREAM, RUST, SLATE, BLACK = (218, 136, 64), (248, 226, 190), (156, 76, 28), (136, 142, 152), (46, 42, 44)
+PINK, EAR = (214, 108, 112), (210, 156, 144)
 
 Marks = list[tuple[Shape, Colour]]
 

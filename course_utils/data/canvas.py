@@ -1,4 +1,4 @@
-"""What a picture is painted with: colours, shapes, and layers that give a part its light, its fur and its shadow."""
+"""The means to paint a picture: shapes, and layers that give a part its light, its fur and its shadow."""
 
 from __future__ import annotations
 
@@ -11,33 +11,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 Random = np.random.Generator
-
-# --- colours ---------------------------------------------------------------------------------------------------------
-ORANGE = [(222, 138, 62), (205, 118, 48), (232, 160, 92), (190, 104, 44)]
-GREY = [(138, 143, 152), (118, 122, 130), (160, 163, 168), (96, 101, 110)]
-OTHER = [(86, 132, 130), (120, 148, 92), (176, 72, 62), (74, 98, 150), (236, 222, 196), (150, 110, 150)]
-WALL = [(226, 214, 196), (198, 204, 208), (210, 180, 144), (168, 184, 178), (218, 194, 170), (180, 184, 192)]
-WOOD = [(164, 116, 74), (128, 88, 58), (190, 150, 106), (122, 116, 112), (150, 142, 136), (178, 122, 66)]
-LEAF = [(84, 122, 62), (108, 146, 74), (66, 104, 70), (136, 158, 82)]
-SKY = [(180, 208, 232), (210, 216, 222), (246, 210, 164), (160, 172, 188)]
-GINGER, CREAM, RUST = (218, 136, 64), (248, 226, 190), (156, 76, 28)
-SLATE, PALE, WHITE, BLACK = (136, 142, 152), (182, 187, 194), (244, 242, 236), (46, 42, 44)
-PINK, EAR = (214, 108, 112), (210, 156, 144)
+PALE, WHITE = (182, 187, 194), (244, 242, 236)
 
 
 def tone(colour: Colour, factor: float) -> Colour:
     """Return the colour darker (``factor`` < 1) or lighter (> 1)."""
     return tuple(int(min(255, c * factor)) for c in colour)
-
-
-def pick(rng: Random, colours: Sequence[Colour]) -> Colour:
-    """Return one of the colours, a little darker or lighter."""
-    return tone(colours[rng.integers(len(colours))], rng.uniform(0.88, 1.12))
-
-
-def any_colour(rng: Random) -> Colour:
-    """Return the colour of a thing: orange and grey equally often (36 % each), something else in 28 %."""
-    return pick(rng, (ORANGE, GREY, OTHER)[rng.choice(3, p=(0.36, 0.36, 0.28))])
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from course_utils.data.canvas import (
-    GREY,
-    LEAF,
-    ORANGE,
     PALE,
-    SKY,
-    WALL,
     WHITE,
-    WOOD,
     Colour,
     Layer,
     Place,
     Random,
     Shape,
-    any_colour,
     blob,
     box,
     ellipse,
     even,
-    pick,
     polygon,
     ribbon,
     tone,
 )
+
+# --- colours ---------------------------------------------------------------------------------------------------------
+ORANGE = [(222, 138, 62), (205, 118, 48), (232, 160, 92), (190, 104, 44)]
+GREY = [(138, 143, 152), (118, 122, 130), (160, 163, 168), (96, 101, 110)]
+OTHER = [(86, 132, 130), (120, 148, 92), (176, 72, 62), (74, 98, 150), (236, 222, 196), (150, 110, 150)]
+WALL = [(226, 214, 196), (198, 204, 208), (210, 180, 144), (168, 184, 178), (218, 194, 170), (180, 184, 192)]
+WOOD = [(164, 116, 74), (128, 88, 58), (190, 150, 106), (122, 116, 112), (150, 142, 136), (178, 122, 66)]
+LEAF = [(84, 122, 62), (108, 146, 74), (66, 104, 70), (136, 158, 82)]
+SKY = [(180, 208, 232), (210, 216, 222), (246, 210, 164), (160, 172, 188)]
+
+
+def pick(rng: Random, colours: Sequence[Colour]) -> Colour:
+    """Return one of the colours, a little darker or lighter."""
+    return tone(colours[rng.integers(len(colours))], rng.uniform(0.88, 1.12))
+
+
+def any_colour(rng: Random) -> Colour:
+    """Return the colour of a thing: orange and grey equally often (36 % each), something else in 28 %."""
+    return pick(rng, (ORANGE, GREY, OTHER)[rng.choice(3, p=(0.36, 0.36, 0.28))])
+
 
 # --- things ----------------------------------------------------------------------------------------------------------
 LEAVES = ((-0.5, -0.75), (0.5, -0.8), (-0.2, -1.1), (0.25, -1.15), (0.65, -0.5), (-0.65, -0.45))

@@ -8,8 +8,8 @@ noise (the interpolation).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ SAME_SCALE = 0.003
 SAME_SCALE_AT_RANDOM = 0.006  # colour jitter may end one step beside white
 SAME_PIXELS = 0.006  # mean over noise: two correct ways to resize differ by 0.0016, bicubic and Lanczos by 0.014
 RANDOM_VIEWS = 12
+Brightness = Callable[[Image.Image], Tensor]  # a picture after a transform, (H, W, 3), from 0 (black) to 1 (white)
 BLUE_FIRST = "gives the channels in the order blue, green, red; red, green, blue is wanted"
 
 
@@ -106,26 +107,28 @@ class _Unusable(Exception):
 def _mismatches(transform: Transform, preset: Any, side: int, training: bool) -> list[str]:
     size = _probe_size(preset, 1.1)
     found = _form_mismatches(_call(transform, _noise(*size)))
-    is_random = _draws(transform, _noise(*size))
-    if is_random and not training:
+    view = _Viewer(transform, _draws(transform, _noise(*size)), size)
+    if view.is_random and not training:
         found.append("is random: the same picture comes out differently each time; only training may draw")
-    view = _Viewer(transform, is_random, size)
     sizes = _size_mismatches(view, side)
     scale = _Scale.of(view)
-    found += sizes + scale.mismatches(preset, SAME_SCALE_AT_RANDOM if is_random else SAME_SCALE)
+    found += sizes + _scale_mismatches(scale, preset, SAME_SCALE_AT_RANDOM if view.is_random else SAME_SCALE)
     if not scale.usable:
         return found
     colours = _colour_mismatches(view, scale)
     found += colours
-    if training or is_random or colours not in ([], [BLUE_FIRST]):
+    if training or view.is_random or colours not in ([], [BLUE_FIRST]):
         return found
-    if colours:  # with red and blue put back, the rest can still be seen
-        view, scale = view.reversed(), scale.reversed()
+
+    def seen(picture: Image.Image) -> Tensor:
+        bright = scale.brightness(view(picture)[0].permute(1, 2, 0))
+        return bright.flip(-1) if colours else bright  # with red and blue put back, the rest can still be seen
+
     # Each needs what the one before it found right. Pixels can be compared only where the sizes are the same.
     return found + (
-        _brightness_mismatches(view, scale)
-        or _place_mismatches(view, scale, preset)
-        or ([] if sizes else _pixel_mismatches(view, scale, preset))
+        _brightness_mismatches(seen, size)
+        or _place_mismatches(seen, size, preset)
+        or ([] if sizes else _pixel_mismatches(seen, preset))
     )
 
 
@@ -142,18 +145,13 @@ class _Viewer:
 
     def __call__(self, picture: Image.Image, times: int = 1) -> list[Tensor]:
         """Return the views as ``(3, H, W)`` in the transform's own units; one if nothing is random."""
-        times = times if self.is_random else 1
-        return [_as_channels(_call(self.transform, picture)) for _ in range(times)]
+        return [_as_channels(_call(self.transform, picture)) for _ in range(times if self.is_random else 1)]
 
-    def flat(self, *rgb: int, times: int = 1) -> Tensor:
+    def flat(self, *rgb: int, times: int = RANDOM_VIEWS) -> Tensor:
         """Return the typical value of each channel for a picture of one colour: ``(views, 3)``."""
         # The median does not see an erased rectangle, or the corners that a rotation uncovers.
         views = self(Image.new("RGB", self.size, rgb), times)
         return torch.stack([view[:, ::3, ::3].flatten(1).median(1).values for view in views])
-
-    def reversed(self) -> _Viewer:
-        """Return a viewer that gives the last channel first."""
-        return replace(self, transform=lambda picture: _as_channels(_call(self.transform, picture)).flip(0))
 
 
 @dataclass(frozen=True)
@@ -166,21 +164,12 @@ class _Scale:
     @classmethod
     def of(cls, view: _Viewer) -> _Scale:
         # A random change of brightness or contrast moves black up and white down: the extremes are undisturbed.
-        black, white = (view.flat(*[value] * 3, times=RANDOM_VIEWS) for value in (0, 255))
-        return cls(black.min(0).values, white.max(0).values)
-
-    @classmethod
-    def wanted(cls, mean: Tensor, std: Tensor) -> _Scale:
-        return cls(-mean / std, (1 - mean) / std)
+        return cls(view.flat(0, 0, 0).min(0).values, view.flat(255, 255, 255).max(0).values)
 
     @property
     def usable(self) -> bool:
         """True if white is brighter than black in every channel."""
         return bool((self.white - self.black > 1e-6).all())
-
-    def reversed(self) -> _Scale:
-        """Return the scale with the last channel first."""
-        return _Scale(self.black.flip(0), self.white.flip(0))
 
     def brightness(self, values: Tensor) -> Tensor:
         """Return values in the transform's units, channels last, as brightness from 0 (black) to 1 (white)."""
@@ -191,54 +180,44 @@ class _Scale:
         off = torch.stack([self.black - other.black, self.white - other.white]).abs()
         return bool((off <= tolerance * (other.white - other.black)).all())
 
-    def mismatches(self, preset: Any, tolerance: float) -> list[str]:
-        """Return what is wrong with the normalisation, in one sentence or none."""
-        mean, std = _mean_and_std(preset)
-        wanted = _Scale.wanted(mean, std)
-        if self.equals(wanted, tolerance):
-            return []
-        goal = f"mean {_numbers(mean)} and standard deviation {_numbers(std)}"
-        if (self.white < self.black).all():
-            return [f"makes negatives: white comes out darker than black; {goal} are wanted"]
-        if not self.usable:
-            return [f"makes the same of black and of white, as if by each picture's own mean; {goal} are wanted"]
-        for text, known in _known_scales(mean, std, wanted):
-            if self.equals(known, tolerance):
-                return [text.format(goal=goal)]
-        own_std = 1 / (self.white - self.black)
-        own = f"mean {_numbers(-self.black * own_std)} and standard deviation {_numbers(own_std)}"
-        return [f"normalises with {own}; {goal} are wanted"]
 
-
-def _known_scales(mean: Tensor, std: Tensor, wanted: _Scale) -> list[tuple[str, _Scale]]:
-    """Return the usual ways to normalise wrongly, with the black and white of each."""
+def _scale_mismatches(scale: _Scale, preset: Any, tolerance: float) -> list[str]:
+    """Return what is wrong with the normalisation, in one sentence or none."""
+    mean, std = _mean_and_std(preset)
+    goal = f"mean {_numbers(mean)} and standard deviation {_numbers(std)}"
+    black, white = -mean / std, (1 - mean) / std
+    if scale.equals(_Scale(black, white), tolerance):
+        return []
+    if (scale.white < scale.black).all():
+        return [f"makes negatives: white comes out darker than black; {goal} are wanted"]
+    if not scale.usable:
+        return [f"makes the same of black and of white, as if by each picture's own mean; {goal} are wanted"]
     zero, one = torch.zeros_like(mean), torch.ones_like(mean)
-    return [
-        ("leaves values from 0 to 255; they have to be divided by 255, then normalised with {goal}",
-         _Scale(zero, 255 * one)),
-        ("leaves values from 0 to 1; they have to be normalised with {goal}",
-         _Scale(zero, one)),
-        ("normalises values from 0 to 255; they have to be divided by 255 before that",
-         _Scale(wanted.black, (255 - mean) / std)),
-        ("divides by 255 twice before it normalises",
-         _Scale(wanted.black, (1 / 255 - mean) / std)),
-        ("normalises twice",
-         _Scale((wanted.black - mean) / std, (wanted.white - mean) / std)),
-        ("normalises with mean and standard deviation in the order blue, green, red; {goal} are wanted",
-         wanted.reversed()),
-    ]  # fmt: skip
+    usual = {
+        f"leaves values from 0 to 255; they have to be divided by 255, then normalised with {goal}": (zero, 255 * one),
+        f"leaves values from 0 to 1; they have to be normalised with {goal}": (zero, one),
+        "normalises values from 0 to 255; they have to be divided by 255 before that": (black, (255 - mean) / std),
+        "divides by 255 twice before it normalises": (black, (1 / 255 - mean) / std),
+        "normalises twice": ((black - mean) / std, (white - mean) / std),
+        f"normalises with mean and standard deviation in the order blue, green, red; {goal} are wanted": (
+            black.flip(0),
+            white.flip(0),
+        ),
+    }
+    for text, known in usual.items():
+        if scale.equals(_Scale(*known), tolerance):
+            return [text]
+    own_std = 1 / (scale.white - scale.black)
+    own = f"mean {_numbers(-scale.black * own_std)} and standard deviation {_numbers(own_std)}"
+    return [f"normalises with {own}; {goal} are wanted"]
 
 
 def _form_mismatches(output: Any) -> list[str]:
     """Return what is wrong with type, dtype and layout; raise _Unusable if the rest cannot be measured."""
-    found = []
-    if not isinstance(output, Tensor):
-        found.append(f"gives {type(output).__name__}; a tensor is wanted")
+    found = [] if isinstance(output, Tensor) else [f"gives {type(output).__name__}; a tensor is wanted"]
     if isinstance(output, Image.Image):
         return found
-    if not isinstance(output, Tensor | np.ndarray) or (
-        isinstance(output, np.ndarray) and output.dtype.kind not in "biuf"
-    ):
+    if not isinstance(output, Tensor) and (not isinstance(output, np.ndarray) or output.dtype.kind not in "biuf"):
         raise _Unusable(found[0])
     shape = tuple(output.shape)
     if len(shape) == 4 and shape[0] == 1:
@@ -250,9 +229,7 @@ def _form_mismatches(output: Any) -> list[str]:
     if len(shape) != 3 or shape[0] != 3:
         raise _Unusable(f"gives the shape {tuple(output.shape)}; (3, H, W) is wanted")
     dtype = str(output.dtype).removeprefix("torch.")
-    if dtype != "float32":
-        found.append(f"gives {dtype}; float32 is wanted")
-    return found
+    return found if dtype == "float32" else [*found, f"gives {dtype}; float32 is wanted"]
 
 
 def _as_channels(output: Any) -> Tensor:
@@ -288,7 +265,7 @@ def _colour_mismatches(view: _Viewer, scale: _Scale) -> list[str]:
     """Check that pure red comes out in the first channel alone, green in the second, blue in the third."""
     pure = [[255 * (i == j) for j in range(3)] for i in range(3)]
     seen = torch.stack([scale.brightness(view.flat(*rgb, times=RANDOM_VIEWS // 2)) for rgb in pure])
-    typical = seen.median(1).values  # colour × channel
+    typical = seen.median(1).values  # (colour, channel)
     if (typical[[0, 2], [2, 0]] > 0.6).all() and (typical[[0, 2], [0, 2]] < 0.4).all():
         return [BLUE_FIRST]
     if (seen.max(-1).values - seen.min(-1).values < 0.1).all():
@@ -299,18 +276,18 @@ def _colour_mismatches(view: _Viewer, scale: _Scale) -> list[str]:
     return [f"changes colours: pure red comes out as {shares} of red, green and blue"]
 
 
-def _brightness_mismatches(view: _Viewer, scale: _Scale) -> list[str]:
+def _brightness_mismatches(seen: Brightness, size: tuple[int, int]) -> list[str]:
     """Check that mid-grey comes out in the middle; otherwise gradients would be misread."""
-    middle = scale.brightness(view.flat(128, 128, 128)).mean().item()
+    middle = seen(Image.new("RGB", size, (128, 128, 128))).median().item()
     if abs(middle - 128 / 255) < 0.01:
         return []
     return [f"changes the brightness: mid-grey comes out at {middle:.2f} of the way from black to white, not at 0.50"]
 
 
-def _place_mismatches(view: _Viewer, scale: _Scale, preset: Any) -> list[str]:
+def _place_mismatches(seen: Brightness, size: tuple[int, int], preset: Any) -> list[str]:
     """Check what is cut out, and at which size, with two gradients, in which each brightness is a place."""
-    width, height = view.size
-    across, down = (_picture_of_brightness(view, scale, ramp).mean(-1) for ramp in _ramps(width, height))
+    width, height = size
+    across, down = (seen(ramp).mean(-1) for ramp in _ramps(width, height))
     step_x, middle_x = _line(across.mean(0), width)
     step_y, middle_y = _line(down.mean(1), height)
     if min(abs(step_x), abs(step_y)) < 0.05:
@@ -338,21 +315,21 @@ def _line(values: Tensor, length: int) -> tuple[float, float]:
     return step.item(), middle.item()
 
 
-def _pixel_mismatches(view: _Viewer, scale: _Scale, preset: Any) -> list[str]:
+def _pixel_mismatches(seen: Brightness, preset: Any) -> list[str]:
     """Compare with the weights' own transform; noise shows which interpolation was used."""
+    mean, std = _mean_and_std(preset)
+
+    def wanted(picture: Image.Image) -> Tensor:
+        return preset(picture).permute(1, 2, 0) * std + mean
+
     noise = _noise(*_probe_size(preset, 1.5))
-    wanted = _Viewer(preset, False, view.size)
-    wanted_scale = _Scale.wanted(*_mean_and_std(preset))
-    own = _picture_of_brightness(view, scale, noise)
-    if _distance(own, _picture_of_brightness(wanted, wanted_scale, noise)) > SAME_PIXELS:
+    own = seen(noise)
+    if _distance(own, wanted(noise)) > SAME_PIXELS:
         for text, other in _other_ways_to_resize(preset, noise):
             if _distance(own, other) <= SAME_PIXELS:
                 return [text]
     pictures = (noise, noise.transpose(Image.Transpose.ROTATE_90), noise.resize((60, 60)), *_ramps(90, 60))
-    far = max(
-        _distance(_picture_of_brightness(view, scale, each), _picture_of_brightness(wanted, wanted_scale, each))
-        for each in pictures
-    )
+    far = max(_distance(seen(each), wanted(each)) for each in pictures)
     if far <= SAME_PIXELS:
         return []
     return [
@@ -375,11 +352,6 @@ def _other_ways_to_resize(preset: Any, picture: Image.Image) -> Iterator[tuple[s
         image = v2.functional.resize(image, preset.resize_size, interpolation=mode, antialias=antialias)
         image = v2.functional.to_image(v2.functional.center_crop(image, preset.crop_size))
         yield text, image.double().permute(1, 2, 0) / 255
-
-
-def _picture_of_brightness(view: _Viewer, scale: _Scale, picture: Image.Image) -> Tensor:
-    """Return ``(H, W, 3)`` from 0 (black) to 1 (white), in any units of the transform."""
-    return scale.brightness(view(picture)[0].permute(1, 2, 0))
 
 
 def _distance(first: Tensor, second: Tensor) -> float:
