@@ -6,26 +6,19 @@
 
 How your own photos are read:
 
-* a folder has one sub-folder per class, or ``train``, ``val`` and ``test`` above those
-  (:mod:`course_utils.data.folders`); a list has a row for each file (:mod:`course_utils.data.csv_labels`);
-* what is missing of val and test is taken out of train, class by class, in an order that depends on the seed and on
-  each picture's *contents*: the same pictures give the same splits on every machine, whatever they are called, and
-  a new picture moves at most two old ones;
-* every file is decoded once, when the data set is opened. What is no picture, is damaged, or lies in two classes goes
-  to ``Splits.quarantine`` with the reason.
+* a folder has one sub-folder per class, or ``train``, ``val`` and ``test`` above those, and every file is decoded once:
+  what cannot be used goes to ``Splits.quarantine`` with the reason (:mod:`course_utils.data.folders`);
+* a list has a row for each file (:mod:`course_utils.data.csv_labels`);
+* what is missing of val and test is taken out of train (:mod:`course_utils.data.splitting`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-import io
 import json
-import os
-import stat
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,22 +29,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from course_utils.common.errors import CourseError
-from course_utils.common.progress import progress
 from course_utils.common.state import generator_marks
 from course_utils.common.tables import text_table
 from course_utils.data.csv_labels import read_labels
 from course_utils.data.downloads import fetch, read_manifest
-from course_utils.data.folders import Listing, Photo, Quarantined, in_order, list_photos, mask_of
+from course_utils.data.folders import Listing, Photo, Quarantined, check_photos, in_order, list_photos, mask_of
 from course_utils.data.pets import write_pets
+from course_utils.data.pictures import decoding_threads, load_picture
+from course_utils.data.splitting import SPLITS, SplitRule, shuffled, split_photos
 from course_utils.settings import load_settings
-from course_utils.transforms import PictureError, Transform, decode_picture, load_picture
+from course_utils.transforms import Transform
 
-SPLITS = ("train", "val", "test")
 PETS_OPTIONS = ("counts", "size", "light", "style")
 
-SMALLEST_CLASS = 5
-LARGEST_FRACTION = 0.45
-MAX_FILE_BYTES = 200_000_000
 MAX_MEMORY_BYTES = 4_000_000_000
 
 # --- data sets ---------------------------------------------------------------------------------------------------
@@ -227,22 +217,6 @@ class Splits:
 # --- opening -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _SplitRule:
-    """The way to take what is missing of val and test out of train; same as in :func:`stratified_split`."""
-
-    seed: int
-    val_fraction: float
-    test_fraction: float
-
-    def __post_init__(self) -> None:
-        for fraction in (self.val_fraction, self.test_fraction):
-            if not 0 < fraction <= LARGEST_FRACTION:
-                raise CourseError(
-                    f"A fraction of {fraction} was given: it must be above 0, at most {LARGEST_FRACTION}."
-                )
-
-
 def open_dataset(
     name_or_folder: str | Path,
     *,
@@ -283,7 +257,7 @@ def open_dataset(
         usable picture, with too few to split, or with none to learn from; if a list does not fit its files (see
         :func:`course_utils.data.csv_labels.read_labels`); if data cannot be fetched or written.
     """
-    rule = _SplitRule(seed, val_fraction, test_fraction)
+    rule = SplitRule(seed, val_fraction, test_fraction)
     unknown = pets_options.keys() - set(PETS_OPTIONS if name_or_folder == "pets" else ())
     if unknown:
         raise CourseError(
@@ -333,13 +307,60 @@ def open_csv(
     CourseError
         If the list does not fit its files, or for the reasons that :func:`open_dataset` has with a folder.
     """
-    rule = _SplitRule(seed, val_fraction, test_fraction)
+    rule = SplitRule(seed, val_fraction, test_fraction)
     csv_file = Path(csv_file).expanduser()
     root = csv_file.parent if folder is None else Path(folder).expanduser()
     rows = read_labels(csv_file, root, **columns)
     photos = [Photo(row.path, row.name, row.label, row.split or "train", mask_of(root, row.name)) for row in rows]
     listing = Listing(csv_file, photos, in_order({photo.label for photo in photos}), [])
     return _split_listing(listing, csv_file.name, f"your own pictures, from the list {csv_file.name!r}", rule)
+
+
+def _open_pets(cache: Path, rule: SplitRule, options: dict[str, Any]) -> Splits:
+    defaults = inspect.signature(write_pets).parameters
+    options = {word: value for word, value in options.items() if value != defaults[word].default}
+    # Every set of options has a folder of its own, so that day and night do not overwrite each other.
+    key = hashlib.sha256(json.dumps([rule.seed, options], sort_keys=True).encode()).hexdigest()[:8]
+    words = ["pets", *(str(options[word]) for word in ("light", "style") if word in options), key]
+    folder = write_pets(cache / "-".join(words), seed=rule.seed, **options)
+    source = "drawn on this machine by course_utils.data.pets; free to use like the rest of the course"
+    return _split_listing(list_photos(folder), "pets", source, rule)
+
+
+def _open_hymenoptera(cache: Path, mirror: Path | None, rule: SplitRule) -> Splits:
+    manifest = read_manifest("hymenoptera")
+    folder = fetch(manifest, cache, mirror)
+    photos = []
+    for name, digest in manifest.files.items():
+        official, label, _ = name.split("/")
+        photos.append(Photo(folder / name, name, label, "test" if official == "val" else "train", digest=digest))
+    quarantine = [Quarantined(name, entry["reason"]) for name, entry in manifest.quarantine.items()]
+    classes = sorted({photo.label for photo in photos})
+    photos = split_photos(photos, Listing(folder, photos, classes, []), quarantine, rule)
+    return _make_splits("hymenoptera", photos, classes, quarantine, manifest.credit)
+
+
+def _split_listing(listing: Listing, name: str, source: str, rule: SplitRule) -> Splits:
+    """Return what is usable of a listing, with the splits that it lacks taken out of train."""
+    photos, unused = check_photos(listing.photos)
+    quarantine = sorted({*listing.quarantine, *unused})
+    photos = split_photos(photos, listing, quarantine, rule)
+    return _make_splits(name, photos, listing.classes, quarantine, source)
+
+
+def _make_splits(
+    name: str, photos: list[Photo], classes: list[str], quarantine: Iterable[Quarantined], source: str
+) -> Splits:
+    datasets = {}
+    for split in SPLITS:
+        chosen = sorted((photo for photo in photos if photo.split == split), key=lambda photo: photo.name)
+        datasets[split] = PhotoDataset(
+            [photo.path for photo in chosen],
+            [classes.index(photo.label) for photo in chosen],
+            classes,
+            masks=[photo.mask for photo in chosen],
+        )
+    return Splits(name, tuple(classes), **datasets, quarantine=tuple(quarantine), source=source)
 
 
 # --- in memory, and a few of each class --------------------------------------------------------------------------
@@ -377,7 +398,7 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
             f"{MAX_MEMORY_BYTES / 1e9:.0f} GB are kept in memory: use this data set as it is, with a DataLoader."
         )
     images = torch.empty(len(dataset), *first.shape, dtype=first.dtype)
-    with _threads() as pool:
+    with decoding_threads() as pool:
         for i, (image, _) in enumerate(pool.map(dataset.__getitem__, range(len(dataset)))):
             if image.shape != first.shape:
                 raise CourseError(
@@ -422,214 +443,3 @@ def few_per_class(dataset: LabelledDataset, n: int, seed: int = 0) -> Any:
     if not 1 <= n <= most:
         raise CourseError(f"n={n} pictures per class were asked for: from 1 to {most} ({smallest}) can be.")
     return dataset.subset(sorted(i for indices in by_class.values() for i in shuffled(indices, seed)[:n]))
-
-
-# --- splitting ---------------------------------------------------------------------------------------------------
-
-
-def shuffled(keys: Iterable[Any], seed: int) -> list[Any]:
-    """Return the keys in an order that looks random but depends on nothing except the keys and the seed.
-
-    Keys are sorted by a hash of each, so the order in which they are given does not matter, and a new key comes
-    between the others without moving them. (A shuffle by a random generator would reorder all.)
-    """
-    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
-
-
-def stratified_split(
-    labels: Sequence[str], keys: Sequence[str], *, val_fraction: float, test_fraction: float, seed: int
-) -> list[str]:
-    """Return the split of each sample; every class is split by the same shares.
-
-    Parameters
-    ----------
-    labels
-        Class of each sample.
-    keys
-        Something unique to each sample, such as the hash of its contents; decides on its split.
-    val_fraction, test_fraction
-        Share of each class, from 0 (no such set) to 0.45; rounded to whole samples, at least one.
-    seed
-        Another seed, another split.
-
-    Returns
-    -------
-    list of str
-        ``"train"``, ``"val"`` or ``"test"`` for each sample, in the order given.
-    """
-    split_of: dict[str, str] = {}
-    for label in set(labels):
-        order = shuffled((key for key, found in zip(keys, labels, strict=True) if found == label), seed)
-        n_val, n_test = _split_sizes(len(order), val_fraction, test_fraction)
-        # test from one end and val from the other: when a sample is added, each border moves by one at most
-        split_of |= dict.fromkeys(order, "train")
-        split_of |= dict.fromkeys(order[:n_test], "test")
-        split_of |= dict.fromkeys(order[len(order) - n_val :], "val")
-    return [split_of[key] for key in keys]
-
-
-def _split_sizes(n: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
-    """Return the sizes of val and test: rounded, at least one if a share is asked for, one left for train."""
-    n_val, n_test = (max(1, int(n * share + 0.5)) if share else 0 for share in (val_fraction, test_fraction))
-    if n_val + n_test >= n:
-        n_val, n_test = (n_val - 1, n_test) if n_val > n_test else (n_val, n_test - 1)
-    return n_val, n_test
-
-
-def _open_pets(cache: Path, rule: _SplitRule, options: dict[str, Any]) -> Splits:
-    defaults = inspect.signature(write_pets).parameters
-    options = {word: value for word, value in options.items() if value != defaults[word].default}
-    # Every set of options has a folder of its own, so that day and night do not overwrite each other.
-    key = hashlib.sha256(json.dumps([rule.seed, options], sort_keys=True).encode()).hexdigest()[:8]
-    words = ["pets", *(str(options[word]) for word in ("light", "style") if word in options), key]
-    folder = write_pets(cache / "-".join(words), seed=rule.seed, **options)
-    source = "drawn on this machine by course_utils.data.pets; free to use like the rest of the course"
-    return _split_listing(list_photos(folder), "pets", source, rule)
-
-
-def _open_hymenoptera(cache: Path, mirror: Path | None, rule: _SplitRule) -> Splits:
-    manifest = read_manifest("hymenoptera")
-    folder = fetch(manifest, cache, mirror)
-    photos = []
-    for name, digest in manifest.files.items():
-        official, label, _ = name.split("/")
-        photos.append(Photo(folder / name, name, label, "test" if official == "val" else "train", digest=digest))
-    quarantine = [Quarantined(name, entry["reason"]) for name, entry in manifest.quarantine.items()]
-    classes = sorted({photo.label for photo in photos})
-    photos = _complete_splits(photos, classes, rule)
-    return _make_splits("hymenoptera", photos, classes, quarantine, manifest.credit)
-
-
-def _split_listing(listing: Listing, name: str, source: str, rule: _SplitRule) -> Splits:
-    """Return what is usable of a listing, with the splits that it lacks taken out of train."""
-    photos, unreadable = _check_photos(listing.photos)
-    photos, copies = _drop_copies(photos)
-    quarantine = sorted({*listing.quarantine, *unreadable, *copies})
-    _require_every_class(photos, listing, quarantine)
-    photos = _complete_splits(photos, listing.classes, rule)
-    _require_every_split(photos, listing)
-    return _make_splits(name, photos, listing.classes, quarantine, source)
-
-
-def _make_splits(
-    name: str, photos: list[Photo], classes: list[str], quarantine: Iterable[Quarantined], source: str
-) -> Splits:
-    datasets = {}
-    for split in SPLITS:
-        chosen = sorted((photo for photo in photos if photo.split == split), key=lambda photo: photo.name)
-        datasets[split] = PhotoDataset(
-            [photo.path for photo in chosen],
-            [classes.index(photo.label) for photo in chosen],
-            classes,
-            masks=[photo.mask for photo in chosen],
-        )
-    return Splits(name, tuple(classes), **datasets, quarantine=tuple(quarantine), source=source)
-
-
-def _check_photos(photos: list[Photo]) -> tuple[list[Photo], list[Quarantined]]:
-    """Decode every file once; return the good ones with their hash, and the others with the reason."""
-    with _threads() as pool:
-        checks = pool.map(_inspect, [photo.path for photo in photos])
-        results = list(progress(checks, "checking the pictures", total=len(photos)))
-    good, bad = [], []
-    for photo, (digest, reason) in zip(photos, results, strict=True):
-        if reason:
-            bad.append(Quarantined(photo.name, reason))
-        else:
-            good.append(photo._replace(digest=digest))
-    return good, bad
-
-
-def _inspect(path: Path) -> tuple[str, str]:
-    """Return the SHA-256 of a file, and the reason why it cannot be used ("" if it can)."""
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            return "", "no ordinary file"  # reading from a pipe would wait for ever
-        if facts.st_size > MAX_FILE_BYTES:
-            return "", f"too large: {facts.st_size / 1e6:.0f} MB, at most {MAX_FILE_BYTES / 1e6:.0f} MB are read"
-        data = path.read_bytes()
-        # A JPEG decoder that is asked for one pixel still walks through all of the data, at a fraction of the time.
-        decode_picture(io.BytesIO(data), smallest_side=1)
-    except PictureError as error:
-        return "", str(error)
-    except OSError as error:
-        return "", f"cannot be opened ({error.strerror or error})"
-    return hashlib.sha256(data).hexdigest(), ""
-
-
-def _drop_copies(photos: list[Photo]) -> tuple[list[Photo], list[Quarantined]]:
-    """Keep one of several files with the same bytes, and none when they lie in two classes.
-
-    The one kept is in test rather than in val, in val rather than in train: a picture that was learnt by heart must
-    not be measured on.
-    """
-    groups = defaultdict(list)
-    for photo in sorted(photos, key=lambda photo: (-SPLITS.index(photo.split), photo.name)):
-        groups[photo.digest].append(photo)
-    kept, quarantine = [], []
-    for first, *copies in groups.values():
-        if all(copy.label == first.label for copy in copies):
-            kept.append(first)
-            quarantine += [Quarantined(copy.name, f"same picture as {first.name}") for copy in copies]
-            continue
-        for photo in (first, *copies):
-            other = next(other for other in (first, *copies) if other.label != photo.label)
-            quarantine.append(Quarantined(photo.name, f"same picture in two classes (also {other.name})"))
-    return kept, quarantine
-
-
-def _complete_splits(photos: list[Photo], classes: list[str], rule: _SplitRule) -> list[Photo]:
-    """Return the photos with what is missing of val and test taken out of train."""
-    present = {photo.split for photo in photos}
-    shares = {
-        f"{split}_fraction": 0 if split in present else getattr(rule, f"{split}_fraction") for split in SPLITS[1:]
-    }
-    if not any(shares.values()):
-        return photos
-    train = [photo for photo in photos if photo.split == "train"]
-    counts = Counter(photo.label for photo in train)
-    small = [f"{label} has {counts[label]}" for label in classes if counts[label] < SMALLEST_CLASS]
-    if small:
-        raise CourseError(
-            f"Too few pictures to split into train, val and test: {', '.join(small)}; each class needs at least "
-            f"{SMALLEST_CLASS} usable ones. Add pictures, or take that class out."
-        )
-    labels, digests = [photo.label for photo in train], [photo.digest for photo in train]
-    dealt = stratified_split(labels, digests, **shares, seed=rule.seed)
-    rest = [photo for photo in photos if photo.split != "train"]
-    return [photo._replace(split=split) for photo, split in zip(train, dealt, strict=True)] + rest
-
-
-def _require_every_class(photos: list[Photo], listing: Listing, quarantine: list[Quarantined]) -> None:
-    """Refuse a class that has no usable picture, or none to learn from."""
-    used = {(photo.split, photo.label) for photo in photos}
-    for label in listing.classes:
-        if ("train", label) in used:
-            continue
-        subject = f"The class {label!r} in {str(listing.place)!r} has"
-        names = {photo.name for photo in listing.photos if photo.label == label}
-        reasons = [f"{item.path}: {item.reason}" for item in quarantine if item.path in names]
-        why = f" ({'; '.join(reasons[:3])})" if reasons else ""
-        elsewhere = " and ".join(split for split in SPLITS if (split, label) in used)
-        if not elsewhere:
-            raise CourseError(f"{subject} no usable picture{why}. Add good pictures of it, or take the class out.")
-        raise CourseError(
-            f"{subject} usable pictures in {elsewhere}, but none in train{why}: a network cannot learn a class that it "
-            f"is never shown. Put pictures of it into train, or take it out of {elsewhere}."
-        )
-
-
-def _require_every_split(photos: list[Photo], listing: Listing) -> None:
-    used = {(photo.split, photo.label) for photo in photos}
-    missing = [f"{split}/{label}" for split in SPLITS for label in listing.classes if (split, label) not in used]
-    if missing:
-        raise CourseError(
-            f"No usable picture in {', '.join(missing[:5])} of {str(listing.place)!r}: every class needs one in each "
-            "of train, val and test. Add some, or leave val or test out altogether: train is split then."
-        )
-
-
-def _threads() -> ThreadPoolExecutor:
-    # Threads, not processes: Pillow lets go of Python's lock while it decodes, and threads need no pickling.
-    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))

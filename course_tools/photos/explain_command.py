@@ -292,7 +292,7 @@ def _overlay(seen: Image.Image, heat: np.ndarray) -> Image.Image:
 
 def read_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Image.Image], list[str]]:
     """Open some files: those that are pictures, the pictures, and a line about each of the others."""
-    from course_utils.transforms import load_picture
+    from course_utils.data.pictures import load_picture
 
     readable, pictures, failures = [], [], []
     for path in paths:

@@ -1,16 +1,20 @@
-"""A folder of photographs as a list of files: class, split and mask of each, and what lies in the wrong place.
+"""A folder of photographs as a list of files: class, split and mask of each, and the files that cannot be used.
 
-* It has one sub-folder per class, or ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` above those.
+* A folder has one sub-folder per class, or ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` above those.
 * What an operating system left behind (``.DS_Store``, ``Thumbs.db``) is passed over in silence.
 * Links to folders are followed for a class folder itself, not further down.
-
-No file is opened here.
+* Every file is decoded once. What is no picture, is damaged, lies in two classes or in the wrong place is named, with
+  the reason.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import stat
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +22,14 @@ from typing import NamedTuple
 from PIL import Image
 
 from course_utils.common.errors import CourseError
+from course_utils.common.progress import progress
 from course_utils.data.downloads import is_hidden
+from course_utils.data.pictures import PictureError, decode_picture, decoding_threads
 from course_utils.settings import DATASETS
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 MASK_FOLDER = "masks"  # beside the pictures; never searched for them
+MAX_FILE_BYTES = 200_000_000
 
 
 class Photo(NamedTuple):
@@ -94,6 +101,60 @@ def list_photos(folder: Path) -> Listing:
         raise CourseError(
             f"The folder {error.filename or folder} cannot be read: {error.strerror or error}."
         ) from error
+
+
+def check_photos(photos: list[Photo]) -> tuple[list[Photo], list[Quarantined]]:
+    """Decode every file once; return what is usable, with digests, and the others with the reason.
+
+    Of several files with the same bytes one is kept, and none if they lie in two classes.
+    """
+    with decoding_threads() as pool:
+        checks = pool.map(_inspect, [photo.path for photo in photos])
+        results = list(progress(checks, "checking the pictures", total=len(photos)))
+    good, bad = [], []
+    for photo, (digest, reason) in zip(photos, results, strict=True):
+        if reason:
+            bad.append(Quarantined(photo.name, reason))
+        else:
+            good.append(photo._replace(digest=digest))
+    kept, copies = _drop_copies(good)
+    return kept, bad + copies
+
+
+def _inspect(path: Path) -> tuple[str, str]:
+    """Return the SHA-256 of a file, and the reason why it cannot be used ("" if it can)."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            return "", "no ordinary file"  # reading from a pipe would wait for ever
+        if facts.st_size > MAX_FILE_BYTES:
+            return "", f"too large: {facts.st_size / 1e6:.0f} MB, at most {MAX_FILE_BYTES / 1e6:.0f} MB are read"
+        data = path.read_bytes()
+        # A JPEG decoder that is asked for one pixel still walks through all of the data, at a fraction of the time.
+        decode_picture(io.BytesIO(data), smallest_side=1)
+    except PictureError as error:
+        return "", str(error)
+    except OSError as error:
+        return "", f"cannot be opened ({error.strerror or error})"
+    return hashlib.sha256(data).hexdigest(), ""
+
+
+def _drop_copies(photos: list[Photo]) -> tuple[list[Photo], list[Quarantined]]:
+    """Keep one of several files with the same bytes, and none if they lie in two classes."""
+    groups = defaultdict(list)
+    # First those of test, then val, then train: a picture that was learnt by heart must not be measured on.
+    for photo in sorted(photos, key=lambda photo: (("test", "val", "train").index(photo.split), photo.name)):
+        groups[photo.digest].append(photo)
+    kept, quarantine = [], []
+    for first, *copies in groups.values():
+        if all(copy.label == first.label for copy in copies):
+            kept.append(first)
+            quarantine += [Quarantined(copy.name, f"same picture as {first.name}") for copy in copies]
+            continue
+        for photo in (first, *copies):
+            other = next(other for other in (first, *copies) if other.label != photo.label)
+            quarantine.append(Quarantined(photo.name, f"same picture in two classes (also {other.name})"))
+    return kept, quarantine
 
 
 def composed(text: str) -> str:

@@ -53,10 +53,11 @@ from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of, written_whole
 from course_utils.common.progress import progress
 from course_utils.common.state import generators_put_back
+from course_utils.data.pictures import SMALLEST_SIDE, load_picture
 from course_utils.datasets import MemoryDataset, PhotoDataset, in_memory_if_it_fits
 from course_utils.engine.activation_cache import PICTURES, Damaged, key_of_data, lock_file
 from course_utils.settings import load_settings
-from course_utils.transforms import SMALLEST_SIDE, image_size, load_picture, train_transform
+from course_utils.transforms import image_size, train_transform
 
 FORMAT = 1
 SMALLEST_CROP = {"none": 1.0, "light": 0.7, "strong": 0.35}  # share of the area, see transforms.train_transform

@@ -22,10 +22,11 @@ from course_tools.photos.data_audit import (
 )
 from course_utils.common.errors import CourseError
 from course_utils.data import artist
+from course_utils.data.pictures import load_picture
 from course_utils.feature_extraction import extract_features
 from course_utils.mini.networks import ResNet18_Mini_Weights
 from course_utils.pretrained_models import load_pretrained
-from course_utils.transforms import eval_transform, load_picture
+from course_utils.transforms import eval_transform
 
 
 def test_exact_copies_only_between_splits():
