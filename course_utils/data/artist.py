@@ -195,7 +195,7 @@ def paint_scene(n: int, sun: float, rng: Random) -> tuple[Image.Image, str, floa
 def put_in_front(
     picture: Image.Image, cover: Image.Image, place: Place, sun: float, rng: Random
 ) -> tuple[Image.Image, Image.Image]:
-    """Return picture and cover with something in front, in every third one and if most of the animal stays visible."""
+    """Return picture and cover, in every third case with a thing in front that hides a third of the animal at most."""
     wanted, side = rng.random() < 0.36, rng.choice((-1, 1)) * rng.uniform(0.12, 0.4) * place.scale
     y = min(1.02, place.y + rng.uniform(0.02, 0.08))
     if not wanted:
