@@ -10,7 +10,6 @@ Digests belong to a machine, a version of torch and one thread; they cannot be c
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torch
 from helpers import ColourPatches, Noisy
 
+from course_utils.common.command_line import OneLineParser
 from course_utils.engine.provenance import weights_digest
 from course_utils.fine_tuning import FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, STRATEGIES, Strategy
 from course_utils.training import fit
@@ -126,7 +126,7 @@ def all_digests() -> dict[str, str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the digests, or compare them with those of a file; 1 if one differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="same_weights.py", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--write", metavar="FILE", type=Path)
     what.add_argument("--compare", metavar="FILE", type=Path)

@@ -1,4 +1,4 @@
-"""What a notebook runs on, decided in one place.
+"""Weights, data, device and seed of a notebook, decided in one place.
 
 Five environment variables change everything that the course does:
 
@@ -6,15 +6,16 @@ Five environment variables change everything that the course does:
 ``COURSE_WEIGHTS``     ``mini`` (default, embedded in the package) or ``imagenet`` (torchvision's, downloaded once)
 ``COURSE_DATASET``     ``pets`` (default, drawn on first use), ``hymenoptera``, or your own photos: a folder with one
                        sub-folder per class, or a ``.csv`` file with the columns ``file`` and ``label``
-``COURSE_CACHE``       where data sets are kept (default: the user's cache folder)
-``COURSE_DATA_MIRROR`` a folder that is looked in before anything is downloaded
+``COURSE_CACHE``       folder for data sets (default: in the user's cache folder)
+``COURSE_DATA_MIRROR`` folder that is searched before anything is downloaded
 ``COURSE_SEED``        seed of everything random (default: 0)
 =====================  ==========================================================================================
 
-What is kept of every training run is :mod:`course_utils.engine.run_log`'s business: ``COURSE_RUNS`` is the folder for
-it, and ``COURSE_TENSORBOARD=1`` writes TensorBoard's files as well. In the same way ``COURSE_QUIZ`` is the file of
-answers that :mod:`course_tools.study.quiz_progress` keeps, and ``COURSE_ACTIVATIONS`` the folder of
-:mod:`course_utils.engine.activation_cache`.
+Others belong to one module each: ``COURSE_RUNS`` and ``COURSE_TENSORBOARD`` to :mod:`course_utils.engine.run_log`,
+``COURSE_ACTIVATIONS`` to :mod:`course_utils.engine.activation_cache`, ``COURSE_QUIZ`` to
+:mod:`course_tools.study.quiz_progress`.
+
+The command imports this module before anything is installed: only the standard library at the top.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from course_utils.common.errors import CourseError
 WEIGHTS = ("mini", "imagenet")
 DATASETS = ("pets", "hymenoptera")
 
-# The first is the one of day 20, whose cells train it often; day 21 compares one of each family.
+# Day 20 works with the basic model, day 21 compares one of each family.
 BASIC_MODEL = {"mini": "resnet18_mini", "imagenet": "resnet18"}
 MODELS = {
     "mini": {
@@ -49,7 +50,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the notebooks run on; made by :func:`load_settings`.
+    """Weights, data, device and seed of a notebook; made by :func:`load_settings`.
 
     Parameters
     ----------
@@ -86,24 +87,16 @@ class Settings:
 
     @property
     def is_default(self) -> bool:
-        """Whether this is the run whose outputs are stored: mini weights on the drawn pets, seed 0."""
+        """True for the run whose outputs are stored: mini weights on the drawn pets, seed 0."""
         return self.weights == "mini" and self.dataset == "pets" and self.seed == 0
 
     def claim(self, text: str, holds: bool) -> None:
-        """State what the lesson says, and check it.
-
-        Parameters
-        ----------
-        text
-            The statement.
-        holds
-            Whether the numbers at hand bear it out.
+        """Print a statement of the lesson, and if it ``holds`` for the numbers at hand.
 
         Raises
         ------
         AssertionError
-            On the default data, if it does not hold: then the lesson is wrong. On other data that is a finding and is
-            printed as one.
+            If it does not hold on the default data: then the lesson is wrong. On other data that is a finding.
         """
         if self.is_default and not holds:
             raise AssertionError(f"The lesson claims: {text}. The numbers of this run do not bear it out.")
@@ -118,18 +111,21 @@ class Settings:
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from the environment.
+    """Return the settings of the environment.
 
     Raises
     ------
     CourseError
-        If ``COURSE_WEIGHTS`` is not a known choice, or ``COURSE_DATASET`` is neither a known name nor a folder or
-        list that exists.
+        If ``COURSE_WEIGHTS`` is not a known choice, ``COURSE_DATASET`` neither a known name nor a folder or list that
+        exists, or ``COURSE_SEED`` no whole number.
     """
     environ = os.environ if environ is None else environ
     weights = environ.get("COURSE_WEIGHTS") or "mini"
     if weights not in WEIGHTS:
         raise CourseError(f"COURSE_WEIGHTS={weights!r} is unknown: set it to one of {', '.join(WEIGHTS)}, or unset it.")
+    seed = environ.get("COURSE_SEED") or "0"
+    if not seed.isdecimal():
+        raise CourseError(f"COURSE_SEED={seed!r} is not a whole number from 0 upwards.")
     mirror = environ.get("COURSE_DATA_MIRROR")
     return Settings(
         weights=weights,
@@ -137,12 +133,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         device=best_device(),
         cache=cache_folder(environ),
         mirror=Path(mirror).expanduser() if mirror else None,
-        seed=_seed(environ.get("COURSE_SEED") or "0"),
+        seed=int(seed),
     )
 
 
 def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """The folder for everything that the course keeps: ``$COURSE_CACHE``, or a folder in the user's cache."""
+    """Return the folder for everything that the course keeps: ``$COURSE_CACHE``, or a folder in the user's cache."""
     import pooch
 
     environ = os.environ if environ is None else environ
@@ -150,13 +146,13 @@ def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def check_dataset(name_or_path: str) -> str:
-    """Return the name, or the folder or list as an absolute path; raise :class:`CourseError` when it is none of them.
+    """Return the name, or the folder or list as an absolute path; raise :class:`CourseError` if it is none of them.
 
     Parameters
     ----------
     name_or_path
-        One of ``DATASETS``, a folder with one sub-folder per class, or a ``.csv`` file of files and labels. That
-        they hold usable pictures is found out when they are opened.
+        One of ``DATASETS``, a folder with one sub-folder per class, or a ``.csv`` file of files and labels. Their
+        pictures are checked when they are opened, not here.
     """
     if name_or_path in DATASETS:
         return name_or_path
@@ -172,15 +168,9 @@ def check_dataset(name_or_path: str) -> str:
 
 
 def best_device() -> str:
-    """``"cuda"`` where there is an NVIDIA or AMD GPU, ``"mps"`` on Apple silicon, else ``"cpu"``."""
+    """Return ``"cuda"`` with an NVIDIA or AMD GPU, ``"mps"`` on Apple silicon, else ``"cpu"``."""
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise CourseError(f"COURSE_SEED={text!r} is not a whole number from 0 upwards.")
-    return int(text)

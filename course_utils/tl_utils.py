@@ -47,8 +47,9 @@ from course_utils.evaluation import (
     plot_mistakes,
     wilson_interval,
 )
+from course_utils.experiments.transform_checks import check_transform
 from course_utils.pretrained_models import load_pretrained, read_checkpoint
-from course_utils.transforms import check_transform, denormalise, eval_transform, train_transform
+from course_utils.transforms import denormalise, eval_transform, train_transform
 
 __all__ = [
     "Report",

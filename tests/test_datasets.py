@@ -8,7 +8,6 @@ import pickle
 import re
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,13 @@ from torch.utils.data import DataLoader
 
 from course_utils import datasets
 from course_utils.common.errors import CourseError
-from course_utils.data import pets
+from course_utils.data import artist, folders
 from course_utils.datasets import (
     PhotoDataset,
     Quarantined,
     few_per_class,
     in_memory,
     open_dataset,
-    shuffled,
-    stratified_split,
 )
 from course_utils.mini.networks import ResNet18_Mini_Weights
 from course_utils.transforms import eval_transform, train_transform
@@ -205,58 +202,6 @@ def test_few_per_class_of_tensors(photos):
     assert few_per_class(memory, 2).counts() == {"cats": 2, "dogs": 2}
 
 
-# --- the split
-
-FRACTIONS = st.floats(0.01, 0.45)
-CLASS_SIZES = st.lists(st.integers(5, 60), min_size=2, max_size=5)
-
-
-def samples(sizes: list[int]) -> tuple[list[str], list[str]]:
-    labels = [f"class{i}" for i, size in enumerate(sizes) for _ in range(size)]
-    return labels, [f"key{i}" for i in range(len(labels))]
-
-
-@settings(max_examples=50, deadline=None)
-@given(CLASS_SIZES, FRACTIONS, FRACTIONS, st.integers(0, 99), st.randoms(use_true_random=False))
-def test_split_is_complete_stratified_and_independent_of_order(sizes, val, test, seed, rng):
-    labels, keys = samples(sizes)
-    split = stratified_split(labels, keys, val_fraction=val, test_fraction=test, seed=seed)
-    counts = Counter(zip(labels, split, strict=True))
-    for i, size in enumerate(sizes):
-        assert sum(counts[f"class{i}", s] for s in SPLITS) == size
-        assert all(counts[f"class{i}", s] >= 1 for s in SPLITS)
-        assert abs(counts[f"class{i}", "val"] - val * size) <= 1
-        assert abs(counts[f"class{i}", "test"] - test * size) <= 1
-    order = list(range(len(labels)))
-    rng.shuffle(order)
-    again = stratified_split(
-        [labels[i] for i in order], [keys[i] for i in order], val_fraction=val, test_fraction=test, seed=seed
-    )
-    assert again == [split[i] for i in order]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(5, 60), FRACTIONS, FRACTIONS, st.integers(0, 99))
-def test_a_new_sample_moves_two_at_most_and_no_other_class(size, val, test, seed):
-    labels, keys = samples([size, 9])
-    before = stratified_split(labels, keys, val_fraction=val, test_fraction=test, seed=seed)
-    after = stratified_split([*labels, "class0"], [*keys, "new"], val_fraction=val, test_fraction=test, seed=seed)[:-1]
-    moved = [label for label, a, b in zip(labels, before, after, strict=True) if a != b]
-    assert len(moved) <= 2
-    assert "class1" not in moved
-
-
-def test_another_seed_is_another_split_and_a_share_of_zero_is_none():
-    labels, keys = samples([20, 20])
-    splits = [stratified_split(labels, keys, val_fraction=0.3, test_fraction=0, seed=seed) for seed in range(3)]
-    assert splits[0] != splits[1] != splits[2]
-    assert all(set(split) == {"train", "val"} for split in splits)
-
-
-def test_shuffled_is_the_same_everywhere():
-    assert shuffled("edcba", 0) == shuffled("abcde", 0) == list("dacbe")
-
-
 # --- folders
 
 
@@ -295,10 +240,10 @@ def test_order_of_the_file_system_does_not_matter(photos, monkeypatch):
     walk, iterdir = os.walk, Path.iterdir
 
     def reversed_walk(*args, **kwargs):
-        for here, folders, files in walk(*args, **kwargs):
-            yield here, folders, sorted(files, reverse=True)
+        for here, inner, files in walk(*args, **kwargs):
+            yield here, inner, sorted(files, reverse=True)
 
-    monkeypatch.setattr(datasets.os, "walk", reversed_walk)
+    monkeypatch.setattr(os, "walk", reversed_walk)
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(iterdir(self), reverse=True)))
     after = open_dataset(photos)
     assert [names(getattr(before, s)) for s in SPLITS] == [names(getattr(after, s)) for s in SPLITS]
@@ -376,7 +321,7 @@ def test_bad_files_go_to_quarantine(photos, monkeypatch):
     (photos / "cats" / "notes.txt").write_text("not a picture", encoding="utf-8")
     good = (photos / "dogs" / "000.png").read_bytes()
     (photos / "dogs" / "cut.png").write_bytes(good[:-20])
-    monkeypatch.setattr(datasets, "MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(folders, "MAX_FILE_BYTES", 5000)
     (photos / "dogs" / "film.mov").write_bytes(bytes(6000))
     write_picture(photos / "outside.png", 7000)
     (photos / "readme.txt").write_text("about", encoding="utf-8")
@@ -544,7 +489,7 @@ def stub_pets(drawn: list[Path]):
         counts = counts or {"train": 3, "val": 2, "test": 2}
         number = 1000 * seed
         for split, count in counts.items():
-            for label in pets.CLASSES:
+            for label in artist.CLASSES:
                 for i in range(count):
                     write_picture(Path(folder) / split / label / f"{i:03d}.png", number)
                     number += 1
@@ -558,7 +503,7 @@ def stub_pets(drawn: list[Path]):
 
 def test_pets(tmp_path, monkeypatch):
     drawn: list[Path] = []
-    monkeypatch.setattr(pets, "write_pets", stub_pets(drawn))
+    monkeypatch.setattr(datasets, "write_pets", stub_pets(drawn))
     splits = open_dataset("pets", cache=tmp_path, seed=1)
     assert (splits.name, splits.classes) == ("pets", ("Misty", "Neither", "Tigger"))
     assert [len(getattr(splits, s)) for s in SPLITS] == [9, 6, 6]

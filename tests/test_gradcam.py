@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from course_utils import gradcam
 from course_utils.common.errors import CourseError
-from course_utils.data import pets
+from course_utils.data import artist
 from course_utils.datasets import PhotoDataset
 from course_utils.feature_extraction import freeze
 from course_utils.fine_tuning import FULL
@@ -678,7 +678,7 @@ def test_patches_that_do_not_fit():
 
 
 def test_the_drawn_pets_can_be_scored(tmp_path):
-    drawing = pets.draw("Tigger", seed=4)
+    drawing = artist.draw("Tigger", seed=4)
     drawing.image.save(tmp_path / "a.png")
     drawing.mask.save(tmp_path / "mask.png")
     photos = PhotoDataset([tmp_path / "a.png"], [0], ["Tigger"], eval_transform(WEIGHTS), [tmp_path / "mask.png"])

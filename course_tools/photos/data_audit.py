@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from course_tools.photos.probes import best_penalty, stratified_folds
 from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
+from course_utils.data.pictures import load_picture
 from course_utils.evaluation import probe
-from course_utils.transforms import load_picture
 
 SAMPLED = 24  # pictures of which altered copies are made
 MISSED = 0.02  # share of the altered copies that the threshold may miss

@@ -24,12 +24,12 @@ from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.common.measuring import hardware
 from course_utils.common.tables import percent
+from course_utils.data.pictures import load_picture
 from course_utils.datasets import SPLITS
 from course_utils.engine.run_log import MANY_CLASSES
 from course_utils.engine.runs import load_run
 from course_utils.evaluation import Report, interval_text, majority_baseline, plot_confusion
 from course_utils.pretrained_models import weights_entry
-from course_utils.transforms import load_picture
 
 SHOWN_MISTAKES, SHOWN_SUSPECTS, SHOWN_PAIRS, SHOWN_MIX_UPS = 12, 12, 8, 20
 THUMBNAIL = 200

@@ -19,10 +19,10 @@ from torch import nn
 
 from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
+from course_utils.data.pictures import load_picture
 from course_utils.engine.runs import load_run
 from course_utils.pretrained_models import last_layer, load_pretrained, weights_entry
 from course_utils.settings import load_settings
-from course_utils.transforms import load_picture
 
 T = TypeVar("T")
 Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, the most probable first

@@ -1,1 +1,1 @@
-"""Where pictures come from: drawn pets, lists of labels, downloads that are checked."""
+"""Pictures and labels: drawn pets, folders and lists of your own, checked downloads, and splits."""

@@ -6,10 +6,9 @@
     cats/001.jpg,cat,train
     cats/002.jpg,cat,test
 
-A list and a folder drift apart: files are renamed, rows are sorted without their labels, a column is mistaken for
-another. None of that makes training fail; it makes it learn nonsense. So :func:`read_labels` compares the list with
-the folder before anything is trained, and names the lines.
-:func:`course_utils.datasets.open_csv` makes splits of what it returns.
+A list and a folder drift apart: files are renamed, rows are sorted without their labels, columns are mixed up. Training
+does not fail then, it learns nonsense. So :func:`read_labels` compares the list with the folder first, and names the
+lines. :func:`course_utils.datasets.open_csv` makes splits of the rows.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ import csv
 import difflib
 import io
 import os
-import unicodedata
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +28,14 @@ from PIL import Image
 
 from course_utils.common.errors import CourseError
 from course_utils.data.downloads import is_hidden
+from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-MASK_FOLDER = "masks"  # beside the pictures; never searched for them
 DELIMITERS = ",;\t"
 MOST_NAMED = 5
 
 
 class LabelledFile(NamedTuple):
-    """One row of a list, and the file that it means.
+    """One row of a list, and its file.
 
     Parameters
     ----------
@@ -47,11 +44,11 @@ class LabelledFile(NamedTuple):
     name
         Its path from the folder, with ``/`` on every system.
     label
-        As in the list, without spaces around it: ``"007"`` stays ``"007"``.
+        Text in the list, without spaces around it: ``"007"`` stays ``"007"``.
     split
-        ``"train"``, ``"val"``, ``"test"``, or ``""`` where the list does not say.
+        ``"train"``, ``"val"``, ``"test"``, or ``""`` if the list does not say.
     line
-        Where the row begins in the list; the headings are in line 1.
+        Number of the row's first line in the list; the headings are in line 1.
     """
 
     path: Path
@@ -68,36 +65,36 @@ def read_labels(
     label_column: str = "label",
     split_column: str | None = "split",
 ) -> list[LabelledFile]:
-    """Read a list of pictures and labels, and find the files.
+    """Return the rows of a list of pictures and labels, with the file of each.
 
     Parameters
     ----------
     csv_file
-        UTF-8, with headings in the first line, columns separated by ``,`` or ``;`` (or tabs), names that contain
+        Text in UTF-8, with headings in the first line, columns separated by ``,``, ``;`` or tabs, names that contain
         those between double quotes, as Excel and pandas write it.
     folder
-        What the names start from; by default the folder of the list.
+        Folder from which the names start; by default that of the list.
     file_column
         Heading of the column with the names. A name may have sub-folders (``cats/001.jpg``, with either slash) and
         may lack its ending; a bare name is also looked for in the folder's direct sub-folders. It has to fit exactly
         one file.
     label_column
-        Heading of the column with the labels: words or numbers, which are words here.
+        Heading of the column with the labels: words, or numbers, which are taken as words.
     split_column
-        Heading of the column that says train, val (or valid, validation) or test. ``"split"`` need not be there, any
-        other has to be; None: let the data set be split whatever the list says.
+        Heading of the column that says train, val (or valid, validation) or test. ``"split"`` may be missing, any
+        other name may not. With None the list does not split.
 
     Returns
     -------
     list of LabelledFile
-        In the order of the list. A row that says the same of the same file as an earlier one is left out.
+        Rows in the order of the list. A row that repeats an earlier one is left out.
 
     Raises
     ------
     CourseError
-        If the list cannot be read, a column is missing, a cell is empty, or there are fewer than two labels; if a
-        file is missing, outside of the folder, not to be told from another, or there twice with different labels or
-        in different splits; if every row has a label of its own.
+        If the list cannot be read, a column is missing, a cell is empty, or there are fewer than two labels; if a name
+        fits no file, several, or one outside of the folder; if a file is named twice with different labels or splits;
+        if every row has a label of its own.
 
     Warns
     -----
@@ -112,7 +109,7 @@ def read_labels(
     table.require_filled(labels, label_column)
     _require_labels(table, labels, label_column)
     root = table.path.parent if folder is None else Path(folder).expanduser()
-    paths = _find_all(_Folder.at(root), table, names, file_column)
+    paths = _find_all(_Folder(root), table, names, file_column)
     rows = [
         LabelledFile(path, path.relative_to(os.path.abspath(root)).as_posix(), label, split, line)
         for path, label, split, line in zip(paths, labels, splits, table.lines, strict=True)
@@ -133,7 +130,7 @@ class _Table:
     lines: list[int]
 
     def column(self, name: str, argument: str, taken: str | None = None) -> list[str]:
-        """The cells under a heading. `argument` is what a reader calls the choice, `taken` is no other answer."""
+        """Return the cells under a heading; errors name the `argument` that chooses it, and never suggest `taken`."""
         where = [i for i, heading in enumerate(self.columns) if heading == name]
         if len(where) == 1:
             return [row[where[0]] for row in self.rows]
@@ -148,11 +145,11 @@ class _Table:
 
     @property
     def headings(self) -> str:
-        """All of them, for a message."""
+        """All headings as text."""
         return ", ".join(repr(heading) for heading in self.columns)
 
     def require_filled(self, cells: list[str], column: str) -> None:
-        """Every row needs a name and a label."""
+        """Refuse a column with empty cells."""
         empty = [line for line, cell in zip(self.lines, cells, strict=True) if not cell]
         if empty:
             raise CourseError(
@@ -179,7 +176,7 @@ def _read_table(path: Path) -> _Table:
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):  # spreadsheets leave rows of empty cells at the end
-                found.append((start, [unicodedata.normalize("NFC", cell.strip()) for cell in cells]))
+                found.append((start, [composed(cell.strip()) for cell in cells]))
             start = reader.line_num + 1
     except csv.Error as error:
         raise CourseError(
@@ -211,7 +208,7 @@ def _read_text(path: Path) -> str:
 
 
 def _fitted(cells: list[str], columns: list[str], line: int, path: Path) -> list[str]:
-    """A row with as many cells as there are headings."""
+    """Return the row with as many cells as there are headings."""
     if any(cells[len(columns) :]):
         raise CourseError(
             f"Line {line} of {str(path)!r} has {len(cells)} cells, the first line {len(columns)} headings. Put a text "
@@ -229,11 +226,8 @@ def _splits(table: _Table, column: str | None) -> list[str]:
     cells = table.column(column, "split_column")
     if not any(cells):
         return cells
-    other = [
-        f"{cell!r} (line {line})"
-        for cell, line in zip(cells, table.lines, strict=True)
-        if cell.lower() not in SPLIT_NAMES
-    ]
+    rows = zip(cells, table.lines, strict=True)
+    other = [f"{cell!r} (line {line})" for cell, line in rows if cell.lower() not in SPLIT_NAMES]
     if other:
         raise CourseError(
             f"The column {column!r} of {str(table.path)!r} holds {_some(other)}; it may hold {', '.join(SPLIT_NAMES)}. "
@@ -257,22 +251,22 @@ def _require_labels(table: _Table, labels: list[str], column: str) -> None:
 
 
 def _without_repeats(rows: list[LabelledFile], path: Path) -> list[LabelledFile]:
-    """Each file once; what is said of it twice has to be the same."""
+    """Return each file once; refuse one that has two labels or two splits."""
     first: dict[Path, LabelledFile] = {}
     for row in rows:
         other = first.setdefault(row.path, row)
-        for what, one, two in (("labelled", other.label, row.label), ("in", other.split, row.split)):
+        for verb, one, two in (("labelled", other.label, row.label), ("in", other.split, row.split)):
             if one != two:
                 raise CourseError(
-                    f"{str(path)!r} names the file {row.name!r} twice: it is {what} {one!r} in line {other.line} and "
+                    f"{str(path)!r} names the file {row.name!r} twice: it is {verb} {one!r} in line {other.line} and "
                     f"{two!r} in line {row.line}. Take one of the rows out."
                 )
     return list(first.values())
 
 
 def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
-    """Labels that were sorted without their files show when the folders are called like the labels."""
-    folders = [unicodedata.normalize("NFC", row.path.parent.name) for row in rows]
+    """Warn if the folders are called like the labels, and some labels are not those of their folders."""
+    folders = [composed(row.path.parent.name) for row in rows]
     if set(folders) != {row.label for row in rows}:
         return
     other = [
@@ -295,20 +289,15 @@ class _Folder:
     """Finds files by name; each directory is listed once at most."""
 
     def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise CourseError(f"The folder of the pictures, {str(root)!r}, does not exist or is no folder.")
         self.root = Path(os.path.abspath(root))
         self.resolved = self.root.resolve()
         self.listings: dict[Path, dict[str, list[Path]]] = {}
         self.endings = set(Image.registered_extensions())
 
-    @classmethod
-    def at(cls, root: Path) -> _Folder:
-        """The folder, if it is there."""
-        if not root.is_dir():
-            raise CourseError(f"The folder of the pictures, {str(root)!r}, does not exist or is no folder.")
-        return cls(root)
-
     def place(self, name: str) -> Path | None:
-        """Where a name points to; None if that is outside of the folder."""
+        """Return the path that a name means; None if that is outside of the folder."""
         # ".." is worked out in the text, so that a link to a folder cannot lead anywhere else.
         path = Path(os.path.normpath(self.root / name.replace("\\", "/")))
         for root in (self.root, self.resolved):
@@ -317,7 +306,7 @@ class _Folder:
         return None
 
     def find(self, name: str) -> list[Path]:
-        """Every file that a name can mean: the one of exactly this path if there is one."""
+        """Return every file that a name can mean: only the one of exactly this path if there is one."""
         path = self.place(name)
         if path is None or path == self.root:
             return []
@@ -326,10 +315,11 @@ class _Folder:
         found = self._listing(path.parent).get(path.name, [])
         if found or path.parent != self.root:
             return found
-        return [match for folder in self._subfolders() for match in self._listing(folder).get(path.name, [])]
+        names = sorted(name for name in os.listdir(self.root) if not is_hidden(name) and name != MASK_FOLDER)
+        return [match for name in names for match in self._listing(self.root / name).get(path.name, [])]
 
     def example(self) -> str | None:
-        """Some picture below the folder, to show what names look like."""
+        """Return the name of some picture below the folder, to show the form of names."""
         for here, folders, names in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not is_hidden(name) and name != MASK_FOLDER)
             pictures = sorted(name for name in names if self._is_picture(name))
@@ -338,20 +328,14 @@ class _Folder:
         return None
 
     def _listing(self, folder: Path) -> dict[str, list[Path]]:
-        """Composed name, with and without a picture's ending → files."""
+        """Return the files of a folder by name, and pictures by name without ending as well."""
         if folder not in self.listings:
-            by_name: dict[str, list[Path]] = {}
+            by_name = self.listings[folder] = defaultdict(list)
             for name in _files_in(folder):
-                composed = unicodedata.normalize("NFC", name)  # macOS hands out "é" as two characters
-                for key in {composed, Path(composed).stem} if self._is_picture(name) else {composed}:
-                    by_name.setdefault(key, []).append(folder / name)
-            self.listings[folder] = by_name
+                whole = composed(name)
+                for key in {whole, Path(whole).stem} if self._is_picture(name) else {whole}:
+                    by_name[key].append(folder / name)
         return self.listings[folder]
-
-    def _subfolders(self) -> list[Path]:
-        names = sorted(os.listdir(self.root))
-        paths = [self.root / name for name in names if not is_hidden(name) and name != MASK_FOLDER]
-        return [path for path in paths if path.is_dir()]
 
     def _is_picture(self, name: str) -> bool:
         return not is_hidden(name) and Path(name).suffix.lower() in self.endings
@@ -361,12 +345,12 @@ def _files_in(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
     except OSError:
-        return []  # no such folder: then none of its files is there either
+        return []  # no folder: then none of its files is there either
 
 
 def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> list[Path]:
-    """One file for each name, or an error that tells a slip in a row from a wrong column or folder."""
-    lines = dict(zip(reversed(names), reversed(table.lines), strict=True))  # of a repeated name the first
+    """Return one file for each name; an error says if single rows are wrong or the whole column or folder."""
+    lines = dict(zip(reversed(names), reversed(table.lines), strict=True))  # a repeated name has its first line
 
     def listed(chosen: Iterable[str]) -> str:
         return _some(f"{name} (line {lines[name]})" for name in chosen)
@@ -398,7 +382,7 @@ def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> 
 
 
 def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str) -> str:
-    """Say that the column or the folder is probably the wrong one, with an example of both."""
+    """Return the message that the column or the folder is probably the wrong one, with an example of both."""
     example = folder.example()
     there = f"a picture in the folder is called {example!r}" if example else "there is no picture in the folder"
     by_column = {heading: [row[i] for row in table.rows] for i, heading in enumerate(table.columns)}
@@ -415,8 +399,8 @@ def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str
     )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _some(texts: Iterable[str]) -> str:

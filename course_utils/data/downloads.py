@@ -1,9 +1,9 @@
 """Fetch an archive once, unpack it safely, and check every file against a list of SHA-256 sums.
 
-An archive from the network is a stranger: it may be cut short, replaced by a login page, or made to write outside
-its folder. So it is unpacked into a scratch folder, each file is compared with a manifest that travels with the
-course, and only a folder that is complete and right gets its final name. A run that is interrupted, or that meets a
-full disk, leaves nothing half-done behind.
+An archive from the network may be cut short, replaced by a login page, or made to write outside its folder. So it is
+unpacked into a scratch folder, each file is compared with a manifest that travels with the course, and only a folder
+that is complete and right gets its final name. A run that is interrupted, or that meets a full disk, leaves nothing
+half-done behind.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import pooch
+from requests.exceptions import RequestException
+
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of
 
@@ -31,24 +34,22 @@ MAX_UNPACKED_FILES = 20_000
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an archive must hold, file by file.
+    """The contents that an archive must have, file by file.
 
     Parameters
     ----------
     name
         Name of the data set.
-    url
-        Where the archive is.
-    sha256
-        Of the archive at ``url``.
+    url, sha256
+        Address of the archive, and its SHA-256.
     folder
         The one folder in the archive that holds everything.
     credit
-        Where the data comes from and on what terms, for the reader.
+        Origin and terms of the data, for the reader.
     files
         Path inside ``folder``, with ``/`` on every system → SHA-256.
     quarantine
-        The same for files that belong to the archive but not to the data set: path → ``sha256`` and ``reason``.
+        Files that belong to the archive but not to the data set: path → ``sha256`` and ``reason``.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Manifest:
 
 
 def read_manifest(name: str) -> Manifest:
-    """Read the manifest of a data set from the package."""
+    """Return the manifest of a data set from the package."""
     entries = json.loads((DATA_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return Manifest(**{field: entries[field] for field in Manifest.__dataclass_fields__})
 
@@ -79,17 +80,17 @@ def read_manifest(name: str) -> Manifest:
 def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
     """Return a folder that holds exactly the files of the manifest.
 
-    Looked in, in this order: the folder made last time in ``cache``; ``mirror`` (an unpacked folder, or the archive);
-    an archive in ``cache``; the manifest's address.
+    These are tried in turn: the folder made last time in ``cache``; ``mirror`` (an unpacked folder, or the archive); an
+    archive in ``cache``; the manifest's address.
 
     Parameters
     ----------
     manifest
-        From :func:`read_manifest`.
+        Result of :func:`read_manifest`.
     cache
-        Where to keep the archive and the unpacked folder; made when needed.
+        Folder for the archive and the unpacked folder; made when needed.
     mirror
-        A folder that somebody else filled, or None. Nothing is written there.
+        Folder that somebody else filled, or None. Nothing is written there.
 
     Raises
     ------
@@ -112,29 +113,22 @@ def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
 
 
 def differences(folder: Path, manifest: Manifest) -> list[str]:
-    """Compare a folder with the manifest; return one line per missing, unknown or changed file.
-
-    Hidden files, which file managers leave behind (``.DS_Store``), are not counted.
-    """
+    """Return one line per missing, unknown or changed file of a folder; hidden files are not counted."""
     expected = manifest.all_files
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    found = {name: path for name, path in found.items() if not is_hidden(name)}
-    lines = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    lines += [f"{name} does not belong there" for name in sorted(found.keys() - expected.keys())]
-    lines += [
-        f"{name} has other contents"
-        for name in sorted(expected.keys() & found.keys())
-        if sha256_of(found[name]) != expected[name]
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = {name for name in found if not is_hidden(name)}
+    changed = sorted(name for name in expected.keys() & found if sha256_of(folder / name) != expected[name])
+    return [
+        *(f"{name} is missing" for name in sorted(expected.keys() - found)),
+        *(f"{name} does not belong there" for name in sorted(found - expected.keys())),
+        *(f"{name} has other contents" for name in changed),
     ]
-    return lines
 
 
 def unpack_zip(
     archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, max_files: int = MAX_UNPACKED_FILES
 ) -> None:
-    """Unpack a zip file into a folder, and nowhere else.
-
-    Hidden files and macOS's ``__MACOSX`` are left out.
+    """Unpack a zip file into a folder, and nowhere else; hidden files and macOS's ``__MACOSX`` are left out.
 
     Parameters
     ----------
@@ -143,7 +137,7 @@ def unpack_zip(
     folder
         An existing folder.
     max_bytes, max_files
-        More than this is refused before anything is written, so that a small archive cannot fill the disk.
+        Largest size and number of files, checked before anything is written: a small archive cannot fill the disk.
 
     Raises
     ------
@@ -164,7 +158,11 @@ def unpack_zip(
                 )
             for member in members:
                 if not is_hidden(member.filename):
-                    _write_member(source, member, folder)
+                    path = folder / PurePosixPath(member.filename)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    # "x": two members of the same name (on Windows also if only their case differs) are an error.
+                    with source.open(member) as reader, path.open("xb") as writer:
+                        shutil.copyfileobj(reader, writer)
     except FileExistsError as error:
         raise CourseError(f"{archive} holds two files of the same name; do not use this archive.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
@@ -172,7 +170,7 @@ def unpack_zip(
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path with ``/`` is something that an operating system left behind, such as ``.DS_Store``."""
+    """True if a path with ``/`` was left behind by an operating system, such as ``.DS_Store``."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") or part.lower() in ("thumbs.db", "desktop.ini", "__macosx") for part in parts)
 
@@ -191,35 +189,22 @@ def _require_harmless(member: zipfile.ZipInfo, archive: Path) -> None:
     raise CourseError(f"{archive} holds {fault}. Nothing was unpacked; do not use this archive.")
 
 
-def _write_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    path = folder / PurePosixPath(member.filename)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # "x": a second member of the same name, or of one that differs in case only on Windows, is an error.
-    with source.open(member) as reader, path.open("xb") as writer:
-        shutil.copyfileobj(reader, writer)
-
-
 def _install(archive: Path, manifest: Manifest, target: Path) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{manifest.name}-", dir=target.parent))
     try:
         unpack_zip(archive, scratch)
         unpacked = scratch / manifest.folder
         _require_intact(unpacked, manifest, archive)
-        _take_place(unpacked, target, manifest, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-def _take_place(unpacked: Path, target: Path, manifest: Manifest, scratch: Path) -> None:
-    if target.exists() and differences(target, manifest):
-        os.replace(target, scratch / "outdated")
-    try:
+        if target.exists() and differences(target, manifest):
+            os.replace(target, scratch / "outdated")
         os.replace(unpacked, target)
     except OSError:
         # Another process may have been quicker. Its folder is as good as ours, if it is complete.
         if not target.is_dir() or differences(target, manifest):
             raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
 
 
 def _require_intact(folder: Path, manifest: Manifest, origin: Path) -> None:
@@ -233,16 +218,9 @@ def _require_intact(folder: Path, manifest: Manifest, origin: Path) -> None:
 
 
 def _download(manifest: Manifest, cache: Path, mirror: Path | None) -> Path:
-    import pooch
-    from requests.exceptions import RequestException
-
-    downloader = pooch.HTTPDownloader(timeout=30)
+    web, sha256 = pooch.HTTPDownloader(timeout=30), f"sha256:{manifest.sha256}"
     try:
-        return Path(
-            pooch.retrieve(
-                manifest.url, f"sha256:{manifest.sha256}", manifest.archive, path=cache, downloader=downloader
-            )
-        )
+        return Path(pooch.retrieve(manifest.url, sha256, manifest.archive, path=cache, downloader=web))
     except RequestException as error:
         looked = f" ({mirror} has neither)" if mirror is not None else ""
         raise CourseError(

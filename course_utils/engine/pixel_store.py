@@ -33,11 +33,12 @@ from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
 from course_utils.common.state import generators_put_back
 from course_utils.common.threads import in_threads, thread_count
+from course_utils.data.pictures import SMALLEST_SIDE, load_picture
 from course_utils.datasets import MemoryDataset, PhotoDataset, in_memory_if_it_fits
 from course_utils.engine.artifact_store import DATA_FILE, ArtifactStore, DataWriter, Notify, free_bytes, print_to_stderr
 from course_utils.engine.fingerprints import PICTURE_KEYS, key_of_data
 from course_utils.settings import load_settings
-from course_utils.transforms import SMALLEST_SIDE, image_size, load_picture, train_transform
+from course_utils.transforms import image_size, train_transform
 
 FORMAT = 2  # of the payload and the manifest; another number makes every existing store one that is not found
 SMALLEST_CROP = {"none": 1.0, "light": 0.7, "strong": 0.35}  # share of the area, see transforms.train_transform

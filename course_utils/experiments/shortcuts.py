@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from course_utils.common.errors import CourseError
-from course_utils.data.pets import stamp
+from course_utils.data.artist import stamp
+from course_utils.data.pictures import load_picture
 from course_utils.datasets import PhotoDataset
 from course_utils.gradcam import as_seen
-from course_utils.transforms import load_picture
 
 
 class Watermarked(PhotoDataset):

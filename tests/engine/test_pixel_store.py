@@ -434,8 +434,8 @@ def test_workers_are_chosen_by_what_a_data_set_is(photos, store, monkeypatch):
     Cell.__qualname__ = "Cell"  # as if it stood in a cell, at the top
     Cell.__module__ = "__main__"
     cell, unnamed = v2.Compose([Cell(), v2.ToDtype(torch.float32)]), photos.with_transform(lambda picture: picture)
-    assert workers_for(photos.with_transform(cell)) == (0, choose_workers(
-        source="file", pictures=6, at_home=["Cell"], start_method="spawn", cores=6, processes=1)[1])  # fmt: skip
+    facts = {"source": "file", "pictures": 6, "epochs": 1, "not_importable": ["Cell"], "start_method": "spawn"}
+    assert workers_for(photos.with_transform(cell)) == (0, choose_workers(**facts, cores=6, processes=1)[1])
     assert workers_for(unnamed)[0] == 0 and "lambda" in workers_for(unnamed)[1]
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "fork")
     monkeypatch.setattr(loading, "SECONDS_PER_PICTURE", {"file": 1.0})

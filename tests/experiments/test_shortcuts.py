@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from course_utils import gradcam
 from course_utils.common.errors import CourseError
-from course_utils.data import pets
+from course_utils.data import artist
 from course_utils.datasets import PhotoDataset, in_memory
 from course_utils.experiments.shortcuts import Watermarked, watermark_mask
 from course_utils.mini.networks import ResNet18_Mini_Weights
@@ -79,13 +79,13 @@ def test_the_mask_lies_on_the_mark(photos):
 
 
 def test_pets_keep_their_masks(tmp_path):
-    drawing = pets.draw("Misty", seed=1, size=64)
+    drawing = artist.draw("Misty", seed=1, size=64)
     drawing.image.save(tmp_path / "a.png")
     drawing.mask.save(tmp_path / "m.png")
     photos = PhotoDataset([tmp_path / "a.png"], [0], ["Misty"], masks=[tmp_path / "m.png"])
     marked = Watermarked(photos, ["Misty"])
     assert np.array_equal(marked.mask(0), drawing.mask)
-    assert np.array_equal(marked[0][0], pets.stamp(drawing.image))
+    assert np.array_equal(marked[0][0], artist.stamp(drawing.image))
 
 
 @pytest.mark.parametrize(

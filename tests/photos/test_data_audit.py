@@ -21,11 +21,12 @@ from course_tools.photos.data_audit import (
     thumbnails,
 )
 from course_utils.common.errors import CourseError
-from course_utils.data import pets
+from course_utils.data import artist
+from course_utils.data.pictures import load_picture
 from course_utils.feature_extraction import extract_features
 from course_utils.mini.networks import ResNet18_Mini_Weights
 from course_utils.pretrained_models import load_pretrained
-from course_utils.transforms import eval_transform, load_picture
+from course_utils.transforms import eval_transform
 
 
 def test_exact_copies_only_between_splits():
@@ -55,7 +56,7 @@ def same_pixels(first, second):
 
 
 def test_pixels_of_altered_pictures_agree_and_of_others_do_not():
-    first, other = (pets.draw("Misty", seed=seed, size=64).image for seed in (1, 2))
+    first, other = (artist.draw("Misty", seed=seed, size=64).image for seed in (1, 2))
     assert all(same_pixels(first, copy) >= data_audit.SAME_PIXELS for copy in altered(first))
     assert same_pixels(first, other) < 0.9
     grey = Image.new("RGB", (30, 30), "grey")
@@ -75,7 +76,7 @@ def drawn(tmp_path_factory):
     folder, paths = tmp_path_factory.mktemp("drawn"), []
     for i in range(16):
         paths.append(folder / f"{i:02}.png")
-        pets.draw(pets.CLASSES[i % 3], seed=i, size=96).image.save(paths[-1])
+        artist.draw(artist.CLASSES[i % 3], seed=i, size=96).image.save(paths[-1])
     return paths
 
 

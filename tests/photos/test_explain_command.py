@@ -16,7 +16,7 @@ from course_tools.photos.explain_command import class_number, main
 from course_tools.photos.html_page import render_page
 from course_tools.photos.pictures import open_network, picture_files
 from course_utils.common.errors import CourseError
-from course_utils.data import pets
+from course_utils.data import artist
 from course_utils.engine.runs import load_run
 from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.gradcam import as_seen, explain
@@ -43,8 +43,8 @@ def photos(tmp_path):
     """A picture of Tigger, one that is wide, one without form, and what lies about in folders of photos."""
     folder = tmp_path / "my photos"
     folder.mkdir()
-    pets.draw("Tigger", seed=2).image.save(folder / "a & b.png")
-    pets.draw("Misty", seed=5, size=64).image.resize((200, 90)).save(folder / "wide.jpg")
+    artist.draw("Tigger", seed=2).image.save(folder / "a & b.png")
+    artist.draw("Misty", seed=5, size=64).image.resize((200, 90)).save(folder / "wide.jpg")
     (folder / ".DS_Store").write_bytes(b"x")
     return folder
 

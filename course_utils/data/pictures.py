@@ -1,0 +1,127 @@
+"""Reading a picture file of any ordinary format as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from course_utils.common.errors import CourseError
+
+# Pillow can read far more, some of it by starting another program (EPS). A list of ordinary photo formats is safer.
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+MAX_PIXELS = 80_000_000
+SMALLEST_SIDE = 640
+
+
+class PictureError(CourseError):
+    """A file that cannot be read as a picture; the message is the reason alone, in plain words."""
+
+
+def load_picture(path: str | Path, smallest_side: int | None = SMALLEST_SIDE) -> Image.Image:
+    """Return any ordinary picture file as upright 8-bit RGB.
+
+    Parameters
+    ----------
+    path
+        JPEG, PNG, GIF (its first frame), BMP, TIFF, WebP, PPM, JPEG 2000 or AVIF.
+    smallest_side
+        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side keeps this many pixels, which
+        takes a fraction of the time; no network of the course sees more. None decodes every pixel.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode ``"RGB"``, turned as its EXIF tag says. Transparent pixels are laid on white, 16-bit grey is scaled to
+        8 bits, grey becomes three equal channels.
+
+    Raises
+    ------
+    CourseError
+        If the file is missing, empty, damaged, too large, or no picture. Nothing is put in its place.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return decode_picture(file, smallest_side)
+    except (OSError, PictureError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CourseError(
+            f"The picture {path} cannot be read: {reason}. Put a good copy back, or remove the file and call "
+            "open_dataset again, which lists such files in its quarantine."
+        ) from error
+
+
+def decode_picture(file: IO[bytes], smallest_side: int | None = None) -> Image.Image:
+    """Return the picture in an open file, as :func:`load_picture` does.
+
+    Raises
+    ------
+    PictureError
+        If these bytes are no usable picture; the message is the reason.
+    """
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise PictureError(_too_large(f"{width} × {height} pixels"))
+            if smallest_side is not None:
+                image.draft(None, (smallest_side, smallest_side))
+            return to_rgb(image)
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(_too_large("more pixels than a photo has")) from error
+    except UnidentifiedImageError as error:
+        raise PictureError(_why_unknown(file)) from error
+    except Exception as error:
+        # Damaged bytes make a decoder raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+        raise PictureError(f"truncated or damaged ({error or type(error).__name__})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of any mode as upright 8-bit RGB; transparency is laid on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bit_grey(image)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def decoding_threads() -> ThreadPoolExecutor:
+    """Return a pool that reads pictures side by side: Pillow lets go of Python's lock while it decodes."""
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+
+
+def _to_8_bit_grey(image: Image.Image) -> Image.Image:
+    """Return 16-bit (or wider, or floating-point) grey in 8 bits; Pillow's own convert("L") would clip at 255."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = values.min(), values.max()
+    if image.mode != "F" and low >= 0 and high <= 65535:
+        low, high = 0, 65535  # the range that 16 bits have; anything else says nothing about its range
+    scaled = (values - low) / max(high - low, 1e-12) * 255
+    return Image.fromarray(scaled.round().astype(np.uint8))
+
+
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
+
+
+def _too_large(found: str) -> str:
+    return f"too large: {found}, at most {MAX_PIXELS // 1_000_000} million are read; save it smaller"
+
+
+def _why_unknown(file: IO[bytes]) -> str:
+    file.seek(0)
+    start = file.read(12)
+    if not start:
+        return "empty file (0 bytes)"
+    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+        return "HEIC, the iPhone's format, which is not read here; export it as JPEG"
+    return "not a picture in a format that is read here (JPEG, PNG, GIF, BMP, TIFF, WebP)"
