@@ -2,9 +2,9 @@
 
 This module contains no code of its own. It hands on names that live in other modules:
 
-======================  ===================================================================  ========================
+======================  ===================================================================  ===================================
 name                    what it does                                                         home
-======================  ===================================================================  ========================
+======================  ===================================================================  ===================================
 **dataset adaptation**
 ``open_dataset``        open a data set by name, or a folder or list of photos; split it     ``datasets``
 ``open_csv``            open a CSV file of files and labels                                  ``datasets``
@@ -13,7 +13,7 @@ name                    what it does                                            
 ``eval_transform``      resize, crop and normalise as the pre-trained weights need it        ``transforms``
 ``train_transform``     the same, with random changes (augmentation)                         ``transforms``
 ``denormalise``         undo the normalisation, to look at the pictures                      ``transforms``
-``check_transform``     list the differences between a transform and that of the weights     ``transforms``
+``check_transform``     list the differences between a transform and that of the weights     ``experiments.transform_checks``
 **metrics**
 ``evaluate``            predict every sample of a data set; returns a ``Report``             ``evaluation``
 ``Report``              accuracy, precision, recall, F1, confusion matrix, with intervals    ``evaluation``
@@ -30,7 +30,7 @@ name                    what it does                                            
 **checkpoints**
 ``read_checkpoint``     read a file of weights, as ``load_pretrained(checkpoint=...)`` does  ``pretrained_models``
 ``load_pretrained``     build a network with pre-trained weights or your own checkpoint      ``pretrained_models``
-======================  ===================================================================  ========================
+======================  ===================================================================  ===================================
 
 ``fit(..., resume=True)`` writes a checkpoint after every epoch and goes on from it; ``load_run(name).model()`` builds
 the network of a run with its best weights.
