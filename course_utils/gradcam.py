@@ -1,4 +1,4 @@
-"""Where a network looks: heat maps with the ``grad-cam`` package.
+"""Heat maps of where a network looks, made with the ``grad-cam`` package.
 
 :func:`explain` works for every network of the course, frozen or not, and leaves the network as it found it. Whether to
 believe a map is asked in :mod:`course_utils.experiments.cam_checks`.
@@ -174,7 +174,7 @@ def _explain_batch(cam: Any, images: Tensor, wanted: np.ndarray | None) -> tuple
 
 
 class _Keeping:
-    """Mixed into a class of the grad-cam package: keeps the map before it is cut off, enlarged and stretched."""
+    """A part of every class of maps: it keeps the map before it is cut off, enlarged and stretched."""
 
     def get_cam_image(self, *args: Any, **kwargs: Any) -> np.ndarray:
         self.signed = super().get_cam_image(*args, **kwargs)
@@ -214,7 +214,7 @@ def _cam(method: str, model: nn.Module, layer: nn.Module) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _borrowed(model: nn.Module) -> Iterator[None]:
-    """Eval mode with gradients, none of them for parameters; afterwards everything is as it was."""
+    """Set eval mode, with gradients but none for parameters; afterwards put everything back as it was."""
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise CourseError(
             "The model was made inside torch.inference_mode(), so no gradient can go through it. Make or load it "

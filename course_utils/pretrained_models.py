@@ -220,7 +220,7 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
     ------
     CourseError
         If the model is of no known family, or the row of its family does not fit it: a tensor is in no stage or in
-        two, there is no such `cam_stage`, or the last layer is not in the last stage.
+        two, a stage has no parameters, there is no such `cam_stage`, or the last layer is not in the last stage.
     """
     family = family_of(model)
     row = family.split(model)
@@ -247,7 +247,10 @@ def _misfit(model: nn.Module, family: Family, row: dict[str, list[nn.Module]]) -
         return f"the cam_stage {family.cam_stage!r} is none of {', '.join(row)}"
     if last_layer(model) not in nn.ModuleList(list(parts)[-1]).modules():
         return f"the last layer {last_layer_name(model)!r} is not in the last stage {list(row)[-1]!r}"
-    pieces = map(nn.ModuleList, parts)
+    pieces = [nn.ModuleList(part) for part in parts]
+    for name, piece in zip(row, pieces, strict=True):
+        if next(piece.parameters(), None) is None:
+            return f"the stage {name!r} has no parameters, it belongs to the stage in front of it or behind it"
     held = Counter(id(t) for piece in pieces for t in itertools.chain(piece.parameters(), piece.buffers()))
     own = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
     if held.keys() == own and max(held.values()) == 1:
@@ -258,8 +261,8 @@ def _misfit(model: nn.Module, family: Family, row: dict[str, list[nn.Module]]) -
             "in two stages": [name for name, t in _tensors(model).items() if held[id(t)] > 1],
             "not the model's own": [
                 f"{stage}.{name}"
-                for stage, part in row.items()
-                for name, t in _tensors(nn.ModuleList(part)).items()
+                for stage, piece in zip(row, pieces, strict=True)
+                for name, t in _tensors(piece).items()
                 if id(t) not in own
             ],
         }
@@ -303,7 +306,7 @@ def feature_dim(model: nn.Module) -> int:
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """Put a fresh linear layer with `num_classes` outputs in the place of the last one.
+    """Put a fresh linear layer with `num_classes` outputs in the place of the last one, and return the model.
 
     Parameters
     ----------
@@ -312,11 +315,6 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     num_classes
         At least 1. The new layer has torch's default initialisation, drawn from the global random generator, and
         learns (``requires_grad=True``) even where the rest is frozen.
-
-    Returns
-    -------
-    nn.Module
-        The same model.
     """
     _check_classes(num_classes)
     old = last_layer(model)
@@ -494,8 +492,7 @@ def load_pretrained(
         For an unknown name or entry; weights neither on disk nor to be downloaded; a checkpoint that does not fit.
     """
     _check_name(name)
-    if num_classes is not None:
-        _check_classes(num_classes)
+    _check_classes(num_classes)
     if checkpoint is not None:
         return _from_checkpoint(name, num_classes, Path(checkpoint))
     entry = weights_entry(name, weights)
@@ -518,8 +515,8 @@ def _check_name(name: str) -> None:
     )
 
 
-def _check_classes(num_classes: int) -> None:
-    if num_classes < 1:
+def _check_classes(num_classes: int | None) -> None:
+    if num_classes is not None and num_classes < 1:
         raise CourseError(f"num_classes={num_classes}: a head needs at least one output.")
 
 
@@ -528,10 +525,8 @@ def _default_classes(name: str) -> int:
 
 
 def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
-    if isinstance(entry, networks.MiniWeightsEnum):
-        state = entry.get_state_dict()
-    else:
-        state = torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
+    mini = isinstance(entry, networks.MiniWeightsEnum)
+    state = entry.get_state_dict() if mini else torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
     try:
         return _filled(_without_memory(name, len(entry.meta["categories"])), state)
     except RuntimeError:  # torchvision's builders of old networks, DenseNet for one, rename the tensors of their files

@@ -790,7 +790,9 @@ def other_row(**parts):
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ((other_row(layer1=lambda m: []), "fc", "layer4"), r"in no stage: layer1\.0\.conv1\.weight, .* and 16 more\."),
+        ((other_row(layer1=lambda m: m.layer1[0:1]), "fc", "layer4"), r"split gave .* instead of"),
+        ((other_row(layer1=lambda m: [m.layer1[0]]), "fc", "layer4"), r"in no stage: layer1\.1\.conv1.* and 4 more\."),
+        ((other_row(layer4=lambda m: [nn.ReLU()]), "fc", "layer4"), "the stage 'layer4' has no parameters"),
         ((other_row(layer2=lambda m: [m.layer1, m.layer2]), "fc", "layer4"), r"in two stages: layer1\.0\.conv1"),
         (
             (other_row(layer1=lambda m: [m.layer1, nn.Linear(2, 2)]), "fc", "layer4"),
