@@ -78,9 +78,8 @@ def learning_stages(model: nn.Module) -> list[str]:
 def train_mode(model: nn.Module) -> nn.Module:
     """Set stages that learn to training mode and frozen ones to eval mode; call it instead of ``model.train()``."""
     model.train()
-    learning = learning_stages(model)
-    for name, stage in stages(model).items():
-        if name not in learning:
+    for stage in stages(model).values():
+        if not any(parameter.requires_grad for parameter in stage.parameters()):
             stage.eval()
     return model
 

@@ -21,7 +21,7 @@ import torch
 from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from course_utils.common.errors import CourseError
@@ -291,10 +291,8 @@ def similarity(first: np.ndarray, second: np.ndarray, measure: str = "rank") -> 
 
 
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    ranks = (rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second))
-    a, b = (rank - rank.mean(1, keepdims=True) for rank in ranks)
-    norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.where(norm > 0, (a * b).sum(1) / np.where(norm > 0, norm, 1), 0.0)
+    pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
+    return np.array([spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs])
 
 
 def _structural_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
