@@ -30,7 +30,7 @@ def freeze(model: nn.Module, before: str | None = "head") -> nn.Module:
     Parameters
     ----------
     model
-        Changed in place. Frozen stages lose ``requires_grad`` and ``grad``, and go to eval mode.
+        The network, changed in place. Frozen stages lose ``requires_grad`` and ``grad``, and go to eval mode.
     before
         Name of the first stage that learns: ``"head"`` is feature extraction, the name of the first stage freezes
         nothing. None freezes everything.
@@ -71,16 +71,15 @@ def set_learning(model: nn.Module, learning: list[str]) -> nn.Module:
 
 
 def learning_stages(model: nn.Module) -> list[str]:
-    """Names of the stages in which a parameter learns, in order."""
+    """Return the names of the stages in which a parameter learns, in order."""
     return [name for name, stage in stages(model).items() if any(p.requires_grad for p in stage.parameters())]
 
 
 def train_mode(model: nn.Module) -> nn.Module:
-    """Call this where you would call ``model.train()``: stages that learn train, frozen stages stay in eval mode."""
+    """Set stages that learn to training mode and frozen ones to eval mode; call it instead of ``model.train()``."""
     model.train()
-    learning = learning_stages(model)
-    for name, stage in stages(model).items():
-        if name not in learning:
+    for stage in stages(model).values():
+        if not any(parameter.requires_grad for parameter in stage.parameters()):
             stage.eval()
     return model
 
@@ -96,7 +95,7 @@ def frozen_proof(model: nn.Module) -> Iterator[None]:
     Parameters
     ----------
     model
-        After ``freeze``: which stages are frozen is read off when the block begins.
+        A network after ``freeze``: which stages are frozen is read off when the block begins.
 
     Raises
     ------
@@ -132,7 +131,7 @@ def frozen_proof(model: nn.Module) -> Iterator[None]:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same to the last bit: a NaN equals itself, 0.0 differs from -0.0."""
+    """True if two tensors are the same to the last bit: a NaN equals itself, 0.0 differs from -0.0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     a, b = a.detach().contiguous(), b.detach().to(a.device).contiguous()
@@ -140,14 +139,14 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """The frozen network as a function f(x): what its last layer sees for every picture.
+    """Return what the last layer sees for every picture: the frozen network as a function f(x).
 
     Parameters
     ----------
     model
-        Run in eval mode, left as it was found.
+        Runs in eval mode and is left as it was found.
     dataset
-        Gives ``(image, label)`` with images ``(3, H, W)``, already transformed.
+        Pairs ``(image, label)`` with images ``(3, H, W)``, already transformed.
     batch_size
         Pictures per forward pass.
 
@@ -171,7 +170,7 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
 
 @contextlib.contextmanager
 def _input_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what a layer is given, without touching the model's code."""
+    """Collect the inputs of a layer, without touching the model's code."""
     caught: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     try:
@@ -181,13 +180,13 @@ def _input_of(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def first_filters(model: nn.Module) -> Tensor:
-    """The weights of the first convolution, ``(out, 3, k, k)``: what the network looks for first."""
+    """Return the weights of the first convolution, ``(out, 3, k, k)``: what the network looks for first."""
     convolution = next(m for m in next(iter(stages(model).values())).modules() if isinstance(m, nn.Conv2d))
     return convolution.weight.detach().cpu()
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:
-    """How many numbers learn, and how many there are."""
+    """Return how many numbers learn, and how many there are."""
     family_of(model)
     total = sum(p.numel() for p in model.parameters())
     return sum(p.numel() for p in model.parameters() if p.requires_grad), total

@@ -1,4 +1,4 @@
-"""How to transfer is data: from which epoch each stage learns, and at which learning rate.
+"""Ways to transfer, as data: from which epoch each stage learns, and at which learning rate.
 
 =====================  ===============================================================  =======================
 strategy               what learns                                                      brief, practical advice
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from course_utils.common.errors import CourseError
@@ -32,16 +33,16 @@ class Strategy:
     Parameters
     ----------
     name
-        For tables and plots.
+        Name in tables and plots.
     starts
         Epoch (from 0) from which a stage learns, None for never. The first entry is for the head, the next for the
         stage in front of it, and so on towards the pixels; the last entry holds for all that remain.
     rates
         Highest learning rate of a stage, in the same order. AdamW's, so about 1e-5 to 1e-2.
     pretrained
-        Whether it begins with pre-trained weights.
+        True to begin with pre-trained weights.
     weight_decay
-        Of AdamW; norms and biases are never decayed.
+        Weight decay of AdamW; norms and biases are never decayed.
     warmup
         Share of all steps in which the rate of a stage climbs, counted from the step in which it begins to learn.
 
@@ -75,7 +76,7 @@ class Strategy:
             raise CourseError(f"{self.name}: warmup={self.warmup}; it is a share of all steps, from 0 up to below 1.")
 
     def plan(self, model: nn.Module) -> Plan:
-        """Work out what the strategy means for a model; print the result to see it as a table."""
+        """Return what the strategy means for a model; print it to see a table."""
         rows = []
         for depth, (name, stage) in enumerate(reversed(stages(model).items())):
             parameters = sum(p.numel() for p in stage.parameters())
@@ -83,17 +84,15 @@ class Strategy:
         return Plan(self, tuple(reversed(rows)))
 
     def starting_model(self, name: str, num_classes: int, seed: int = 0, weights: object = "DEFAULT") -> nn.Module:
-        """The model as the strategy finds it: pre-trained or random, with a new head drawn from `seed`.
+        """Return the model as the strategy finds it: pre-trained or random, with a new head drawn from `seed`.
 
         Parameters
         ----------
         name, num_classes, weights
-            As :func:`~course_utils.pretrained_models.load_pretrained` takes them.
+            Same as in :func:`~course_utils.pretrained_models.load_pretrained`.
         seed
-            All strategies with the same seed begin with the same head.
+            Seed of the new head: all strategies with the same seed begin with the same one.
         """
-        import torch
-
         with generators_put_back(seed):
             model = load_pretrained(name, weights=weights if self.pretrained else None)
             torch.manual_seed(seed)  # again, so that the head does not depend on whether the body was drawn before it
@@ -122,23 +121,19 @@ class Plan:
     rows: tuple[StagePlan, ...]
 
     def learning_at(self, epoch: int) -> list[str]:
-        """Names of the stages that learn in an epoch, from pixels to logits."""
+        """Return the names of the stages that learn in an epoch, from pixels to logits."""
         return [row.stage for row in self.rows if row.start is not None and epoch >= row.start]
 
     def trainable_at(self, epoch: int) -> int:
-        """How many parameters learn in an epoch."""
+        """Return how many parameters learn in an epoch."""
         return sum(row.parameters for row in self.rows if row.stage in self.learning_at(epoch))
 
     def __str__(self) -> str:
         table = [
-            [row.stage, row.parameters, f"{row.rate:g}" if row.start is not None else "-", _start(row.start)]
+            [row.stage, row.parameters, *(("-", "never") if row.start is None else (f"{row.rate:g}", row.start + 1))]
             for row in self.rows
         ]
         return text_table(["stage", "parameters", "learning rate", "learns from epoch"], table)
-
-
-def _start(epoch: int | None) -> object:
-    return "never" if epoch is None else epoch + 1
 
 
 FEATURE_EXTRACTION = Strategy("feature extraction", starts=(0, None), rates=(3e-2,))
@@ -151,7 +146,7 @@ STRATEGIES = (FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE, FULL,
 
 
 def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
-    """The optimizer's groups: for every stage that ever learns, its matrices (decayed) and its vectors (not).
+    """Return the optimizer's groups: for every stage that ever learns, its matrices (decayed) and its vectors (not).
 
     Parameters
     ----------
@@ -191,18 +186,18 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
 
 
 def rate_factor(step: int, first_step: int, steps: int, warmup_steps: int) -> float:
-    """Share of its highest learning rate that a stage has at a step.
+    """Return the share of its highest learning rate that a stage has at a step.
 
     Parameters
     ----------
     step
-        Optimizer step, from 0.
+        Number of the optimizer step, from 0.
     first_step
-        Step in which the stage begins to learn; before it the factor is 0.
+        Number of the step in which the stage begins to learn; before it the factor is 0.
     steps
-        Steps of the whole run.
+        Number of steps of the whole run.
     warmup_steps
-        Steps of the linear climb that begins with `first_step`.
+        Number of steps of the linear climb that begins with `first_step`.
 
     Returns
     -------

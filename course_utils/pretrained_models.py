@@ -7,29 +7,31 @@ model computes, and they are made of the model's own modules: freezing a stage f
 >>> list(stages(model))
 ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'head']
 
-``FAMILIES`` is the only place that knows how an architecture is built. A new family is one new row.
+``FAMILIES`` is the only place that knows how an architecture is built. A new family is one new row, which
+:func:`register_family` adds from a notebook too.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
-import os
-import urllib.error
+import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
-from torchvision.models._api import WeightsEnum
+from torchvision.models import WeightsEnum
 
 from course_utils.common.errors import CourseError
-from course_utils.common.files import sha256_of
-from course_utils.common.state import evaluating
+from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.tables import text_table
+from course_utils.common.weight_files import check_fit, fetch_weights, listed, read_state_dict
 from course_utils.mini import networks
 
 # --- one row per family ------------------------------------------------------------------------------------------
@@ -81,29 +83,13 @@ def _hidden_layers(m: nn.Module) -> dict[str, list[nn.Module]]:
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of architectures is built.
-
-    Parameters
-    ----------
-    name
-        ``"resnet"``, say.
-    model_class
-        torchvision's class.
-    prefixes
-        Beginnings of the names that torchvision has for it.
-    split
-        From a model to its stages: name → modules in order.
-    last_layer
-        From a model to the path of its last linear layer, ``"fc"`` or ``"classifier.6"``.
-    cam_stage
-        The last stage whose output is a map ``(N, C, h, w)``: where Grad-CAM looks, see :func:`cam_layer`.
-    """
+    """One row of ``FAMILIES``; the fields are the parameters of :func:`register_family`."""
 
     name: str
     model_class: type[nn.Module]
     prefixes: tuple[str, ...]
     split: Callable[[nn.Module], dict[str, list[nn.Module]]]
-    last_layer: Callable[[nn.Module], str]
+    last_layer: str | Callable[[nn.Module], str]
     cam_stage: str
 
 
@@ -111,24 +97,104 @@ def _end_of_classifier(m: nn.Module) -> str:
     return f"classifier.{len(m.classifier) - 1}"
 
 
-FAMILIES = (
-    Family("resnet", models.ResNet, ("resnet", "resnext", "wide_resnet"), _resnet_stages, lambda m: "fc", "layer4"),
-    Family("vgg", models.VGG, ("vgg",), _vgg_stages, _end_of_classifier, "block5"),
-    Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end_of_classifier, "top"),
-    Family("mobilenet_v2", models.MobileNetV2, ("mobilenet_v2",), _mobilenet_v2_stages, _end_of_classifier, "top"),
-    Family("mobilenet_v3", models.MobileNetV3, ("mobilenet_v3",), _mobilenet_v3_stages, _end_of_classifier, "top"),
-)
+# From old to new; see register_family for what stands in a row.
+FAMILIES = {
+    row.name: row
+    for row in (
+        Family("resnet", models.ResNet, ("resnet", "resnext", "wide_resnet"), _resnet_stages, "fc", "layer4"),
+        Family("vgg", models.VGG, ("vgg",), _vgg_stages, _end_of_classifier, "block5"),
+        Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end_of_classifier, "top"),
+        Family("mobilenet_v2", models.MobileNetV2, ("mobilenet_v2",), _mobilenet_v2_stages, _end_of_classifier, "top"),
+        Family("mobilenet_v3", models.MobileNetV3, ("mobilenet_v3",), _mobilenet_v3_stages, _end_of_classifier, "top"),
+    )
+}
+COURSE_FAMILIES = frozenset(FAMILIES)
+
+
+def register_family(
+    name: str,
+    model_class: type[nn.Module],
+    prefixes: Sequence[str],
+    split: Callable[[nn.Module], dict[str, list[nn.Module]]],
+    last_layer: str | Callable[[nn.Module], str],
+    cam_stage: str,
+) -> None:
+    """Add a family of networks, so that everything in the course works with it.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, ``_`` and ``-``. A row that was registered under this name is replaced.
+    model_class
+        Class of the models. A row for a subclass goes before a row for its parent; of two rows for the same class the
+        newer one counts.
+    prefixes
+        Beginnings of the names that torchvision has for it, for :func:`load_pretrained`; ``()`` if it has none.
+    split
+        Function from a model to its stages, from pixels to logits: name → modules in order. Run one after another they
+        have to compute what the model computes. Modules without parameters may be new, all others are the model's own.
+        The last stage holds the last layer; call it ``"head"``.
+    last_layer
+        Path of the linear layer that gives the logits, ``"fc"`` or ``"classifier.6"``; or a function that gives it.
+    cam_stage
+        Name of the last stage whose output is a map ``(N, C, h, w)``: Grad-CAM looks there, see :func:`cam_layer`.
+
+    Raises
+    ------
+    CourseError
+        If an argument is of another kind, or the name is that of a row which the course brings along. Whether the row
+        fits a model is checked by :func:`stages`.
+
+    Examples
+    --------
+    >>> def densenet_stages(m):
+    ...     f = m.features
+    ...     row = {"stem": [f.conv0, f.norm0, f.relu0, f.pool0]}
+    ...     row |= {f"block{i}": [getattr(f, f"denseblock{i}"), getattr(f, f"transition{i}")] for i in (1, 2, 3)}
+    ...     row["block4"] = [f.denseblock4, f.norm5]
+    ...     return row | {"head": [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), m.classifier]}
+    >>> register_family("densenet", models.DenseNet, ["densenet"], densenet_stages, "classifier", "block4")
+    >>> model, x = load_pretrained("densenet121", weights=None).eval(), torch.rand(1, 3, 64, 64)
+    >>> list(stages(model))
+    ['stem', 'block1', 'block2', 'block3', 'block4', 'head']
+    >>> torch.equal(nn.Sequential(*stages(model).values())(x), model(x))
+    True
+    """
+    row = Family(name, model_class, prefixes, split, last_layer, cam_stage)
+    valid_name = isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) and name not in COURSE_FAMILIES
+    names = models.list_models()
+    known = isinstance(prefixes, (tuple, list)) and all(
+        isinstance(prefix, str) and prefix and any(name.startswith(prefix) for name in names) for prefix in prefixes
+    )
+    for argument, fits, allowed in (
+        ("name", valid_name, f"letters, digits, '_' and '-', but not one of {', '.join(sorted(COURSE_FAMILIES))}"),
+        (
+            "model_class",
+            isinstance(model_class, type) and issubclass(model_class, nn.Module),
+            "a subclass of nn.Module",
+        ),
+        ("prefixes", known, "a tuple of beginnings of names in torchvision.models.list_models(), or ()"),
+        ("split", callable(split), "a function from a model to {name of the stage: [modules]}"),
+        ("last_layer", isinstance(last_layer, str) or callable(last_layer), "a path such as 'fc', or a function"),
+        ("cam_stage", isinstance(cam_stage, str), "the name of a stage"),
+    ):
+        if not fits:
+            raise CourseError(f"register_family cannot use {argument}={getattr(row, argument)!r}. Give {allowed}.")
+    FAMILIES.pop(name, None)
+    FAMILIES[name] = replace(row, prefixes=tuple(prefixes))
 
 
 def family_of(model: nn.Module) -> Family:
-    """The row of ``FAMILIES`` that a model belongs to; :class:`CourseError` when there is none."""
-    for family in FAMILIES:
-        if isinstance(model, family.model_class):
-            return family
-    known = ", ".join(family.model_class.__name__ for family in FAMILIES)
+    """Return the row of ``FAMILIES`` that a model belongs to; :class:`CourseError` when there is none."""
+    for ancestor in type(model).__mro__:  # the most specific class first
+        for family in reversed(FAMILIES.values()):
+            if family.model_class is ancestor:
+                return family
+    known = ", ".join(family.model_class.__name__ for family in FAMILIES.values())
     raise CourseError(
-        f"{type(model).__name__} belongs to no known family ({known}). Give the bare model, not a wrapper around it, "
-        "or add a row to FAMILIES in course_utils/pretrained_models.py."
+        f"{type(model).__name__} belongs to no known family ({known}). Give the bare model, not a wrapper around it; "
+        "build it again if its class was defined anew since; or add a row with "
+        "course_utils.pretrained_models.register_family."
     )
 
 
@@ -136,7 +202,7 @@ def family_of(model: nn.Module) -> Family:
 
 
 def stages(model: nn.Module) -> dict[str, nn.Sequential]:
-    """A model as an ordered row of named stages, from pixels to logits.
+    """Return a model as an ordered row of named stages, from pixels to logits.
 
     Parameters
     ----------
@@ -147,14 +213,24 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
     -------
     dict
         Name → module, in order. Each maps ``(N, …)`` to the next one's input; the first takes ``(N, 3, H, W)``, the
-        last gives logits ``(N, classes)``. The modules are the model's own: nothing is copied.
+        last gives logits ``(N, classes)``. The modules are the model's own: nothing is copied, and every parameter and
+        buffer of the model is in exactly one stage.
 
     Raises
     ------
     CourseError
-        If the model is of no known family.
+        If the model is of no known family, or the row of its family does not fit it: a tensor is in no stage or in
+        two, a stage has no parameters, there is no such `cam_stage`, or the last layer is not in the last stage.
     """
-    row = {name: nn.Sequential(*modules) for name, modules in family_of(model).split(model).items()}
+    family = family_of(model)
+    row = family.split(model)
+    if problem := _misfit(model, family, row):
+        raise CourseError(
+            f"The stages of family {family.name!r} do not fit this {type(model).__name__}: {problem}. Every parameter "
+            "and buffer has to be in one stage, or it would be neither trained nor frozen. Give this class a row of "
+            "its own: course_utils.pretrained_models.register_family."
+        )
+    row = {name: nn.Sequential(*modules) for name, modules in row.items()}
     own = set(model.modules())
     for stage in row.values():
         # A new container (or Flatten) says "training" whatever the model's own modules say; keep the flag truthful.
@@ -162,29 +238,75 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
     return row
 
 
+def _misfit(model: nn.Module, family: Family, row: dict[str, list[nn.Module]]) -> str:
+    """Return what keeps the stages of a family from being those of a model; nothing is run. ``""`` if they fit."""
+    parts = row.values() if isinstance(row, Mapping) else [None]
+    if not all(isinstance(part, (list, tuple)) and all(isinstance(m, nn.Module) for m in part) for part in parts):
+        return f"split gave {row!r:.200} instead of {{name: [modules]}}"
+    if family.cam_stage not in row:
+        return f"the cam_stage {family.cam_stage!r} is none of {', '.join(row)}"
+    if last_layer(model) not in nn.ModuleList(list(parts)[-1]).modules():
+        return f"the last layer {last_layer_name(model)!r} is not in the last stage {list(row)[-1]!r}"
+    pieces = [nn.ModuleList(part) for part in parts]
+    for name, piece in zip(row, pieces, strict=True):
+        if next(piece.parameters(), None) is None:
+            return f"the stage {name!r} has no parameters, it belongs to the stage in front of it or behind it"
+    held = Counter(id(t) for piece in pieces for t in itertools.chain(piece.parameters(), piece.buffers()))
+    own = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
+    if held.keys() == own and max(held.values()) == 1:
+        return ""
+    return listed(
+        {
+            "in no stage": [name for name, t in _tensors(model).items() if not held[id(t)]],
+            "in two stages": [name for name, t in _tensors(model).items() if held[id(t)] > 1],
+            "not the model's own": [
+                f"{stage}.{name}"
+                for stage, piece in zip(row, pieces, strict=True)
+                for name, t in _tensors(piece).items()
+                if id(t) not in own
+            ],
+        }
+    )
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
 def stage_of_parameters(model: nn.Module) -> dict[str, str]:
-    """Name of every parameter and buffer → name of its stage."""
+    """Return the name of the stage of every parameter and buffer, by its name."""
     owner = {id(t): name for name, stage in stages(model).items() for t in (*stage.parameters(), *stage.buffers())}
-    return {name: owner[id(t)] for name, t in (*model.named_parameters(), *model.named_buffers())}
+    return {name: owner[id(t)] for name, t in _tensors(model).items()}
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
-    """The linear layer that gives the logits: ``fc`` in a ResNet, the end of ``classifier`` elsewhere."""
-    return model.get_submodule(family_of(model).last_layer(model))
+    """Return the linear layer that gives the logits: ``fc`` in a ResNet, the end of ``classifier`` elsewhere."""
+    path = last_layer_name(model)
+    try:
+        layer = model.get_submodule(path)
+    except AttributeError:
+        layer = None
+    if isinstance(layer, nn.Linear):
+        return layer
+    raise CourseError(
+        f"The last layer of this {type(model).__name__} has to be an nn.Linear at {path!r}, there is a "
+        f"{type(layer).__name__}. Give this class a row of its own: course_utils.pretrained_models.register_family."
+    )
 
 
 def last_layer_name(model: nn.Module) -> str:
-    """Where the last layer sits: ``"fc"`` or ``"classifier.6"``, say."""
-    return family_of(model).last_layer(model)
+    """Return the path of the last layer: ``"fc"`` or ``"classifier.6"``, say."""
+    path = family_of(model).last_layer
+    return path if isinstance(path, str) else path(model)
 
 
 def feature_dim(model: nn.Module) -> int:
-    """How many numbers the last layer sees for each picture: 512 in a ResNet-18, 4096 in a VGG-16."""
+    """Return how many numbers the last layer sees for each picture: 512 in a ResNet-18, 4096 in a VGG-16."""
     return last_layer(model).in_features
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """Put a fresh linear layer with `num_classes` outputs in the place of the last one.
+    """Put a fresh linear layer with `num_classes` outputs in the place of the last one, and return the model.
 
     Parameters
     ----------
@@ -193,29 +315,23 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     num_classes
         At least 1. The new layer has torch's default initialisation, drawn from the global random generator, and
         learns (``requires_grad=True``) even where the rest is frozen.
-
-    Returns
-    -------
-    nn.Module
-        The same model.
     """
     _check_classes(num_classes)
-    path = last_layer_name(model)
-    parent, _, attribute = path.rpartition(".")
-    old = model.get_submodule(path)
+    old = last_layer(model)
+    parent, _, attribute = last_layer_name(model).rpartition(".")
     new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
     setattr(model.get_submodule(parent), attribute, new)
     return model
 
 
 def map_stages(model: nn.Module) -> list[str]:
-    """Names of the stages whose output is a map ``(N, C, h, w)``, in order; the last is where Grad-CAM looks."""
+    """Return the names of the stages whose output is a map ``(N, C, h, w)``; Grad-CAM looks at the last of them."""
     names = list(stages(model))
     return names[: names.index(family_of(model).cam_stage) + 1]
 
 
 def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
-    """The module whose output Grad-CAM explains: the last map of a stage, before a pooling makes it smaller.
+    """Return the module whose output Grad-CAM explains: the last map of a stage, before a pooling makes it smaller.
 
     Parameters
     ----------
@@ -231,20 +347,22 @@ def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
     CourseError
         If the model is of no known family, has no such stage, or the stage has no map.
     """
-    name = family_of(model).cam_stage if stage is None else stage
-    if name not in map_stages(model):
-        known, allowed = list(stages(model)), ", ".join(map_stages(model))
-        what = (
+    row, allowed = stages(model), map_stages(model)
+    name = allowed[-1] if stage is None else stage
+    if name not in allowed:
+        problem = (
             f"The stage {name!r} gives no map (it lies behind the pooling)"
-            if name in known
-            else (f"There is no stage {name!r} in this model")
+            if name in row
+            else f"There is no stage {name!r} in this model"
         )
-        raise CourseError(f"{what}. Stages with a map, from fine to coarse: {allowed}.")
-    return [module for module in stages(model)[name] if not isinstance(module, nn.MaxPool2d)][-1]
+        raise CourseError(f"{problem}. Stages with a map, from fine to coarse: {', '.join(allowed)}.")
+    # A module that the split made anew is not run by the model itself.
+    own = set(model.modules())
+    return [module for module in row[name] if module in own and not isinstance(module, nn.MaxPool2d)][-1]
 
 
 def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 128, 128)) -> str:
-    """A table of stages: output shape for one picture, parameters, how many of them learn.
+    """Return a table of stages: output shape for one picture, parameters, how many of them learn.
 
     Parameters
     ----------
@@ -254,20 +372,16 @@ def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 128, 128)) 
         ``(channels, height, width)`` of the picture.
     """
     rows = []
-    x = torch.zeros(1, *input_size, device=next(model.parameters()).device)
-    for name, stage in stages(model).items():
-        with evaluating(stage):
-            x = stage(x)
-        total = sum(p.numel() for p in stage.parameters())
+    for name, stage, output in _stage_by_stage(model, input_size):
         learning = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        rows.append([name, " × ".join(map(str, x.shape[1:])), total, learning])
+        rows.append([name, " × ".join(map(str, output.shape[1:])), _count(stage), learning])
     rows.append(["total", "", sum(row[2] for row in rows), sum(row[3] for row in rows)])
     return text_table(["stage", "output", "parameters", "learning"], rows)
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage costs: its parameters, and its multiply-adds for one picture."""
+    """The cost of one stage: its parameters, and its multiply-adds for one picture."""
 
     stage: str
     parameters: int
@@ -275,45 +389,55 @@ class StageCost:
 
 
 def stage_costs(model: nn.Module, size: int) -> list[StageCost]:
-    """Parameters and multiply-adds of every stage, for one picture of `size` × `size` pixels.
+    """Return parameters and multiply-adds of every stage, for one picture of `size` × `size` pixels.
 
     Multiplications (each with an addition) are counted by ``torch.utils.flop_counter`` while zeros go through
     convolutions and linear layers; norms and activations are left out, as papers do. Works on the meta device, where
     nothing is computed. (torch counts a multiply-add as two operations, papers as one.)
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    x = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    costs = []
-    for name, stage in stages(model).items():
-        with FlopCounterMode(display=False) as counter, evaluating(stage):
-            x = stage(x)
-        parameters = sum(p.numel() for p in stage.parameters())
-        costs.append(StageCost(name, parameters, counter.get_total_flops() // 2))
+    costs, before = [], 0
+    with FlopCounterMode(display=False) as counter:
+        for name, stage, _ in _stage_by_stage(model, (3, size, size)):
+            operations = counter.get_total_flops()
+            costs.append(StageCost(name, _count(stage), (operations - before) // 2))
+            before = operations
     return costs
 
 
 def multiply_adds(model: nn.Module, size: int) -> int:
-    """The multiply-adds of a whole network for one picture; see :func:`stage_costs`."""
+    """Return the multiply-adds of a whole network for one picture; see :func:`stage_costs`."""
     return sum(cost.multiply_adds for cost in stage_costs(model, size))
+
+
+def _stage_by_stage(model: nn.Module, shape: tuple[int, int, int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Send a black picture through a model; yield each stage with its name and its output."""
+    x = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    for name, stage in stages(model).items():
+        with evaluating(stage):
+            x = stage(x)
+        yield name, stage, x
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
 
 
 def available_models() -> list[str]:
-    """Names that :func:`load_pretrained` takes: torchvision's, and the embedded ``…_mini`` ones."""
-    prefixes = tuple(prefix for family in FAMILIES for prefix in family.prefixes)
+    """Return the names that :func:`load_pretrained` takes: torchvision's, and the embedded ``…_mini`` ones."""
+    prefixes = tuple(prefix for family in FAMILIES.values() for prefix in family.prefixes)
     return [name for name in models.list_models() if name.startswith(prefixes)]
 
 
 def weights_entry(name: str, weights: str | WeightsEnum | None = "DEFAULT") -> WeightsEnum | None:
-    """The record that holds a file's address, the transforms that belong to it, and what is known about it.
+    """Return the record that holds a file's address, the transforms that belong to it, and what is known about it.
 
     Parameters
     ----------
     name
-        Of a model.
+        Name of a model, see :func:`available_models`.
     weights
         ``"DEFAULT"``, the name of an entry, an entry, or None (which gives None: random weights).
 
@@ -341,21 +465,21 @@ def load_pretrained(
     weights: str | WeightsEnum | None = "DEFAULT",
     checkpoint: str | Path | None = None,
 ) -> nn.Module:
-    """Build a network and fill it with pre-trained weights.
+    """Return a network filled with pre-trained weights.
 
     Parameters
     ----------
     name
-        As torchvision writes it (``"resnet50"``, ``"vgg16"``, ``"efficientnet_b0"``, ``"mobilenet_v3_small"``, …), or
-        an embedded one (``"resnet18_mini"``).
+        One of :func:`available_models`: a name of torchvision (``"resnet50"``, ``"vgg16"``, ``"efficientnet_b0"``, …),
+        or an embedded network (``"resnet18_mini"``).
     num_classes
         Outputs of a new head, drawn at random; None keeps the head that was trained with the rest.
     weights
-        As torchvision takes them: ``"DEFAULT"``, the name of an entry, an entry, or None for random weights.
-        Looked for in torch's cache folder first and downloaded otherwise.
+        ``"DEFAULT"``, an entry of torchvision or its name, or None for random weights. The file is looked for in
+        torch's cache folder first and downloaded otherwise.
     checkpoint
-        A file of your own instead of `weights`; see :func:`read_checkpoint`. When its head has another number of
-        classes than `num_classes`, the head is left out and a warning says so.
+        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`. When
+        its head has another number of classes than `num_classes`, it is left out and a warning says so.
 
     Returns
     -------
@@ -368,8 +492,7 @@ def load_pretrained(
         For an unknown name or entry; weights neither on disk nor to be downloaded; a checkpoint that does not fit.
     """
     _check_name(name)
-    if num_classes is not None:
-        _check_classes(num_classes)
+    _check_classes(num_classes)
     if checkpoint is not None:
         return _from_checkpoint(name, num_classes, Path(checkpoint))
     entry = weights_entry(name, weights)
@@ -377,7 +500,7 @@ def load_pretrained(
         return models.get_model(name, weights=None, num_classes=num_classes or _default_classes(name))
     if entry.meta["categories"] is None:  # VGG16_Weights.IMAGENET1K_FEATURES: its classifier holds NaN
         raise CourseError(f"{entry} has no classifier: it only fills the convolutions. Take another entry of {name}.")
-    model = _filled(name, len(entry.meta["categories"]), _state_dict_of(entry))
+    model = _pretrained(name, entry)
     return model if num_classes is None else replace_head(model, num_classes)
 
 
@@ -392,8 +515,8 @@ def _check_name(name: str) -> None:
     )
 
 
-def _check_classes(num_classes: int) -> None:
-    if num_classes < 1:
+def _check_classes(num_classes: int | None) -> None:
+    if num_classes is not None and num_classes < 1:
         raise CourseError(f"num_classes={num_classes}: a head needs at least one output.")
 
 
@@ -401,161 +524,41 @@ def _default_classes(name: str) -> int:
     return 200 if name in networks.BUILDERS else 1000
 
 
-def _filled(name: str, classes: int, state: dict[str, Tensor]) -> nn.Module:
+def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
+    mini = isinstance(entry, networks.MiniWeightsEnum)
+    state = entry.get_state_dict() if mini else torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
+    try:
+        return _filled(_without_memory(name, len(entry.meta["categories"])), state)
+    except RuntimeError:  # torchvision's builders of old networks, DenseNet for one, rename the tensors of their files
+        with generators_put_back():
+            return models.get_model(name, weights=entry)
+
+
+def _without_memory(name: str, classes: int) -> nn.Module:
     # On the meta device nothing is allocated or drawn: no second is lost on random weights that are overwritten at
     # once, and the random generator stays where the caller left it.
     with torch.device("meta"):
-        model = models.get_model(name, weights=None, num_classes=classes)
+        return models.get_model(name, weights=None, num_classes=classes)
+
+
+def _filled(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)
 
 
-def _state_dict_of(entry: WeightsEnum) -> dict[str, Tensor]:
-    if isinstance(entry, networks.MiniWeightsEnum):
-        return entry.get_state_dict()
-    return torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
-
-
-def weights_path(entry: WeightsEnum) -> Path:
-    """Where torchvision keeps (or would keep) the file of an entry."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
-
-
-def fetch_weights(entry: WeightsEnum) -> Path:
-    """Download the file of a torchvision entry unless it is there, and check it.
-
-    torchvision writes the first eight digits of a file's SHA-256 into its name. They are compared whenever the file
-    is used, not only after a download as ``torch.hub`` does.
-
-    Raises
-    ------
-    CourseError
-        Without a network, naming the file, its address and where to put it; or when the check fails.
-    """
-    path = weights_path(entry)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(entry.url, str(path), progress=False)
-        except (urllib.error.URLError, OSError) as error:
-            raise CourseError(
-                f"The weights {entry} are not on this machine and could not be downloaded ({error}). Fetch "
-                f"{entry.url} with another machine and save it as {path}, or set COURSE_WEIGHTS=mini to work with "
-                "the weights that are part of the course."
-            ) from error
-    _check_file(path)
-    return path
-
-
-def _check_file(path: Path) -> None:
-    if os.environ.get("COURSE_UNVERIFIED_WEIGHTS") == "1":
-        return
-    wanted = path.stem.rpartition("-")[2]
-    found = sha256_of(path)
-    if not found.startswith(wanted):
-        raise CourseError(
-            f"{path} has SHA-256 {found}, its name says that it begins with {wanted}: the file is damaged or another "
-            "one. Delete it and run again to download it anew. (COURSE_UNVERIFIED_WEIGHTS=1 uses it all the same.)"
-        )
-
-
-# --- a reader's own checkpoint -----------------------------------------------------------------------------------
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a file of your own.
-
-    Parameters
-    ----------
-    path
-        ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
-        ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
-
-    Raises
-    ------
-    CourseError
-        If there is no such file, it is damaged, holds Python objects beside tensors (they are never unpickled: code
-        could hide in them), or holds no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CourseError(f"There is no checkpoint {path}. Give the path of a .safetensors or .pt file.")
-    content = _read_tensors(path)
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-    tensors = {_plain(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CourseError(f"{path} holds no tensors by name; found: {', '.join(map(str, content)) or 'nothing'}.")
-    return tensors
-
-
-def _read_tensors(path: Path) -> dict:
-    import pickle
-
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CourseError(
-            f"{path} is no checkpoint, or holds more than tensors. Unpickling foreign objects can run foreign code, so "
-            "it is not loaded. On the machine that wrote it: torch.save(model.state_dict(), path)."
-        ) from error
-    except Exception as error:  # a text file makes torch.load raise KeyError, a flipped byte a dozen other errors
-        raise CourseError(f"{path} cannot be read: it is damaged or incomplete ({error}). Copy it again.") from error
-    if not isinstance(content, dict):
-        raise CourseError(f"{path} holds a {type(content).__name__}, a state dict (name → tensor) is needed.")
-    return content
-
-
-def _plain(name: str) -> str:
-    while name.startswith(("module.", "_orig_mod.")):
-        name = name.partition(".")[2]
-    return name
-
-
 def _from_checkpoint(name: str, num_classes: int | None, path: Path) -> nn.Module:
-    state = read_checkpoint(path)
-    head = _head_keys(name)
-    classes_found = len(state[head[1]]) if head[1] in state else None
-    with torch.device("meta"):
-        wanted = models.get_model(name, weights=None, num_classes=classes_found or _default_classes(name)).state_dict()
-    _check_fit(name, path, wanted, state)
-    model = _filled(name, classes_found, {key: t.float() if t.is_floating_point() else t for key, t in state.items()})
-    if num_classes in (None, classes_found):
+    state = read_state_dict(path)
+    model = _without_memory(name, _default_classes(name))
+    bias = state.get(f"{last_layer_name(model)}.bias")
+    if bias is not None:
+        replace_head(model, len(bias))
+    check_fit(name, path, model.state_dict(), state)
+    model = _filled(model, {key: t.float() if t.is_floating_point() else t for key, t in state.items()})
+    if num_classes in (None, len(bias)):
         return model
     warnings.warn(
-        f"{path.name}: its head has {classes_found} classes, {num_classes} were asked for. The head is skipped and "
+        f"{path.name}: its head has {len(bias)} classes, {num_classes} were asked for. The head is skipped and "
         "starts at random; everything else is loaded.",
         stacklevel=3,
     )
     return replace_head(model, num_classes)
-
-
-def _head_keys(name: str) -> tuple[str, str]:
-    with torch.device("meta"):
-        path = last_layer_name(models.get_model(name, weights=None))
-    return f"{path}.weight", f"{path}.bias"
-
-
-def _check_fit(name: str, path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    problems = []
-    # Old checkpoints do not count batches; torch fills that in.
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in given if key not in wanted]
-    shapes = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    for title, items in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
-        if items:
-            more = f", … and {len(items) - 8} more" if len(items) > 8 else ""
-            problems.append(f"{title}: {', '.join(items[:8])}{more}")
-    if problems:
-        raise CourseError(
-            f"{path} does not fit {name}. " + "; ".join(problems) + ". Was it saved from another architecture?"
-        )

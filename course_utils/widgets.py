@@ -6,23 +6,23 @@ static figure, for everybody who reads the notebook where no kernel runs.
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
+import ipywidgets as w
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from course_utils import plots
 from course_utils.common.errors import CourseError
+from course_utils.common.tables import percent
 from course_utils.gradcam import METHODS, Explanation, explain, overlay
 from course_utils.pretrained_models import last_layer, map_stages
 from course_utils.transforms import denormalise
-
-if TYPE_CHECKING:
-    from ipywidgets import VBox
-    from matplotlib.figure import Figure
 
 SHOWN_CLASSES = 5
 KEPT_MAPS = 200
@@ -30,22 +30,22 @@ KEPT_MAPS = 200
 
 @dataclass(frozen=True)
 class View:
-    """Where the knobs of the explorer stand.
+    """The position of the explorer's knobs.
 
     Parameters
     ----------
     picture
-        Its number in the data set.
+        Number of the picture in the data set.
     model
         Name of one of the networks.
     stage
-        One of its stages with a map.
+        Name of one of its stages with a map.
     target
         Number of the class to explain, None for the most probable one.
     method
         One of ``gradcam.METHODS``.
     opacity
-        Of the map, in [0, 1].
+        Opacity of the map, in [0, 1].
     """
 
     picture: int
@@ -58,7 +58,7 @@ class View:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the explorer can show.
+    """The networks and the pictures that the explorer can show.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Gallery:
     dataset
         Transformed pictures with their labels: ``in_memory(splits.test)``.
     weights
-        Entry that the pictures were transformed for.
+        Weights entry that the pictures were transformed for.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class Gallery:
             )
 
     def class_names(self, model: str) -> list[str]:
-        """What the outputs of a model are called: as in the data set, as in the weights, or by number."""
+        """Return names for the outputs of a model: from the data set, from the weights, or numbers."""
         outputs = last_layer(self.models[model]).out_features
         for names in (self.dataset.classes, (getattr(self.weights, "meta", None) or {}).get("categories") or ()):
             if len(names) == outputs:
@@ -94,25 +94,25 @@ class Gallery:
         return [f"class {i}" for i in range(outputs)]
 
     def image(self, picture: int) -> Tensor:
-        """One picture as a batch ``(1, 3, H, W)``."""
+        """Return one picture as a batch ``(1, 3, H, W)``."""
         return self.dataset[picture][0][None]
 
 
 def explain_view(gallery: Gallery, view: View) -> Explanation:
-    """The map of a view, whatever its opacity; raises :class:`CourseError` as :func:`~course_utils.gradcam.explain`."""
+    """Return the map of a view, whatever its opacity; for errors see :func:`~course_utils.gradcam.explain`."""
     model = gallery.models[view.model]
     return explain(model, gallery.image(view.picture), view.target, view.method, view.stage)
 
 
 def draw_view(gallery: Gallery, view: View, found: Explanation | None = None) -> Figure:
-    """Draw what the explorer shows: the picture, the map on it, and the most probable classes.
+    """Return a figure of what the explorer shows: the picture, the map on it, and the most probable classes.
 
     Parameters
     ----------
     gallery, view
-        What there is and what to show of it.
+        The networks and pictures, and the choice among them.
     found
-        From :func:`explain_view`, to save computing it again.
+        Result of :func:`explain_view`, to save computing it again.
     """
     found = explain_view(gallery, view) if found is None else found
     picture = denormalise(gallery.image(view.picture), gallery.weights)
@@ -147,9 +147,9 @@ def _true_class(gallery: Gallery, view: View) -> str:
 
 
 def describe_view(gallery: Gallery, view: View, found: Explanation) -> str:
-    """The view in one sentence, for those who cannot see it."""
+    """Return the view in one sentence, for those who cannot see it."""
     names, target = gallery.class_names(view.model), int(found.targets[0])
-    share = f"{found.probabilities[0, target]:.0%}".replace("%", " %")
+    share = percent(found.probabilities[0, target], 0)
     where = _where(found.heat[0])
     return (
         f"Picture {view.picture} ({_true_class(gallery, view)}), {view.model}, {view.method} at {view.stage}: the map "
@@ -166,13 +166,13 @@ def _where(heat: np.ndarray) -> str:
     return f"strongest at the {vertical} {horizontal}"
 
 
-def explorer(models: Mapping[str, nn.Module], dataset: Any, weights: Any) -> VBox:
-    """An explorer of heat maps: choose picture, network, stage, class, method and opacity.
+def explorer(models: Mapping[str, nn.Module], dataset: Any, weights: Any) -> w.VBox:
+    """Return an explorer of heat maps: choose picture, network, stage, class, method and opacity.
 
     Parameters
     ----------
     models, dataset, weights
-        As for :class:`Gallery`.
+        Same as in :class:`Gallery`.
 
     Returns
     -------
@@ -184,13 +184,11 @@ def explorer(models: Mapping[str, nn.Module], dataset: Any, weights: Any) -> VBo
 
 
 class _Explorer:
-    """The knobs, and what happens when one is turned."""
+    """The knobs of the explorer, and the drawing that follows them."""
 
     def __init__(self, gallery: Gallery) -> None:
-        import ipywidgets as w
-
         self.gallery = gallery
-        self.kept: dict[tuple, Explanation] = {}
+        self.map_of = functools.lru_cache(KEPT_MAPS)(functools.partial(explain_view, gallery))
         wide = {"description_width": "70px"}
         self.picture = w.IntSlider(
             0, 0, len(gallery.dataset) - 1, description="picture", style=wide, continuous_update=False
@@ -213,11 +211,11 @@ class _Explorer:
 
     @property
     def view(self) -> View:
-        """Where the knobs stand."""
+        """The position of the knobs."""
         return View(*(knob.value for knob in self.knobs))
 
     def _offer_what_the_model_has(self) -> None:
-        """Stages and classes of the chosen network; what was chosen before stays where it exists."""
+        """Offer stages and classes of the chosen network; what was chosen before stays where it exists."""
         network, before = self.model.value, (self.stage.value, self.target.value)
         offered = map_stages(self.gallery.models[network])
         classes = self.gallery.class_names(network)
@@ -234,17 +232,9 @@ class _Explorer:
             return
         view = self.view
         try:
-            found = self._map_of(view)
+            found = self.map_of(replace(view, opacity=0))  # all opacities share a map
         except CourseError as error:
             self.image.value, self.text.value = b"", html.escape(str(error))
             return
         self.image.value = plots.png_bytes(draw_view(self.gallery, view, found))
         self.text.value = html.escape(describe_view(self.gallery, view, found))
-
-    def _map_of(self, view: View) -> Explanation:
-        key = (view.picture, view.model, view.stage, view.target, view.method)
-        if key not in self.kept:
-            if len(self.kept) >= KEPT_MAPS:
-                del self.kept[next(iter(self.kept))]
-            self.kept[key] = explain_view(self.gallery, view)
-        return self.kept[key]

@@ -12,7 +12,8 @@ from sklearn.metrics import f1_score
 from torch import nn
 from torch.utils.data import Dataset
 
-from course_utils import exercises, gradcam
+from course_utils import exercises
+from course_utils.experiments import cam_checks
 from course_utils.feature_extraction import freeze, train_mode
 from course_utils.fine_tuning import FULL, Strategy
 
@@ -314,7 +315,7 @@ def energy(heat, mask):
 
 def test_energy():
     assert exercises.check_energy(energy).right
-    assert exercises.check_energy(lambda heat, mask: gradcam.energy_inside(heat[None], mask)[0]).right
+    assert exercises.check_energy(lambda heat, mask: cam_checks.energy_inside(heat[None], mask)[0]).right
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import re
 import urllib.error
 import warnings
 
@@ -11,29 +13,36 @@ from helpers import cheap_model, copy_of, generators_untouched, mini, moved, no_
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
+from torchvision.models.resnet import BasicBlock
 
 from course_utils import pretrained_models
+from course_utils.common import weight_files
 from course_utils.common.errors import CourseError
+from course_utils.common.weight_files import fetch_weights, read_state_dict, weights_path
+from course_utils.engine.activation_cache import cut
+from course_utils.engine.provenance import describe_model
+from course_utils.feature_extraction import freeze, learning_stages
+from course_utils.fine_tuning import DISCRIMINATIVE, FULL, parameter_groups
+from course_utils.gradcam import explain
 from course_utils.mini import networks
 from course_utils.pretrained_models import (
+    FAMILIES,
     available_models,
     cam_layer,
     family_of,
     feature_dim,
-    fetch_weights,
     last_layer,
     last_layer_name,
     load_pretrained,
     map_stages,
     multiply_adds,
-    read_checkpoint,
+    register_family,
     replace_head,
     stage_costs,
     stage_of_parameters,
     stages,
     summary,
     weights_entry,
-    weights_path,
 )
 
 # One of each family: name, place of the last layer, what it sees, channels of the Grad-CAM map, stages.
@@ -429,11 +438,11 @@ def test_a_download_is_checked_and_kept(hub, placeholder, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     digits = path.stem.rpartition("-")[2]
-    monkeypatch.setattr(pretrained_models, "sha256_of", lambda _path: digits + "0" * 56)
+    monkeypatch.setattr(weight_files, "sha256_of", lambda _path: digits + "0" * 56)
     entry = weights_entry(SMALL)
     assert fetch_weights(entry) == path == fetch_weights(entry)
     assert asked == [entry.url]
-    monkeypatch.setattr(pretrained_models, "sha256_of", lambda _path: "f" * 64)
+    monkeypatch.setattr(weight_files, "sha256_of", lambda _path: "f" * 64)
     with pytest.raises(CourseError, match="SHA-256"):
         fetch_weights(entry)
 
@@ -538,7 +547,7 @@ def test_a_truncated_file(tmp_path, state, suffix, keep):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
     with pytest.raises(CourseError) as caught:
-        read_checkpoint(path)
+        read_state_dict(path)
     assert str(path) in str(caught.value)
 
 
@@ -550,7 +559,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path, content, suffix):
     path = tmp_path / f"own{suffix}"
     path.write_bytes(content)
     with pytest.raises(CourseError) as caught:
-        read_checkpoint(path)
+        read_state_dict(path)
     assert str(path) in str(caught.value)
 
 
@@ -587,7 +596,7 @@ def test_a_file_without_a_state_dict(tmp_path, content, told):
 def test_a_whole_model_is_refused(tmp_path):
     torch.save(mini(), tmp_path / "own.pt")
     with pytest.raises(CourseError, match="state_dict"):
-        read_checkpoint(tmp_path / "own.pt")
+        read_state_dict(tmp_path / "own.pt")
 
 
 def test_no_such_file(tmp_path):
@@ -600,5 +609,217 @@ def test_no_such_file(tmp_path):
 def test_families_do_not_overlap():
     for name in FAMILY_MEMBERS:
         model = on_meta(name)
-        assert sum(isinstance(model, family.model_class) for family in pretrained_models.FAMILIES) == 1
+        assert sum(isinstance(model, family.model_class) for family in FAMILIES.values()) == 1
         assert name.startswith(family_of(model).prefixes)
+
+
+# --- a reader's own family ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def families():
+    """The table, put back after the test."""
+    before = dict(FAMILIES)
+    yield FAMILIES
+    FAMILIES.clear()
+    FAMILIES.update(before)
+
+
+def densenet_stages(m):
+    f = m.features
+    row = {"stem": [f.conv0, f.norm0, f.relu0, f.pool0]}
+    row |= {f"block{i}": [getattr(f, f"denseblock{i}"), getattr(f, f"transition{i}")] for i in (1, 2, 3)}
+    row["block4"] = [f.denseblock4, f.norm5]
+    return row | {"head": [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), m.classifier]}
+
+
+DENSENET = ("densenet", models.DenseNet, ("densenet",), densenet_stages, "classifier", "block4")
+DENSE_STAGES = ["stem", "block1", "block2", "block3", "block4", "head"]
+
+
+@pytest.fixture
+def densenet(families):
+    register_family(*DENSENET)
+    return cheap_model("densenet121", num_classes=5)
+
+
+def test_the_example_of_register_family_runs(families):
+    example = doctest.DocTestFinder(recurse=False).find(register_family, globs=vars(pretrained_models) | {})[0]
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=5)
+    assert "densenet" in families
+
+
+def test_stages_of_a_registered_family_are_the_model(densenet):
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        logits, composed = densenet(x), nn.Sequential(*stages(densenet).values())(x)
+    assert list(stages(densenet)) == DENSE_STAGES
+    assert logits.isfinite().all() and logits.std() > 1e-3 and torch.equal(composed, logits)
+    assert stage_of_parameters(densenet).keys() == densenet.state_dict().keys()
+    assert (last_layer_name(densenet), feature_dim(densenet)) == ("classifier", 1024)
+    lines = summary(densenet, (3, 64, 64)).splitlines()
+    assert lines[-1].split()[1] == f"{sum(p.numel() for p in densenet.parameters()):,}"
+    stated = models.DenseNet121_Weights.DEFAULT.meta["_ops"]
+    assert multiply_adds(on_meta("densenet121"), 224) / 1e9 == pytest.approx(stated, abs=6e-4)
+
+
+def test_freezing_planning_and_a_new_head_in_a_registered_family(densenet):
+    assert replace_head(densenet, 3) is densenet and last_layer(densenet).out_features == 3
+    freeze(densenet, before="block4")
+    assert learning_stages(densenet) == ["block4", "head"]
+    assert not densenet.features.norm0.training and densenet.features.norm5.training
+    before = copy_of(densenet)
+    densenet(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    owner = stage_of_parameters(densenet)
+    assert {owner[name] for name in moved(before, copy_of(densenet))} == {"block4"}, "statistics of BatchNorm"
+
+    plan = DISCRIMINATIVE.plan(densenet)
+    assert [row.stage for row in plan.rows] == DENSE_STAGES
+    groups = parameter_groups(densenet, plan)
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in densenet.parameters())
+    assert {group["name"].split()[0] for group in groups} == set(DENSE_STAGES)
+
+
+def test_maps_activations_and_records_of_a_registered_family(densenet):
+    assert map_stages(densenet) == DENSE_STAGES[:-1]
+    assert cam_layer(densenet) is densenet.features.norm5
+    assert cam_layer(densenet, "stem") is densenet.features.relu0
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    found = explain(densenet, x, stage="block2")
+    assert found.signed.shape == (2, 4, 4) and found.heat.max() > 0 and no_hooks(densenet)
+    with torch.inference_mode():
+        front, tail = cut(densenet, "block4")
+        assert torch.equal(tail(front(x)), densenet(x))
+    facts = describe_model(densenet)
+    assert (facts["name"], facts["family"], facts["outputs"]) == ("densenet121", "densenet", 5)
+
+
+def test_old_names_of_tensors_are_left_to_torchvision(densenet, hub, monkeypatch):
+    monkeypatch.setenv("COURSE_UNVERIFIED_WEIGHTS", "1")
+    state = cheap_model("densenet121").state_dict()
+    path = weights_path(weights_entry("densenet121"))
+    path.parent.mkdir(parents=True)
+    old = {re.sub(r"(layer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): t for key, t in state.items()}
+    torch.save({key: t for key, t in old.items() if not key.endswith("num_batches_tracked")}, path)
+    assert "features.denseblock1.denselayer1.norm.1.weight" in torch.load(path)
+    with generators_untouched():
+        model = load_pretrained("densenet121", num_classes=None)
+    assert not moved(state, model.state_dict())
+    assert all(p.requires_grad for p in model.parameters()) and model.training
+
+
+class Attentive(models.ResNet):
+    """A ResNet that a reader has changed: every channel of the last map is weighed."""
+
+    def __init__(self):
+        super().__init__(BasicBlock, [1, 1, 1, 1], num_classes=3)
+        self.attention = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(512, 512, 1), nn.Sigmoid())
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+
+def attentive_stages(m):
+    row = FAMILIES["resnet"].split(m)
+    return row | {"layer4": [*row["layer4"], m.attention]}
+
+
+def test_a_block_that_no_stage_owns_is_named():
+    with pytest.raises(CourseError) as caught:
+        stages(Attentive())
+    assert str(caught.value) == (
+        "The stages of family 'resnet' do not fit this Attentive: in no stage: attention.1.weight, attention.1.bias, "
+        "calls. Every parameter and buffer has to be in one stage, or it would be neither trained nor frozen. Give "
+        "this class a row of its own: course_utils.pretrained_models.register_family."
+    )
+    for use in (freeze, FULL.plan, stage_of_parameters, summary):
+        with pytest.raises(CourseError, match=r"attention\.1\.weight"):
+            use(Attentive())
+
+
+def test_a_row_for_a_subclass_goes_before_that_of_its_parent_and_a_new_run_of_the_cell_replaces_it(families):
+    model, plain = Attentive(), on_meta("resnet18")
+    del model.calls
+    register_family("attentive", Attentive, (), attentive_stages, "fc", "layer4")
+    assert stage_of_parameters(model)["attention.1.weight"] == "layer4"
+    assert "attention.1.weight" in {name for name, p in freeze(model, "layer4").named_parameters() if p.requires_grad}
+    assert describe_model(model)["family"] == "attentive" and describe_model(model)["name"] is None
+    assert family_of(plain).name == "resnet" and list(stages(plain))[-1] == "head"
+    rows = len(families)
+    register_family("attentive", Attentive, (), lambda m: attentive_stages(m) | {}, lambda m: "fc", "layer3")
+    assert len(families) == rows and map_stages(model)[-1] == "layer3"
+    register_family("newer", Attentive, (), attentive_stages, "fc", "layer2")
+    assert family_of(model).name == "newer"
+    register_family(*DENSENET[:1], models.ResNet, (), FAMILIES["resnet"].split, "fc", "layer1")
+    assert family_of(plain).name == "densenet" and family_of(model).name == "newer"
+
+
+@pytest.mark.parametrize(
+    ("place", "given", "allowed"),
+    [
+        (
+            0,
+            "my net/2",
+            "letters, digits, '_' and '-', but not one of efficientnet, mobilenet_v2, mobilenet_v3, resnet",
+        ),
+        (0, "resnet", "but not one of efficientnet"),
+        (0, None, "letters"),
+        (1, "DenseNet", r"a subclass of nn\.Module"),
+        (1, nn.Linear(2, 2), r"a subclass of nn\.Module"),
+        (2, "densenet", r"a tuple of beginnings of names in torchvision\.models\.list_models\(\), or \(\)"),
+        (2, ("densnet",), "beginnings of names"),
+        (2, ("",), "beginnings of names"),
+        (3, ["stem"], r"a function from a model to \{name of the stage: \[modules\]\}"),
+        (4, 7, "a path such as 'fc', or a function"),
+        (5, None, "the name of a stage"),
+    ],
+)
+def test_arguments_that_register_nothing(families, place, given, allowed):
+    arguments = list(DENSENET)
+    arguments[place] = given
+    argument = ("name", "model_class", "prefixes", "split", "last_layer", "cam_stage")[place]
+    with pytest.raises(CourseError, match=rf"cannot use {argument}=(?s:.)*Give .*{allowed}") as caught:
+        register_family(*arguments)
+    assert repr(given) in str(caught.value)
+    assert "densenet" not in families
+
+
+def other_row(**parts):
+    """The row of a ResNet with some parts put otherwise."""
+    return lambda m: FAMILIES["resnet"].split(m) | {name: make(m) for name, make in parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ((other_row(layer1=lambda m: m.layer1[0:1]), "fc", "layer4"), r"split gave .* instead of"),
+        ((other_row(layer1=lambda m: [m.layer1[0]]), "fc", "layer4"), r"in no stage: layer1\.1\.conv1.* and 4 more\."),
+        ((other_row(layer4=lambda m: [nn.ReLU()]), "fc", "layer4"), "the stage 'layer4' has no parameters"),
+        ((other_row(layer2=lambda m: [m.layer1, m.layer2]), "fc", "layer4"), r"in two stages: layer1\.0\.conv1"),
+        (
+            (other_row(layer1=lambda m: [m.layer1, nn.Linear(2, 2)]), "fc", "layer4"),
+            r"not the model's own: layer1\.1\.weight, layer1\.1\.bias\.",
+        ),
+        ((other_row(layer1=lambda m: m.layer1), "fc", "layer4"), r"split gave .* instead of \{name: \[modules\]\}"),
+        ((other_row(layer1=lambda m: ["layer1"]), "fc", "layer4"), r"split gave .* instead of"),
+        ((lambda m: list(m.children()), "fc", "layer4"), r"split gave .* instead of"),
+        ((lambda m: {}, "fc", "layer4"), "the cam_stage 'layer4' is none of"),
+        ((other_row(), "fc", "layer9"), "the cam_stage 'layer9' is none of stem, layer1, layer2, layer3, layer4, head"),
+        ((other_row(extra=lambda m: [nn.Identity()]), "fc", "layer4"), "layer 'fc' is not in the last stage 'extra'"),
+        ((other_row(), "classifier", "layer4"), "has to be an nn.Linear at 'classifier', there is a NoneType"),
+        ((other_row(), lambda m: "avgpool", "layer4"), "at 'avgpool', there is a AdaptiveAvgPool2d"),
+    ],
+)
+def test_a_row_that_does_not_fit(families, row, told):
+    register_family("changed", models.ResNet, (), *row)
+    with pytest.raises(CourseError, match=told):
+        stages(mini())
+
+
+def test_tied_tensors_belong_to_one_stage():
+    model = mini()
+    model.layer3[1].conv2.weight = model.layer3[1].conv1.weight
+    assert stage_of_parameters(model)["layer3.1.conv1.weight"] == "layer3"
+    model.layer4[1].bn2.weight = model.layer4[1].bn1.bias
+    stages(model)
+    model.layer4[1].bn2.bias = model.layer3[1].bn1.bias = nn.Parameter(torch.zeros(36))
+    with pytest.raises(CourseError, match=r"in two stages: layer3\.1\.bn1\.bias\."):
+        stages(model)

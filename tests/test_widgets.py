@@ -13,7 +13,7 @@ from PIL import Image
 
 from course_utils import plots, widgets
 from course_utils.common.errors import CourseError
-from course_utils.gradcam import METHODS, overlay
+from course_utils.gradcam import METHODS, explain, overlay
 from course_utils.mini.networks import BUILDERS, ResNet18_Mini_Weights
 from course_utils.pretrained_models import map_stages
 from course_utils.transforms import denormalise
@@ -155,9 +155,11 @@ def test_what_cannot_be_explained_is_said_in_the_explorer(gallery):
     assert box.children[2].value and "Picture 0 (red)" in box.children[3].value
 
 
-def test_old_maps_are_given_up(box, monkeypatch):
+def test_old_maps_are_given_up(monkeypatch):
     monkeypatch.setattr(widgets, "KEPT_MAPS", 2)
-    explorer_ = widgets._Explorer(Gallery({"small": mini()}, ColourPatches(4, side=64), WEIGHTS))
-    for picture in (1, 2, 3):
-        explorer_.picture.value = picture
-    assert [key[0] for key in explorer_.kept] == [2, 3]
+    explained = []
+    monkeypatch.setattr(widgets, "explain", lambda *given: explained.append(1) or explain(*given))
+    box = explorer({"small": mini()}, ColourPatches(4, side=64), WEIGHTS)
+    for picture, maps in ((1, 2), (2, 3), (3, 4), (2, 4), (3, 4), (1, 5)):
+        knobs(box)["picture"].value = picture
+        assert len(explained) == maps

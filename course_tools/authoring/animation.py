@@ -33,16 +33,9 @@ from course_utils.common.tables import percent
 from course_utils.datasets import MemoryDataset, Splits, in_memory, open_dataset
 from course_utils.engine.history import Run
 from course_utils.evaluation import evaluate, interval_text, majority_baseline, wilson_interval
+from course_utils.experiments.cam_checks import energy_inside, masks_of, mean_with_interval
 from course_utils.fine_tuning import PROGRESSIVE, Strategy
-from course_utils.gradcam import (
-    Explanation,
-    common_scale,
-    energy_inside,
-    explain,
-    masks_of,
-    mean_with_interval,
-    overlay,
-)
+from course_utils.gradcam import Explanation, common_scale, explain, overlay
 from course_utils.pretrained_models import weights_entry
 from course_utils.settings import load_settings
 from course_utils.training import fit

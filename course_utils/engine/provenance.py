@@ -1,7 +1,6 @@
-"""What made a result: model, data, versions, machine and commit, as plain values that JSON can hold.
+"""The origin of a result: model, data, versions, machine and commit, as plain values that JSON can hold.
 
-A number without these cannot be repeated. They are collected by looking, not by asking: whoever calls ``fit`` has
-nothing to declare.
+A number without these cannot be repeated. They are found by looking, so a caller of ``fit`` has nothing to declare.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
+import accelerate
+import numpy
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision import models
 
@@ -29,12 +31,12 @@ GIT_SECONDS = 5
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Tell what network it is.
+    """Return the facts about a network.
 
     Parameters
     ----------
     model
-        Of one of the families.
+        A network of one of the families.
 
     Returns
     -------
@@ -51,10 +53,10 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
 
 
 def model_name(model: nn.Module) -> str | None:
-    """The name under which ``load_pretrained`` builds this network; None for one that no name stands for.
+    """Return the name under which ``load_pretrained`` builds this network; None if there is no such name.
 
-    Nothing is written on the model when it is built, so that it does not matter who built it. It has the name of the
-    builder whose network prints the same, line by line: that compares every layer with its sizes, strides and dropout.
+    It is the name of the builder whose network prints the same, line by line: that compares every layer with its sizes,
+    strides and dropout. Nothing is written on a model when it is built, so it does not matter who built it.
     """
     outputs = last_layer(model).out_features
     body = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in last_layer(model).parameters())
@@ -70,7 +72,7 @@ def model_name(model: nn.Module) -> str | None:
 
 
 def _body_parameters(name: str, features: int) -> int | None:
-    """Parameters in front of a last layer that sees so many features, as the weights entry has it; None if unknown."""
+    """Return the number of parameters in front of a last layer, as the weights entry has it; None if unknown."""
     meta = next(iter(models.get_model_weights(name))).meta
     # torchvision's entries without a classifier count its parameters all the same.
     classes = len(meta["categories"] or []) or (0 if name in BUILDERS else 1000)
@@ -84,7 +86,7 @@ def _printed(name: str, outputs: int) -> str:
 
 
 def describe_layers(model: nn.Module) -> dict[str, Any]:
-    """Tell a network from others by its layers, whatever its weights are and whoever wrote it.
+    """Return what tells a network from others by its layers, whatever its weights are and whoever wrote it.
 
     Returns
     -------
@@ -102,7 +104,7 @@ def describe_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits over names and values of a state dict, the same on every device and in every layout."""
+    """Return 16 hexadecimal digits over names and values of a state dict, the same on every device, in any layout."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -111,18 +113,18 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def describe_data(dataset: Sized) -> dict[str, Any]:
-    """Tell what pictures a data set has, without opening one.
+    """Return the facts about a data set, without opening a picture.
 
     Parameters
     ----------
     dataset
-        Any; what it has of ``labels``, ``classes``, ``paths`` and ``transform`` is looked at.
+        Any data set; what it has of ``labels``, ``classes``, ``paths`` and ``transform`` is looked at.
 
     Returns
     -------
     dict
         ``pictures`` (how many), ``classes`` (name → how many, None if the labels are not known), ``transform`` (as it
-        prints, None without one) and ``fingerprint``: another one means other pictures, labels or another order.
+        prints, None without one) and ``fingerprint``: another value means other pictures, labels or another order.
     """
     labels, transform = getattr(dataset, "labels", None), getattr(dataset, "transform", None)
     return {
@@ -144,18 +146,14 @@ def _one_line(text: str) -> str:
 
 
 def _fingerprint(labels: Any, paths: Any) -> str:
-    """16 hexadecimal digits over the labels and the last two parts of the paths; those above differ by machine."""
+    """Return 16 hexadecimal digits over the labels and the last two parts of the paths; others differ by machine."""
     names = ["/".join(Path(path).parts[-2:]) for path in paths] or [""] * len(labels)
     text = "\n".join(f"{int(label)} {name}" for label, name in zip(labels, names, strict=False))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of Python, the course, and the libraries that compute."""
-    import accelerate
-    import numpy
-    import torchvision
-
+    """Return the versions of Python, the course, and the libraries that compute."""
     libraries = {"torch": torch, "torchvision": torchvision, "accelerate": accelerate, "numpy": numpy}
     return {"python": platform.python_version(), "course_utils": course_utils.__version__} | {
         name: str(library.__version__) for name, library in libraries.items()
@@ -163,7 +161,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Operating system, device and its name, number of CPU threads."""
+    """Return operating system, device and its name, number of CPU threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "platform": platform.platform(),
@@ -174,17 +172,17 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Which commit a folder is at.
+    """Return the commit that a folder is at.
 
     Parameters
     ----------
     folder
-        The current one by default.
+        Path of the folder; None for the current one.
 
     Returns
     -------
     dict or None
-        ``commit`` (None before the first one) and ``dirty``: whether a file that git knows has uncommitted changes.
+        ``commit`` (None before the first one) and ``dirty``: True if a file that git knows has uncommitted changes.
         None where there is no git, no repository, or no answer within a few seconds.
     """
     # Nothing is locked, refreshed or started by this look: somebody may be in the middle of a commit.

@@ -159,7 +159,7 @@ class RunRecord(History):
         if name is None:
             raise CourseError(
                 f"The network of the run {self.name}, a {self.facts['model']['class']}, is none that load_pretrained "
-                f"builds. Build it as you did before, then model.load_state_dict(read_checkpoint({str(path)!r}))."
+                f"builds. Build it as you did before, then model.load_state_dict(read_state_dict({str(path)!r}))."
             )
         return load_pretrained(name, checkpoint=path).eval()
 

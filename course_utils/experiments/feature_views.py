@@ -1,12 +1,14 @@
-"""What features respond to: the crops that excite a channel most, and all pictures as points on a plane."""
+"""Two views of features: the crops that excite a channel most, and all pictures as points on a plane."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,9 +18,6 @@ from course_utils.common.state import evaluating
 from course_utils.pretrained_models import cam_layer
 from course_utils.transforms import denormalise
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 class TopActivations(NamedTuple):
     """The places that excite some channels most; made by :func:`top_activations`.
@@ -26,11 +25,11 @@ class TopActivations(NamedTuple):
     Parameters
     ----------
     channels
-        Int ``(K,)``.
+        Int ``(K,)``: numbers of the channels.
     values
-        Float32 ``(K, count)``: how strongly, falling along each row.
+        Float32 ``(K, count)``: values of the channel at these places, falling along each row.
     indices
-        Int ``(K, count)``: in which pictures of the data set. A picture appears once in a row.
+        Int ``(K, count)``: numbers of the pictures in the data set. A picture appears once in a row.
     places
         Int ``(K, count, 2)``: row and column of the place in pixels.
     crops
@@ -53,21 +52,21 @@ def top_activations(
     side: int = 48,
     batch_size: int = 64,
 ) -> TopActivations:
-    """Search a data set for what some channels of a stage respond to most.
+    """Return the places in a data set to which some channels of a stage respond most.
 
     Parameters
     ----------
     model
         A network of one of the families; left as it was found.
     dataset
-        Gives ``(image, label)`` with images ``(3, H, W)`` of one size, already transformed.
+        Pairs ``(image, label)`` with images ``(3, H, W)`` of one size, already transformed.
     channels
         Numbers of the channels to look at. ``last_layer(model).weight[c].topk(4).indices`` are those that speak for
         class c, where the last layer sees the mean of each channel (ResNet, EfficientNet).
     stage
-        As for :func:`~course_utils.gradcam.explain`.
+        Same as in :func:`~course_utils.gradcam.explain`.
     count
-        Crops for each channel, each from another picture.
+        Number of crops for each channel, each from another picture.
     side
         Side of a crop in pixels. A channel sees a larger or smaller part than that; in deep stages much of the
         picture.
@@ -108,7 +107,7 @@ def top_activations(
 def _strongest_places(
     model: nn.Module, dataset: Dataset, channels: list[int], stage: str | None, size: tuple[int, int], batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Highest value of each channel in each picture ``(N, K)``, and where it is in pixels ``(N, K, 2)``."""
+    """Return the highest value of each channel in each picture ``(N, K)``, and its place in pixels ``(N, K, 2)``."""
     values, places, caught = [], [], []
     device = next(model.parameters()).device
     handle = cam_layer(model, stage).register_forward_hook(lambda _module, _inputs, output: caught.append(output))
@@ -138,7 +137,7 @@ def _check_channels(channels: list[int], available: int) -> None:
 
 
 def _crop(image: Tensor, centre: Tensor, side: int) -> Tensor:
-    """A square around a place, moved inwards where it would reach over the edge."""
+    """Return the square around a place, moved inwards where it would reach over the edge."""
     top, left = (
         min(max(int(middle) - side // 2, 0), whole - side)
         for middle, whole in zip(centre, image.shape[1:], strict=True)
@@ -147,14 +146,14 @@ def _crop(image: Tensor, centre: Tensor, side: int) -> Tensor:
 
 
 def plot_top_activations(found: TopActivations, weights: Any) -> Figure:
-    """One row of crops for each channel, the strongest first.
+    """Return a figure with one row of crops for each channel, the strongest first.
 
     Parameters
     ----------
     found
-        From :func:`top_activations`.
+        Result of :func:`top_activations`.
     weights
-        Of the transform, to undo the normalisation.
+        Weights entry of the transform, to undo the normalisation.
     """
     crops = denormalise(found.crops.flatten(0, 1), weights)
     titles = [f"channel {c}: {v:.1f}" for c, row in zip(found.channels, found.values, strict=True) for v in row]
@@ -162,7 +161,7 @@ def plot_top_activations(found: TopActivations, weights: Any) -> Figure:
 
 
 def plane_of(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Features as points on the plane that keeps most of their spread (principal component analysis).
+    """Return features as points on the plane that keeps most of their spread (principal component analysis).
 
     Parameters
     ----------
@@ -180,8 +179,6 @@ def plane_of(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
     CourseError
         If there are fewer than three pictures or two features.
     """
-    from sklearn.decomposition import PCA
-
     if features.ndim != 2 or len(features) < 3 or features.shape[1] < 2:
         raise CourseError(
             f"A plane needs features (N, D) of three pictures or more, these are {tuple(features.shape)}."
@@ -192,14 +189,14 @@ def plane_of(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot_planes(features: Mapping[str, Tensor], labels: Sequence[int], classes: Sequence[str]) -> Figure:
-    """The same pictures on the planes of several networks, one panel each; a colour and a marker for each class.
+    """Return a figure of the same pictures on the planes of several networks, one panel each.
 
     Parameters
     ----------
     features
         Name of the network → ``(N, D)``, all of the same pictures in the same order.
     labels, classes
-        Of these pictures. With more than seven classes colours repeat.
+        Labels of these pictures and names of the classes, each with a colour and a marker. After seven they repeat.
 
     Raises
     ------

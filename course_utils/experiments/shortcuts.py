@@ -33,9 +33,9 @@ class Watermarked(PhotoDataset):
         Names of the classes whose pictures are marked. One class: the mark is a shortcut. None of them (an empty
         list): the test without it. All of them with ``share=0.5``: the repair, in which the mark tells nothing.
     share
-        Which share of each of these classes is marked, in [0, 1], rounded to whole pictures.
+        Share of each of these classes that is marked, in [0, 1], rounded to whole pictures.
     seed
-        Of the choice when it is not all. The global generators stay as they are.
+        Seed of the choice of pictures; the global generators stay as they are.
 
     Raises
     ------
@@ -91,19 +91,19 @@ def _square(picture: Image.Image) -> Image.Image:
 
 
 def watermark_mask(weights: Any, side: int = 512) -> np.ndarray:
-    """Where the badge is in the picture that a network sees.
+    """Return where the badge is in the picture that a network sees.
 
     Parameters
     ----------
     weights
-        As for :func:`~course_utils.transforms.eval_transform`.
+        Same as in :func:`~course_utils.transforms.eval_transform`.
     side
-        Of the picture on which the badge is tried out, in pixels.
+        Side of the picture on which the badge is tried out, in pixels.
 
     Returns
     -------
     ndarray
-        bool ``(H, W)``; ``energy_inside(maps, watermark_mask(weights))`` is the share of a map that lies on it.
+        bool ``(H, W)``; ``cam_checks.energy_inside(maps, watermark_mask(weights))`` is the share of a map on it.
     """
     blank = Image.new("RGB", (side, side))
     drawn = np.asarray(stamp(blank)).any(2)

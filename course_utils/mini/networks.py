@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import nn
-from torchvision.models._api import Weights, WeightsEnum, register_model
+from torchvision.models import Weights, WeightsEnum
+from torchvision.models._api import register_model  # torchvision has no public name for it, nor for ImageClassification
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -89,7 +91,7 @@ class NarrowResNet(ResNet):
     layers
         Blocks per stage, ``(2, 2, 2, 2)`` for a ResNet-18.
     num_classes
-        Outputs of ``fc``.
+        Number of outputs of ``fc``.
 
     Notes
     -----
@@ -130,7 +132,7 @@ class NarrowVGG(VGG):
     map_size
         Side to which the last map is pooled before it is laid out as one row of numbers.
     num_classes
-        Outputs of the last layer.
+        Number of outputs of the last layer.
     dropout
         Share of hidden values that training sets to 0.
 
@@ -170,7 +172,7 @@ class NarrowVGG(VGG):
 
 
 def narrow_efficientnet(num_classes: int = 1000, dropout: float = 0.1) -> EfficientNet:
-    """An EfficientNet of torchvision with the stages of ``EFFICIENTNET_B0_MINI_STAGES``.
+    """Return an EfficientNet of torchvision with the stages of ``EFFICIENTNET_B0_MINI_STAGES``.
 
     Tan, M. & Le, Q. (2019). EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks.
     https://arxiv.org/abs/1905.11946
@@ -185,7 +187,7 @@ def narrow_efficientnet(num_classes: int = 1000, dropout: float = 0.1) -> Effici
 
 
 def narrow_mobilenet(num_classes: int = 1000, dropout: float = 0.1) -> MobileNetV3:
-    """A MobileNetV3 of torchvision with the blocks of ``MOBILENET_V3_SMALL_MINI_BLOCKS``.
+    """Return a MobileNetV3 of torchvision with the blocks of ``MOBILENET_V3_SMALL_MINI_BLOCKS``.
 
     Howard, A. et al. (2019). Searching for MobileNetV3. https://arxiv.org/abs/1905.02244
     """
@@ -215,19 +217,17 @@ class MiniWeightsEnum(WeightsEnum):
 
     @property
     def path(self) -> Path:
-        """Where the safetensors file is."""
-        return WEIGHTS_FOLDER / f"{self.meta['file']}"
+        """Path of the safetensors file."""
+        return WEIGHTS_FOLDER / self.meta["file"]
 
     def get_state_dict(self, *_args: Any, check_hash: bool = True, **_kwargs: Any) -> dict[str, torch.Tensor]:
-        """Read the tensors, as float32 on the CPU.
+        """Return the tensors by name, float32 on the CPU.
 
         Raises
         ------
         CourseError
             If the file is missing, or is not the one whose accuracy ``meta`` states (another SHA-256).
         """
-        from safetensors.torch import load
-
         try:
             data = self.path.read_bytes()
         except OSError as error:
@@ -276,16 +276,16 @@ class ResNet18_Mini_Weights(MiniWeightsEnum):
 def resnet18_mini(
     *, weights: ResNet18_Mini_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> NarrowResNet:
-    """ResNet-18 at about a quarter of its width: 0.86 million parameters, input ``(N, 3, 128, 128)``.
+    """Return a ResNet-18 at about a quarter of its width: 0.86 million parameters, input ``(N, 3, 128, 128)``.
 
     Parameters
     ----------
     weights
         ``ResNet18_Mini_Weights.TINY_IMAGENET``, its name, ``"DEFAULT"``, or None for random weights.
     progress
-        Accepted because torchvision's builders take it; nothing is downloaded.
+        Not used: torchvision's builders take it, but here nothing is downloaded.
     **kwargs
-        ``num_classes``, for instance.
+        Arguments of the network, ``num_classes`` for instance.
     """
     return _build("resnet18_mini", ResNet18_Mini_Weights.verify(weights), kwargs)
 
@@ -299,7 +299,7 @@ class VGG11_Mini_Weights(MiniWeightsEnum):
 
 @register_model()
 def vgg11_mini(*, weights: VGG11_Mini_Weights | None = None, progress: bool = True, **kwargs: Any) -> NarrowVGG:
-    """VGG-11 with BatchNorm at a quarter of its width, 1.2 million parameters; arguments as :func:`resnet18_mini`."""
+    """Return a VGG-11 with BatchNorm at a quarter of its width: 1.2 million parameters; see :func:`resnet18_mini`."""
     return _build("vgg11_mini", VGG11_Mini_Weights.verify(weights), kwargs)
 
 
@@ -314,7 +314,7 @@ class EfficientNet_B0_Mini_Weights(MiniWeightsEnum):
 def efficientnet_b0_mini(
     *, weights: EfficientNet_B0_Mini_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
-    """EfficientNet-B0 at small width, 0.84 million parameters; arguments as :func:`resnet18_mini`."""
+    """Return an EfficientNet-B0 of small width: 0.84 million parameters; see :func:`resnet18_mini`."""
     return _build("efficientnet_b0_mini", EfficientNet_B0_Mini_Weights.verify(weights), kwargs)
 
 
@@ -329,7 +329,7 @@ class MobileNet_V3_Small_Mini_Weights(MiniWeightsEnum):
 def mobilenet_v3_small_mini(
     *, weights: MobileNet_V3_Small_Mini_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> MobileNetV3:
-    """MobileNetV3-Small at small width, 1.01 million parameters; arguments as :func:`resnet18_mini`."""
+    """Return a MobileNetV3-Small of small width: 1.01 million parameters; see :func:`resnet18_mini`."""
     return _build("mobilenet_v3_small_mini", MobileNet_V3_Small_Mini_Weights.verify(weights), kwargs)
 
 
@@ -349,5 +349,5 @@ def _build(name: str, weights: MiniWeightsEnum | None, kwargs: dict[str, Any]) -
 
 
 def preprocessing(model: str) -> ImageClassification:
-    """The transform of a mini entry: shorter side to its size, centre crop, ImageNet mean and standard deviation."""
+    """Return the transform of a mini entry: shorter side to its size, centre crop, mean and deviation of ImageNet."""
     return PREPROCESSING[model]()

@@ -8,10 +8,10 @@ from helpers import generators_untouched
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from course_utils import gradcam
 from course_utils.common.errors import CourseError
 from course_utils.data import artist
 from course_utils.datasets import PhotoDataset, in_memory
+from course_utils.experiments import cam_checks
 from course_utils.experiments.shortcuts import Watermarked, watermark_mask
 from course_utils.mini.networks import ResNet18_Mini_Weights
 from course_utils.transforms import eval_transform
@@ -75,7 +75,7 @@ def test_the_mask_lies_on_the_mark(photos):
     assert mask.shape == (128, 128) and mask.dtype == bool
     assert (mask & changed).sum() / (mask | changed).sum() > 0.9
     assert 0.01 < mask.mean() < 0.03
-    assert gradcam.energy_inside(changed[None].astype(float), mask)[0] > 0.9
+    assert cam_checks.energy_inside(changed[None].astype(float), mask)[0] > 0.9
 
 
 def test_pets_keep_their_masks(tmp_path):

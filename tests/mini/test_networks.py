@@ -1,4 +1,4 @@
-"""mini_models.py: torchvision's networks at a fraction of their width."""
+"""networks.py: torchvision's networks at a fraction of their width."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from torchvision import models
 
 from course_tools.authoring import notebooks
 from course_tools.authoring.notebooks import read_notebook, run_notebook, write_notebook
-from course_utils.pretrained_models import load_pretrained, weights_entry, weights_path
+from course_utils.common.weight_files import weights_path
+from course_utils.pretrained_models import load_pretrained, weights_entry
 from course_utils.settings import BASIC_MODEL, MODELS
 
 ROOT = Path(__file__).parents[2]

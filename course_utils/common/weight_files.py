@@ -1,0 +1,144 @@
+"""Files of weights: those that torchvision offers for download, and a reader's own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import urllib.error
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import WeightsEnum
+
+from course_utils.common.errors import CourseError
+from course_utils.common.files import sha256_of
+
+
+def weights_path(entry: WeightsEnum) -> Path:
+    """Return the path at which torchvision keeps (or would keep) the file of an entry."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
+
+
+def fetch_weights(entry: WeightsEnum) -> Path:
+    """Return the path of a torchvision entry's file, checked; download the file if it is not there.
+
+    torchvision writes the first eight digits of a file's SHA-256 into its name. They are compared whenever the file
+    is used, not only after a download as ``torch.hub`` does.
+
+    Raises
+    ------
+    CourseError
+        Without a network, naming the file, its address and where to put it; or when the check fails.
+    """
+    path = weights_path(entry)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(entry.url, str(path), progress=False)
+        except (urllib.error.URLError, OSError) as error:
+            raise CourseError(
+                f"The weights {entry} are not on this machine and could not be downloaded ({error}). Fetch "
+                f"{entry.url} with another machine and save it as {path}, or set COURSE_WEIGHTS=mini to work with "
+                "the weights that are part of the course."
+            ) from error
+    _check_file(path)
+    return path
+
+
+def _check_file(path: Path) -> None:
+    if os.environ.get("COURSE_UNVERIFIED_WEIGHTS") == "1":
+        return
+    wanted = path.stem.rpartition("-")[2]
+    found = sha256_of(path)
+    if not found.startswith(wanted):
+        raise CourseError(
+            f"{path} has SHA-256 {found}, its name says that it begins with {wanted}: the file is damaged or another "
+            "one. Delete it and run again to download it anew. (COURSE_UNVERIFIED_WEIGHTS=1 uses it all the same.)"
+        )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a file of your own.
+
+    Parameters
+    ----------
+    path
+        ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
+        ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
+
+    Raises
+    ------
+    CourseError
+        If there is no such file, it is damaged, holds Python objects beside tensors (they are never unpickled: code
+        could hide in them), or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CourseError(f"There is no checkpoint {path}. Give the path of a .safetensors or .pt file.")
+    content = _read_tensors(path)
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {
+        re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): value
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise CourseError(f"{path} holds no tensors by name; found: {', '.join(map(str, content)) or 'nothing'}.")
+    return tensors
+
+
+def _read_tensors(path: Path) -> dict:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CourseError(
+            f"{path} is no checkpoint, or holds more than tensors. Unpickling foreign objects can run foreign code, so "
+            "it is not loaded. On the machine that wrote it: torch.save(model.state_dict(), path)."
+        ) from error
+    except Exception as error:  # a text file makes torch.load raise KeyError, a flipped byte a dozen other errors
+        raise CourseError(f"{path} cannot be read: it is damaged or incomplete ({error}). Copy it again.") from error
+    if not isinstance(content, dict):
+        raise CourseError(f"{path} holds a {type(content).__name__}, a state dict (name → tensor) is needed.")
+    return content
+
+
+def check_fit(name: str, path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Raise :class:`CourseError` unless a file has the tensors that a network wants.
+
+    Parameters
+    ----------
+    name
+        Name of the network.
+    path
+        Path of the file.
+    wanted, given
+        State dicts of the network and of the file.
+    """
+    problems = {
+        # Old checkpoints do not count batches; torch fills that in.
+        "missing": [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in given if key not in wanted],
+        "of another shape": [
+            f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in given and given[key].shape != wanted[key].shape
+        ],
+    }
+    if text := listed(problems):
+        raise CourseError(f"{path} does not fit {name}. {text}. Was it saved from another architecture?")
+
+
+def listed(problems: dict[str, list[str]]) -> str:
+    """Return problems and the tensors that have them as text, at most eight of each."""
+    return "; ".join(
+        f"{problem}: {', '.join(names[:8])}" + (f", … and {len(names) - 8} more" if len(names) > 8 else "")
+        for problem, names in problems.items()
+        if names
+    )
