@@ -6,9 +6,8 @@
     cats/001.jpg,cat,train
     cats/002.jpg,cat,test
 
-A list and a folder drift apart: files are renamed, rows are sorted without their labels, columns are mixed up. Training
-does not fail then, it learns nonsense. So :func:`read_labels` compares the list with the folder first, and names the
-lines. :func:`course_utils.datasets.open_csv` makes splits of the rows.
+A list and a folder drift apart: files are renamed, rows are sorted without their labels. Training does not fail then,
+it learns nonsense. So :func:`read_labels` compares the list with the folder first, and its errors name the lines.
 """
 
 from __future__ import annotations
@@ -24,11 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from course_utils.common.errors import CourseError
 from course_utils.data.downloads import is_hidden
-from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed
+from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed, is_picture
 
 DELIMITERS = ",;\t"
 MOST_NAMED = 5
@@ -39,16 +36,14 @@ class LabelledFile(NamedTuple):
 
     Parameters
     ----------
-    path
-        The file; it exists.
-    name
-        Its path from the folder, with ``/`` on every system.
+    path, name
+        The file, which exists, and its path from the folder, with ``/`` on every system.
     label
         Text in the list, without spaces around it: ``"007"`` stays ``"007"``.
     split
         ``"train"``, ``"val"``, ``"test"``, or ``""`` if the list does not say.
     line
-        Number of the row's first line in the list; the headings are in line 1.
+        Number of the row's first line in the list, from 1.
     """
 
     path: Path
@@ -70,8 +65,8 @@ def read_labels(
     Parameters
     ----------
     csv_file
-        Text in UTF-8, with headings in the first line, columns separated by ``,``, ``;`` or tabs, names that contain
-        those between double quotes, as Excel and pandas write it.
+        Text in UTF-8, as Excel and pandas write it: headings in the first line, columns separated by ``,``, ``;`` or
+        tabs, cells that contain those between double quotes.
     folder
         Folder from which the names start; by default that of the list.
     file_column
@@ -81,13 +76,13 @@ def read_labels(
     label_column
         Heading of the column with the labels: words, or numbers, which are taken as words.
     split_column
-        Heading of the column that says train, val (or valid, validation) or test. ``"split"`` may be missing, any
-        other name may not. With None the list does not split.
+        Heading of the column that says train, val (or valid, validation) or test, or None. Only a column of the
+        default name may be missing.
 
     Returns
     -------
     list of LabelledFile
-        Rows in the order of the list. A row that repeats an earlier one is left out.
+        Rows in the order of the list, without repeated ones.
 
     Raises
     ------
@@ -145,7 +140,6 @@ class _Table:
 
     @property
     def headings(self) -> str:
-        """All headings as text."""
         return ", ".join(repr(heading) for heading in self.columns)
 
     def require_filled(self, cells: list[str], column: str) -> None:
@@ -186,7 +180,14 @@ def _read_table(path: Path) -> _Table:
     if len(found) < 2:
         raise CourseError(f"{str(path)!r} holds no rows: it needs a line of headings, then a line for each picture.")
     (_, columns), *rows = found
-    return _Table(path, columns, [_fitted(cells, columns, line, path) for line, cells in rows], [n for n, _ in rows])
+    for line, cells in rows:
+        if any(cells[len(columns) :]):
+            raise CourseError(
+                f"Line {line} of {str(path)!r} has {len(cells)} cells, the first line {len(columns)} headings. Put a "
+                "text that contains the separator between double quotes."
+            )
+        cells += [""] * (len(columns) - len(cells))
+    return _Table(path, columns, [cells for _, cells in rows], [line for line, _ in rows])
 
 
 def _read_text(path: Path) -> str:
@@ -205,16 +206,6 @@ def _read_text(path: Path) -> str:
             f"{str(path)!r} is not in UTF-8 (byte {data[error.start]:#04x} in line {line}). Save it as UTF-8; in "
             'Excel: "CSV UTF-8".'
         ) from error
-
-
-def _fitted(cells: list[str], columns: list[str], line: int, path: Path) -> list[str]:
-    """Return the row with as many cells as there are headings."""
-    if any(cells[len(columns) :]):
-        raise CourseError(
-            f"Line {line} of {str(path)!r} has {len(cells)} cells, the first line {len(columns)} headings. Put a text "
-            "that contains the separator between double quotes."
-        )
-    return (cells + [""] * len(columns))[: len(columns)]
 
 
 # --- labels and splits -------------------------------------------------------------------------------------------
@@ -267,14 +258,12 @@ def _without_repeats(rows: list[LabelledFile], path: Path) -> list[LabelledFile]
 def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
     """Warn if the folders are called like the labels, and some labels are not those of their folders."""
     folders = [composed(row.path.parent.name) for row in rows]
-    if set(folders) != {row.label for row in rows}:
-        return
     other = [
         f"{row.name} is labelled {row.label!r} (line {row.line})"
         for row, folder in zip(rows, folders, strict=True)
         if row.label != folder
     ]
-    if other:
+    if other and set(folders) == {row.label for row in rows}:
         warnings.warn(
             f"In {str(path)!r}, {len(other)} of {_count(len(rows), 'label')} differ from the folder that the file "
             f"lies in: {_some(other)}. The labels of the list are used; check that no row has slipped.",
@@ -294,7 +283,6 @@ class _Folder:
         self.root = Path(os.path.abspath(root))
         self.resolved = self.root.resolve()
         self.listings: dict[Path, dict[str, list[Path]]] = {}
-        self.endings = set(Image.registered_extensions())
 
     def place(self, name: str) -> Path | None:
         """Return the path that a name means; None if that is outside of the folder."""
@@ -315,37 +303,35 @@ class _Folder:
         found = self._listing(path.parent).get(path.name, [])
         if found or path.parent != self.root:
             return found
-        names = sorted(name for name in os.listdir(self.root) if not is_hidden(name) and name != MASK_FOLDER)
+        names = _searched(os.listdir(self.root))
         return [match for name in names for match in self._listing(self.root / name).get(path.name, [])]
 
     def example(self) -> str | None:
         """Return the name of some picture below the folder, to show the form of names."""
         for here, folders, names in os.walk(self.root):
-            folders[:] = sorted(name for name in folders if not is_hidden(name) and name != MASK_FOLDER)
-            pictures = sorted(name for name in names if self._is_picture(name))
-            if pictures:
-                return (Path(here) / pictures[0]).relative_to(self.root).as_posix()
+            folders[:] = _searched(folders)
+            picture = min(filter(is_picture, names), default=None)
+            if picture:
+                return Path(here, picture).relative_to(self.root).as_posix()
         return None
 
     def _listing(self, folder: Path) -> dict[str, list[Path]]:
         """Return the files of a folder by name, and pictures by name without ending as well."""
         if folder not in self.listings:
             by_name = self.listings[folder] = defaultdict(list)
-            for name in _files_in(folder):
+            try:
+                files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+            except OSError:
+                files = []  # no folder: then none of its files is there either
+            for name in (name for name in files if not is_hidden(name)):
                 whole = composed(name)
-                for key in {whole, Path(whole).stem} if self._is_picture(name) else {whole}:
+                for key in {whole, Path(whole).stem} if is_picture(name) else {whole}:
                     by_name[key].append(folder / name)
         return self.listings[folder]
 
-    def _is_picture(self, name: str) -> bool:
-        return not is_hidden(name) and Path(name).suffix.lower() in self.endings
 
-
-def _files_in(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
-    except OSError:
-        return []  # no folder: then none of its files is there either
+def _searched(folders: Iterable[str]) -> list[str]:
+    return sorted(name for name in folders if not is_hidden(name) and name != MASK_FOLDER)
 
 
 def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> list[Path]:

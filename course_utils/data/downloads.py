@@ -1,9 +1,8 @@
 """Fetch an archive once, unpack it safely, and check every file against a list of SHA-256 sums.
 
 An archive from the network may be cut short, replaced by a login page, or made to write outside its folder. So it is
-unpacked into a scratch folder, each file is compared with a manifest that travels with the course, and only a folder
-that is complete and right gets its final name. A run that is interrupted, or that meets a full disk, leaves nothing
-half-done behind.
+unpacked into a scratch folder and compared with a manifest that is part of the package; only a complete folder gets its
+final name. A run that is interrupted, or that meets a full disk, leaves nothing half-done behind.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from requests.exceptions import RequestException
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of
 
-DATA_FOLDER = Path(__file__).parent
 MAX_UNPACKED_BYTES = 500_000_000
 MAX_UNPACKED_FILES = 20_000
 
@@ -38,14 +36,12 @@ class Manifest:
 
     Parameters
     ----------
-    name
-        Name of the data set.
     url, sha256
         Address of the archive, and its SHA-256.
     folder
         The one folder in the archive that holds everything.
     credit
-        Origin and terms of the data, for the reader.
+        Origin and terms of the data.
     files
         Path inside ``folder``, with ``/`` on every system → SHA-256.
     quarantine
@@ -73,7 +69,7 @@ class Manifest:
 
 def read_manifest(name: str) -> Manifest:
     """Return the manifest of a data set from the package."""
-    entries = json.loads((DATA_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    entries = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
     return Manifest(**{field: entries[field] for field in Manifest.__dataclass_fields__})
 
 
@@ -85,12 +81,10 @@ def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
 
     Parameters
     ----------
-    manifest
-        Result of :func:`read_manifest`.
     cache
         Folder for the archive and the unpacked folder; made when needed.
     mirror
-        Folder that somebody else filled, or None. Nothing is written there.
+        Folder in which nothing is written, or None.
 
     Raises
     ------
@@ -132,10 +126,8 @@ def unpack_zip(
 
     Parameters
     ----------
-    archive
-        The zip file.
-    folder
-        An existing folder.
+    archive, folder
+        The zip file, and an existing folder.
     max_bytes, max_files
         Largest size and number of files, checked before anything is written: a small archive cannot fill the disk.
 
@@ -190,20 +182,19 @@ def _require_harmless(member: zipfile.ZipInfo, archive: Path) -> None:
 
 
 def _install(archive: Path, manifest: Manifest, target: Path) -> Path:
-    scratch = Path(tempfile.mkdtemp(prefix=f".{manifest.name}-", dir=target.parent))
-    try:
-        unpack_zip(archive, scratch)
-        unpacked = scratch / manifest.folder
-        _require_intact(unpacked, manifest, archive)
-        if target.exists() and differences(target, manifest):
-            os.replace(target, scratch / "outdated")
-        os.replace(unpacked, target)
-    except OSError:
-        # Another process may have been quicker. Its folder is as good as ours, if it is complete.
-        if not target.is_dir() or differences(target, manifest):
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    prefix = f".{manifest.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as scratch:
+        unpacked = Path(scratch, manifest.folder)
+        try:
+            unpack_zip(archive, Path(scratch))
+            _require_intact(unpacked, manifest, archive)
+            if target.exists() and differences(target, manifest):
+                os.replace(target, Path(scratch, "outdated"))
+            os.replace(unpacked, target)
+        except OSError:
+            # Another process may have been quicker. Its folder is as good as ours, if it is complete.
+            if not target.is_dir() or differences(target, manifest):
+                raise
     return target
 
 

@@ -39,23 +39,18 @@ def write_pets(
     light: str = "day",
     style: str = "photo",
 ) -> Path:
-    """Draw the data set into ``folder``, or find it there already.
+    """Draw the data set into ``folder``, or find it there already; return the folder.
 
     Parameters
     ----------
     folder
         Gets ``train``, ``val``, ``test`` (each with a folder per class), ``masks`` with the same tree, and
-        ``manifest.json``. When it is complete, and the same arguments and the same code made it, it is left alone;
-        else it is drawn anew. Two processes may call at once: one draws, the other waits.
+        ``manifest.json``. It is left alone if it is complete and the same arguments and code made it, else drawn anew.
+        Two processes may call at once: one draws, the other waits.
     counts
         Pictures *per class* in each split; default ``{"train": 40, "val": 20, "test": 60}``.
     seed, size, light, style
         Same as in :func:`~course_utils.data.artist.draw`. The same seed in other light or style gives the same scenes.
-
-    Returns
-    -------
-    Path
-        ``folder``.
 
     Raises
     ------
@@ -107,15 +102,14 @@ def replace_folder(folder: Path, arguments: dict[str, Any]) -> None:
     """Draw into a folder beside it, then swap; drafts that a killed run left behind are deleted first."""
     for left_over in folder.parent.glob(f".{folder.name}-*"):
         shutil.rmtree(left_over)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        (scratch / "new").mkdir()
-        draw_all(scratch / "new", arguments)
+    prefix = f".{folder.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        new = Path(scratch, "new")
+        new.mkdir()
+        draw_all(new, arguments)
         if folder.exists():
-            os.replace(folder, scratch / "old")
-        os.replace(scratch / "new", folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            os.replace(folder, Path(scratch, "old"))
+        os.replace(new, folder)
 
 
 def draw_all(folder: Path, arguments: dict[str, Any]) -> None:

@@ -37,11 +37,7 @@ class SplitRule:
 
 
 def shuffled(keys: Iterable[Any], seed: int) -> list[Any]:
-    """Return the keys in an order that looks random but depends on nothing except the keys and the seed.
-
-    Keys are sorted by a hash of each, so the order in which they are given does not matter, and a new key comes
-    between the others without moving them. (A shuffle by a random generator would reorder all.)
-    """
+    """Return the keys sorted by a hash of each and the seed: a new key does not reorder the others."""
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
 
 
@@ -52,14 +48,10 @@ def stratified_split(
 
     Parameters
     ----------
-    labels
-        Class of each sample.
-    keys
-        Something unique to each sample, such as the hash of its contents; decides on its split.
+    labels, keys
+        Class of each sample, and something unique to it that decides on its split, such as the hash of its contents.
     val_fraction, test_fraction
         Share of each class, from 0 (no such set) to 0.45; rounded to whole samples, at least one.
-    seed
-        Another seed, another split.
 
     Returns
     -------
@@ -95,7 +87,13 @@ def split_photos(photos: list[Photo], listing: Listing, quarantine: list[Quarant
     """
     _require_every_class(photos, listing, quarantine)
     photos = _complete_splits(photos, listing.classes, rule)
-    _require_every_split(photos, listing)
+    used = {(photo.split, photo.label) for photo in photos}
+    missing = [f"{split}/{label}" for split in SPLITS for label in listing.classes if (split, label) not in used]
+    if missing:
+        raise CourseError(
+            f"No usable picture in {', '.join(missing[:5])} of {str(listing.place)!r}: every class needs one in each "
+            "of train, val and test. Add some, or leave val or test out altogether: train is split then."
+        )
     return photos
 
 
@@ -135,15 +133,4 @@ def _require_every_class(photos: list[Photo], listing: Listing, quarantine: list
         raise CourseError(
             f"{subject} usable pictures in {elsewhere}, but none in train{why}: a network cannot learn a class that it "
             f"is never shown. Put pictures of it into train, or take it out of {elsewhere}."
-        )
-
-
-def _require_every_split(photos: list[Photo], listing: Listing) -> None:
-    """Refuse splits in which a class has no picture."""
-    used = {(photo.split, photo.label) for photo in photos}
-    missing = [f"{split}/{label}" for split in SPLITS for label in listing.classes if (split, label) not in used]
-    if missing:
-        raise CourseError(
-            f"No usable picture in {', '.join(missing[:5])} of {str(listing.place)!r}: every class needs one in each "
-            "of train, val and test. Add some, or leave val or test out altogether: train is split then."
         )
