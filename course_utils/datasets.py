@@ -39,7 +39,6 @@ from course_utils.settings import load_settings
 from course_utils.transforms import Transform
 
 PETS_OPTIONS = ("counts", "size", "light", "style")
-
 MAX_MEMORY_BYTES = 4_000_000_000
 
 # --- data sets ---------------------------------------------------------------------------------------------------
@@ -163,7 +162,7 @@ class Splits:
     name
         ``"pets"``, ``"hymenoptera"``, or the name of the folder or list, without the folders above it.
     classes
-        Class names, sorted (whole numbers by size: 2 before 10); a label is an index into them.
+        Class names, sorted (whole numbers by size); a label is an index into them.
     quarantine
         Files that are not used, with the reason.
     source
@@ -319,7 +318,6 @@ def _open_hymenoptera(cache: Path, mirror: Path | None, rule: SplitRule) -> Spli
 
 
 def _split_listing(listing: Listing, name: str, source: str, rule: SplitRule) -> Splits:
-    """Return what is usable of a listing, with the splits that it lacks taken out of train."""
     usable, unused = check_photos(listing.photos)
     quarantine = sorted({*listing.quarantine, *unused})
     photos = split_photos(usable, listing, quarantine, rule)

@@ -129,10 +129,8 @@ class Layer:
 
     Parameters
     ----------
-    size
-        Width and height in pixels.
-    sun
-        Direction of the light, from -1 (left) to 1 (right); it shifts the lit core of each part.
+    size, sun
+        Width and height in pixels, and direction of the light, from -1 (left) to 1 (right).
     place
         Place of the drawing in the picture; by default the coordinates are the picture's own.
     """

@@ -131,8 +131,9 @@ class _Table:
             return [row[where[0]] for row in self.rows]
         if where:
             raise CourseError(f"{str(self.path)!r} has {len(where)} columns {name!r}. Rename the others.")
-        near = _nearest(name, [heading for heading in self.columns if heading not in ("", taken)])
-        hint = f" Perhaps you mean {near!r}." if near else ""
+        others = {heading.lower(): heading for heading in self.columns if heading not in ("", taken)}
+        near = list(others) if len(others) == 1 else difflib.get_close_matches(name.lower(), others, n=1, cutoff=0.4)
+        hint = f" Perhaps you mean {others[near[0]]!r}." if near else ""
         raise CourseError(
             f"{str(self.path)!r} has no column {name!r}; its first line gives the columns {self.headings}.{hint} "
             f"Put the right headings into the first line, or call open_csv with {argument}=..."
@@ -150,14 +151,6 @@ class _Table:
                 f"The column {column!r} of {str(self.path)!r} is empty in {_count(len(empty), 'row')}: "
                 f"{_some(f'line {line}' for line in empty)}. Fill it in, or take these rows out."
             )
-
-
-def _nearest(name: str, headings: list[str]) -> str | None:
-    lower = {heading.lower(): heading for heading in headings}
-    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
-    if near:
-        return lower[near[0]]
-    return headings[0] if len(headings) == 1 else None
 
 
 def _read_table(path: Path) -> _Table:
@@ -193,13 +186,12 @@ def _read_table(path: Path) -> _Table:
 def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise CourseError(
             f"The list {str(path)!r} cannot be read: {error.strerror or error}. Give a .csv file with the columns "
             "file and label."
         ) from error
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise CourseError(
@@ -336,7 +328,7 @@ def _searched(folders: Iterable[str]) -> list[str]:
 
 def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> list[Path]:
     """Return one file for each name; an error says if single rows are wrong or the whole column or folder."""
-    lines = dict(zip(reversed(names), reversed(table.lines), strict=True))  # a repeated name has its first line
+    lines = dict(zip(names[::-1], table.lines[::-1], strict=True))  # a repeated name has its first line
 
     def listed(chosen: Iterable[str]) -> str:
         return _some(f"{name} (line {lines[name]})" for name in chosen)
@@ -371,8 +363,8 @@ def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str
     """Return the message that the column or the folder is probably the wrong one, with an example of both."""
     example = folder.example()
     there = f"a picture in the folder is called {example!r}" if example else "there is no picture in the folder"
-    by_column = {heading: [row[i] for row in table.rows] for i, heading in enumerate(table.columns)}
-    better = next((h for h, cells in by_column.items() if h != column and cells[0] and folder.find(cells[0])), None)
+    first_row = zip(table.columns, table.rows[0], strict=True)
+    better = next((heading for heading, cell in first_row if heading != column and cell and folder.find(cell)), None)
     advice = (
         f"The column {better!r} does name files: call open_csv with file_column={better!r}."
         if better

@@ -15,8 +15,6 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -89,11 +87,11 @@ def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
     Raises
     ------
     CourseError
-        If an archive or folder does not hold what the manifest says, or nothing was found and the network is out of
-        reach, or the disk is full or read-only.
+        If an archive or folder does not hold what the manifest says, if nothing was found and the network is out of
+        reach, or if the disk is full or read-only.
     """
     target = cache / manifest.folder
-    with _disk_errors(cache):
+    try:
         if target.is_dir() and not differences(target, manifest):
             return target
         if mirror is not None and (mirror / manifest.folder).is_dir():
@@ -104,6 +102,12 @@ def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
             if place is not None and (place / manifest.archive).is_file():
                 return _install(place / manifest.archive, manifest, target)
         return _install(_download(manifest, cache, mirror), manifest, target)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise CourseError(
+            f"{cache} cannot be read or written: {reason}. Make room there, or set COURSE_CACHE to a folder that you "
+            "may write to. Nothing half-done was left behind."
+        ) from error
 
 
 def differences(folder: Path, manifest: Manifest) -> list[str]:
@@ -224,16 +228,4 @@ def _download(manifest: Manifest, cache: Path, mirror: Path | None) -> Path:
         raise CourseError(
             f"What {manifest.url} sent is not the known archive: {error} Try again later, or from another network (a "
             "login page is often what comes instead). COURSE_DATASET=pets, the default, needs no download."
-        ) from error
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise CourseError(
-            f"{folder} cannot be read or written: {reason}. Make room there, or set COURSE_CACHE to a folder that you "
-            "may write to. Nothing half-done was left behind."
         ) from error
