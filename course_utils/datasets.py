@@ -45,7 +45,7 @@ MAX_MEMORY_BYTES = 4_000_000_000
 
 
 class LabelledDataset(Dataset):
-    """Samples with a picture file and a label each, an index into ``classes``; the base of the data sets below."""
+    """Samples with a label each, an index into ``classes``, and their files; the base of the data sets below."""
 
     def __init__(self, paths: Iterable[str | Path], labels: Iterable[int], classes: Iterable[str]) -> None:
         self.paths = tuple(Path(path) for path in paths)
@@ -69,7 +69,7 @@ class PhotoDataset(LabelledDataset):
     paths, labels, classes
         One picture file and one index into ``classes`` per sample, and the names of the classes.
     transform
-        Applied to each PIL RGB picture when it is fetched; None hands out the picture itself.
+        Function that is called with each PIL RGB picture when it is fetched; None hands out the picture itself.
     masks
         One mask file (or None) per sample, white where the object is; None if there are no masks.
 
@@ -312,31 +312,25 @@ def _open_hymenoptera(cache: Path, mirror: Path | None, rule: SplitRule) -> Spli
         official, label, _ = name.split("/")
         photos.append(Photo(folder / name, name, label, "test" if official == "val" else "train", digest=digest))
     quarantine = [Quarantined(name, entry["reason"]) for name, entry in manifest.quarantine.items()]
-    classes = sorted({photo.label for photo in photos})
-    photos = split_photos(photos, Listing(folder, photos, classes, []), quarantine, rule)
-    return _make_splits("hymenoptera", photos, classes, quarantine, manifest.credit)
+    listing = Listing(folder, photos, sorted({photo.label for photo in photos}), quarantine)
+    return _make_splits("hymenoptera", photos, listing, manifest.credit, rule)
 
 
 def _split_listing(listing: Listing, name: str, source: str, rule: SplitRule) -> Splits:
     usable, unused = check_photos(listing.photos)
-    quarantine = sorted({*listing.quarantine, *unused})
-    photos = split_photos(usable, listing, quarantine, rule)
-    return _make_splits(name, photos, listing.classes, quarantine, source)
+    listing = listing._replace(quarantine=sorted({*listing.quarantine, *unused}))
+    return _make_splits(name, usable, listing, source, rule)
 
 
-def _make_splits(
-    name: str, photos: list[Photo], classes: list[str], quarantine: Iterable[Quarantined], source: str
-) -> Splits:
+def _make_splits(name: str, usable: list[Photo], listing: Listing, source: str, rule: SplitRule) -> Splits:
+    photos = sorted(split_photos(usable, listing, rule), key=lambda photo: photo.name)
     datasets = {}
     for split in SPLITS:
-        chosen = sorted((photo for photo in photos if photo.split == split), key=lambda photo: photo.name)
-        datasets[split] = PhotoDataset(
-            [photo.path for photo in chosen],
-            [classes.index(photo.label) for photo in chosen],
-            classes,
-            masks=[photo.mask for photo in chosen],
-        )
-    return Splits(name, tuple(classes), **datasets, quarantine=tuple(quarantine), source=source)
+        chosen = [photo for photo in photos if photo.split == split]
+        labels = [listing.classes.index(photo.label) for photo in chosen]
+        masks = [photo.mask for photo in chosen]
+        datasets[split] = PhotoDataset([photo.path for photo in chosen], labels, listing.classes, masks=masks)
+    return Splits(name, tuple(listing.classes), **datasets, quarantine=tuple(listing.quarantine), source=source)
 
 
 # --- in memory, and a few of each class --------------------------------------------------------------------------

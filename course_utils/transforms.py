@@ -63,6 +63,11 @@ def eval_transform(weights: Any) -> Transform:
     -------
     Callable
         PIL RGB → float32 tensor ``(3, H, W)``, about zero mean and unit variance. It draws nothing at random.
+
+    Raises
+    ------
+    CourseError
+        If the weights do not say how to prepare a picture.
     """
     return preset_of(weights)
 

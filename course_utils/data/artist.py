@@ -125,7 +125,7 @@ def draw(
     label
         ``"Tigger"``, ``"Misty"`` or ``"Neither"``.
     seed
-        Decides on scene, pose, animal and light.
+        Seed of scene, pose, animal and light.
     size
         Width and height of image and mask in pixels, 32 to 1024.
     light, style

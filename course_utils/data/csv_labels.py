@@ -267,7 +267,7 @@ def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
 
 
 class _Folder:
-    """Finds files by name; each directory is listed once at most."""
+    """The files below a folder, by name; each directory is listed once at most."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():

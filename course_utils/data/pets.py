@@ -44,7 +44,7 @@ def write_pets(
     Parameters
     ----------
     folder
-        Gets ``train``, ``val``, ``test`` (each with a folder per class), ``masks`` with the same tree, and
+        Folder for ``train``, ``val``, ``test`` (each with a folder per class), ``masks`` with the same tree, and
         ``manifest.json``. It is left alone if it is complete and the same arguments and code made it, else drawn anew.
         Two processes may call at once: one draws, the other waits.
     counts
@@ -65,7 +65,7 @@ def write_pets(
     arguments = {"counts": counts, "seed": seed, "size": size, "light": light, "style": style, "code": code}
     if is_complete(folder, arguments):
         return folder
-    refuse_strangers(folder)
+    refuse_other_files(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -89,13 +89,13 @@ def is_complete(folder: Path, arguments: dict[str, Any]) -> bool:
         return False
 
 
-def refuse_strangers(folder: Path) -> None:
+def refuse_other_files(folder: Path) -> None:
     """Raise when ``folder`` holds anything that :func:`write_pets` did not write: it would be lost."""
     ours = re.compile(rf"manifest\.json|(masks/)?({'|'.join(DEFAULT_COUNTS)})/({'|'.join(CLASSES)})/\d+\.png")
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    stranger = next((name for name in files if not ours.fullmatch(name)), None)
-    if stranger or folder.is_file():
-        raise CourseError(f"{folder} already holds something else ({stranger or 'it is a file'}). Choose a new folder.")
+    other = next((name for name in files if not ours.fullmatch(name)), None)
+    if other or folder.is_file():
+        raise CourseError(f"{folder} already holds something else ({other or 'it is a file'}). Choose a new folder.")
 
 
 def replace_folder(folder: Path, arguments: dict[str, Any]) -> None:

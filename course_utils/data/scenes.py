@@ -88,12 +88,12 @@ def thing(size: int, sun: float, place: Place, rng: Random) -> Layer:
 
 
 # --- scenes ----------------------------------------------------------------------------------------------------------
-def room(layer: Layer, rng: Random, horizon: float, planks: bool = True) -> float:
+def room(layer: Layer, rng: Random, horizon: float) -> float:
     """Wall with one to three pictures, skirting board, floor of planks."""
     layer.flat(box(0, 0, 1, horizon), pick(rng, WALL))
     layer.flat(box(0, horizon, 1, 1), pick(rng, WOOD))
     layer.flat(box(0, horizon - 0.03, 1, horizon), (232, 228, 220))
-    for x in np.linspace(-1.2, 2.2, 18) if planks else ():
+    for x in np.linspace(-1.2, 2.2, 18):
         layer.line((96, 70, 52), 0.004, (0.5 + (x - 0.5) * 0.45, horizon), (x, 1))
     for x in rng.permutation([0.06, 0.4, 0.72])[: rng.integers(1, 4)]:
         w, h, y = *rng.uniform(0.14, 0.22, 2), rng.uniform(0.02, 0.12)
@@ -238,6 +238,4 @@ def carpet(layer: Layer, rng: Random) -> float:
     return 0.4
 
 
-SCENES = (
-    living_room, kitchen, garden, window_sill, carpet, pavement, bedroom, study, park_in_autumn, plain_wall
-)  # fmt: skip
+SCENES = (living_room, kitchen, garden, window_sill, carpet, pavement, bedroom, study, park_in_autumn, plain_wall)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.common.errors import CourseError
-from course_utils.data.folders import Listing, Photo, Quarantined
+from course_utils.data.folders import Listing, Photo
 
 SPLITS = ("train", "val", "test")
 SMALLEST_CLASS = 5
@@ -77,7 +77,7 @@ def _split_sizes(n: int, val_fraction: float, test_fraction: float) -> tuple[int
     return n_val, n_test
 
 
-def split_photos(photos: list[Photo], listing: Listing, quarantine: list[Quarantined], rule: SplitRule) -> list[Photo]:
+def split_photos(photos: list[Photo], listing: Listing, rule: SplitRule) -> list[Photo]:
     """Return the usable photos of a listing, with what is missing of val and test taken out of train.
 
     Raises
@@ -85,7 +85,7 @@ def split_photos(photos: list[Photo], listing: Listing, quarantine: list[Quarant
     CourseError
         If a class has no usable picture, none in train, too few to split, or none in a split.
     """
-    _require_every_class(photos, listing, quarantine)
+    _require_every_class(photos, listing)
     photos = _complete_splits(photos, listing.classes, rule)
     used = {(photo.split, photo.label) for photo in photos}
     missing = [f"{split}/{label}" for split in SPLITS for label in listing.classes if (split, label) not in used]
@@ -117,7 +117,7 @@ def _complete_splits(photos: list[Photo], classes: list[str], rule: SplitRule) -
     return [photo._replace(split=split) for photo, split in zip(train, dealt, strict=True)] + rest
 
 
-def _require_every_class(photos: list[Photo], listing: Listing, quarantine: list[Quarantined]) -> None:
+def _require_every_class(photos: list[Photo], listing: Listing) -> None:
     """Refuse a class that has no usable picture, or none to learn from."""
     used = {(photo.split, photo.label) for photo in photos}
     for label in listing.classes:
@@ -125,7 +125,7 @@ def _require_every_class(photos: list[Photo], listing: Listing, quarantine: list
             continue
         subject = f"The class {label!r} in {str(listing.place)!r} has"
         names = {photo.name for photo in listing.photos if photo.label == label}
-        reasons = [f"{item.path}: {item.reason}" for item in quarantine if item.path in names]
+        reasons = [f"{item.path}: {item.reason}" for item in listing.quarantine if item.path in names]
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
         elsewhere = " and ".join(split for split in SPLITS if (split, label) in used)
         if not elsewhere:
