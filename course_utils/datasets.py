@@ -230,7 +230,8 @@ def open_dataset(
         Share of each class, above 0 and up to 0.45, rounded to whole pictures, at least one. Used where the data has
         no such set of its own: hymenoptera has a test set (its official val), pets has both.
     **pets_options
-        ``counts``, ``size``, ``light``, ``style``: see :func:`course_utils.data.pets.write_pets`.
+        ``counts``, ``size``, ``light`` ("day", "night"), ``style`` ("photo", "sketch"): see
+        :func:`course_utils.data.pets.write_pets`.
 
     Raises
     ------

@@ -27,8 +27,7 @@ from course_utils.common.errors import CourseError
 from course_utils.data.downloads import is_hidden
 from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed, is_picture
 
-DELIMITERS = ",;\t"
-MOST_NAMED = 5
+MOST_NAMED = 5  # files or lines in an error message
 
 
 class LabelledFile(NamedTuple):
@@ -156,7 +155,7 @@ class _Table:
 def _read_table(path: Path) -> _Table:
     text = _read_text(path)
     headings = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([headings], delimiter=mark), [])))
+    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([headings], delimiter=mark), [])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     found: list[tuple[int, list[str]]] = []
     start = 1

@@ -82,7 +82,7 @@ def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
     cache
         Folder for the archive and the unpacked folder; made when needed.
     mirror
-        Folder in which nothing is written, or None.
+        Folder that is searched before a download and never written to, or None.
 
     Raises
     ------

@@ -100,9 +100,9 @@ def refuse_other_files(folder: Path) -> None:
 
 def replace_folder(folder: Path, arguments: dict[str, Any]) -> None:
     """Draw into a folder beside it, then swap; drafts that a killed run left behind are deleted first."""
-    for left_over in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(left_over)
     prefix = f".{folder.name}-"
+    for left_over in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left_over)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
         new = Path(scratch, "new")
         new.mkdir()
@@ -116,7 +116,8 @@ def draw_all(folder: Path, arguments: dict[str, Any]) -> None:
     """Draw all pictures and masks; write the manifest last."""
     sizes = {}
     look = {name: arguments[name] for name in ("size", "light", "style")}
-    for split, label, i in ((s, c, i) for s, n in arguments["counts"].items() for c in CLASSES for i in range(n)):
+    wanted = ((s, c, i) for s, count in arguments["counts"].items() for c in CLASSES for i in range(count))
+    for split, label, i in wanted:
         drawing = draw(label, picture_seed(arguments["seed"], split, label, i), **look)
         name = f"{split}/{label}/{i:03d}.png"
         for sheet, path in ((drawing.image, folder / name), (drawing.mask, folder / "masks" / name)):
