@@ -4,12 +4,9 @@
 ``open_dataset("path/to/my photos")`` or ``open_dataset("path/to/labels.csv")`` give the same :class:`Splits`.
 :class:`PhotoDataset` is the custom ``torch.utils.data.Dataset`` underneath.
 
-How your own photos are read:
-
-* a folder has one sub-folder per class, or ``train``, ``val`` and ``test`` above those, and every file is decoded once:
-  what cannot be used goes to ``Splits.quarantine`` with the reason (:mod:`course_utils.data.folders`);
-* a list has a row for each file (:mod:`course_utils.data.csv_labels`);
-* what is missing of val and test is taken out of train (:mod:`course_utils.data.splitting`).
+Your own photos are in class folders (:mod:`course_utils.data.folders`) or in a list with a row for each file
+(:mod:`course_utils.data.csv_labels`). Val and test sets that they lack are taken out of train
+(:mod:`course_utils.data.splitting`).
 """
 
 from __future__ import annotations
@@ -31,34 +28,24 @@ from torch.utils.data import Dataset
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generator_marks
 from course_utils.common.tables import text_table
+from course_utils.common.threads import in_threads, thread_count
 from course_utils.data.csv_labels import read_labels
 from course_utils.data.downloads import fetch, read_manifest
 from course_utils.data.folders import Listing, Photo, Quarantined, check_photos, in_order, list_photos, mask_of
 from course_utils.data.pets import write_pets
-from course_utils.data.pictures import decoding_threads, load_picture
+from course_utils.data.pictures import load_picture
 from course_utils.data.splitting import SPLITS, SplitRule, shuffled, split_photos
 from course_utils.settings import load_settings
 from course_utils.transforms import Transform
 
 PETS_OPTIONS = ("counts", "size", "light", "style")
-
 MAX_MEMORY_BYTES = 4_000_000_000
 
 # --- data sets ---------------------------------------------------------------------------------------------------
 
 
 class LabelledDataset(Dataset):
-    """Samples that have one class each: the common part of :class:`PhotoDataset` and :class:`MemoryDataset`.
-
-    Parameters
-    ----------
-    paths
-        One picture file per sample.
-    labels
-        One number per sample, an index into ``classes``.
-    classes
-        Names of the classes.
-    """
+    """Samples with a label each, an index into ``classes``, and their files; the base of the data sets below."""
 
     def __init__(self, paths: Iterable[str | Path], labels: Iterable[int], classes: Iterable[str]) -> None:
         self.paths = tuple(Path(path) for path in paths)
@@ -80,9 +67,9 @@ class PhotoDataset(LabelledDataset):
     Parameters
     ----------
     paths, labels, classes
-        Same as in :class:`LabelledDataset`.
+        One picture file and one index into ``classes`` per sample, and the names of the classes.
     transform
-        Applied to each PIL RGB picture when it is fetched; None hands out the picture itself.
+        Function that is called with each PIL RGB picture when it is fetched; None hands out the picture itself.
     masks
         One mask file (or None) per sample, white where the object is; None if there are no masks.
 
@@ -142,7 +129,7 @@ class MemoryDataset(LabelledDataset):
     images
         ``(N, 3, H, W)``, transformed.
     labels, classes, paths
-        Same as in :class:`LabelledDataset`; without paths the pictures come from no files.
+        Same as in :class:`PhotoDataset`; without paths the pictures come from no files.
     """
 
     fixed = True  # gives the same for an index every time: nothing is drawn
@@ -175,9 +162,7 @@ class Splits:
     name
         ``"pets"``, ``"hymenoptera"``, or the name of the folder or list, without the folders above it.
     classes
-        Class names, sorted (whole numbers by size: 2 before 10); a label is an index into them.
-    train, val, test
-        For learning, for choosing, and for the one final measurement.
+        Class names, sorted (whole numbers by size); a label is an index into them.
     quarantine
         Files that are not used, with the reason.
     source
@@ -227,25 +212,23 @@ def open_dataset(
     test_fraction: float = 0.2,
     **pets_options: Any,
 ) -> Splits:
-    """Open a data set by name, or a folder or list of your own photos.
+    """Return the splits of a data set, or of a folder or list of your own photos.
 
     Parameters
     ----------
     name_or_folder
         ``"pets"`` (drawn on first use), ``"hymenoptera"`` (ants and bees, 397 photographs, downloaded once), a
-        folder with one sub-folder per class, or a ``.csv`` file with the columns ``file`` and ``label`` (other columns
-        can be chosen in :func:`open_csv`). A folder of the name of a data set can be given as ``"./pets"`` or as a
-        ``Path``.
+        folder with one sub-folder per class, or a ``.csv`` file with the columns ``file`` and ``label`` (for others:
+        :func:`open_csv`). Write ``"./pets"`` for a folder that is called ``pets``.
     seed
         Seed of the drawings for pets, of the splits otherwise.
     cache
-        Folder for drawn or downloaded data; by default that of the settings (``COURSE_CACHE``).
+        Folder for drawn or downloaded data; default: ``COURSE_CACHE``.
     mirror
-        Folder that is searched before a download; by default that of the settings (``COURSE_DATA_MIRROR``).
+        Folder that is searched before a download; default: ``COURSE_DATA_MIRROR``.
     val_fraction, test_fraction
-        Share of each class, above 0 and up to 0.45. Used where the data has no such set of its own: both for a
-        folder of class folders, ``val_fraction`` for hymenoptera (whose official val is the test set here), none
-        for pets. A share is rounded to whole pictures, at least one.
+        Share of each class, above 0 and up to 0.45, rounded to whole pictures, at least one. Used where the data has
+        no such set of its own: hymenoptera has a test set (its official val), pets has both.
     **pets_options
         ``counts``, ``size``, ``light`` ("day", "night"), ``style`` ("photo", "sketch"): see
         :func:`course_utils.data.pets.write_pets`.
@@ -253,9 +236,9 @@ def open_dataset(
     Raises
     ------
     CourseError
-        If there is no such data set, folder or list; if a folder has fewer than two classes, a class without a
-        usable picture, with too few to split, or with none to learn from; if a list does not fit its files (see
-        :func:`course_utils.data.csv_labels.read_labels`); if data cannot be fetched or written.
+        If there is no such data set, folder or list; if there are fewer than two classes, or a class has too few
+        usable pictures; if a list does not fit its files (see :func:`course_utils.data.csv_labels.read_labels`); if
+        data cannot be fetched or written.
     """
     rule = SplitRule(seed, val_fraction, test_fraction)
     unknown = pets_options.keys() - set(PETS_OPTIONS if name_or_folder == "pets" else ())
@@ -285,7 +268,7 @@ def open_csv(
     test_fraction: float = 0.2,
     **columns: str | None,
 ) -> Splits:
-    """Open a list of files and labels of your own.
+    """Return the splits of a list of files and labels of your own, as if the files were in class folders.
 
     Parameters
     ----------
@@ -296,11 +279,6 @@ def open_csv(
     **columns
         Headings ``file_column``, ``label_column`` and ``split_column``, by default ``"file"``, ``"label"`` and, if the
         list has it, ``"split"``: see :func:`course_utils.data.csv_labels.read_labels`.
-
-    Returns
-    -------
-    Splits
-        Same as for a folder with these files in class folders. Broken pictures and copies are in quarantine.
 
     Raises
     ------
@@ -335,32 +313,25 @@ def _open_hymenoptera(cache: Path, mirror: Path | None, rule: SplitRule) -> Spli
         official, label, _ = name.split("/")
         photos.append(Photo(folder / name, name, label, "test" if official == "val" else "train", digest=digest))
     quarantine = [Quarantined(name, entry["reason"]) for name, entry in manifest.quarantine.items()]
-    classes = sorted({photo.label for photo in photos})
-    photos = split_photos(photos, Listing(folder, photos, classes, []), quarantine, rule)
-    return _make_splits("hymenoptera", photos, classes, quarantine, manifest.credit)
+    listing = Listing(folder, photos, sorted({photo.label for photo in photos}), quarantine)
+    return _make_splits("hymenoptera", photos, listing, manifest.credit, rule)
 
 
 def _split_listing(listing: Listing, name: str, source: str, rule: SplitRule) -> Splits:
-    """Return what is usable of a listing, with the splits that it lacks taken out of train."""
-    photos, unused = check_photos(listing.photos)
-    quarantine = sorted({*listing.quarantine, *unused})
-    photos = split_photos(photos, listing, quarantine, rule)
-    return _make_splits(name, photos, listing.classes, quarantine, source)
+    usable, unused = check_photos(listing.photos)
+    listing = listing._replace(quarantine=sorted({*listing.quarantine, *unused}))
+    return _make_splits(name, usable, listing, source, rule)
 
 
-def _make_splits(
-    name: str, photos: list[Photo], classes: list[str], quarantine: Iterable[Quarantined], source: str
-) -> Splits:
+def _make_splits(name: str, usable: list[Photo], listing: Listing, source: str, rule: SplitRule) -> Splits:
+    photos = sorted(split_photos(usable, listing, rule), key=lambda photo: photo.name)
     datasets = {}
     for split in SPLITS:
-        chosen = sorted((photo for photo in photos if photo.split == split), key=lambda photo: photo.name)
-        datasets[split] = PhotoDataset(
-            [photo.path for photo in chosen],
-            [classes.index(photo.label) for photo in chosen],
-            classes,
-            masks=[photo.mask for photo in chosen],
-        )
-    return Splits(name, tuple(classes), **datasets, quarantine=tuple(quarantine), source=source)
+        chosen = [photo for photo in photos if photo.split == split]
+        labels = [listing.classes.index(photo.label) for photo in chosen]
+        masks = [photo.mask for photo in chosen]
+        datasets[split] = PhotoDataset([photo.path for photo in chosen], labels, listing.classes, masks=masks)
+    return Splits(name, tuple(listing.classes), **datasets, quarantine=tuple(listing.quarantine), source=source)
 
 
 # --- in memory, and a few of each class --------------------------------------------------------------------------
@@ -398,14 +369,14 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
             f"{MAX_MEMORY_BYTES / 1e9:.0f} GB are kept in memory: use this data set as it is, with a DataLoader."
         )
     images = torch.empty(len(dataset), *first.shape, dtype=first.dtype)
-    with decoding_threads() as pool:
-        for i, (image, _) in enumerate(pool.map(dataset.__getitem__, range(len(dataset)))):
-            if image.shape != first.shape:
-                raise CourseError(
-                    f"{dataset.paths[i]} becomes {tuple(image.shape)}, the first picture {tuple(first.shape)}: "
-                    "the transform must end in one size."
-                )
-            images[i] = image
+    samples = in_threads(dataset.__getitem__, range(len(dataset)), ahead=4 * thread_count())
+    for i, (image, _) in enumerate(samples):
+        if image.shape != first.shape:
+            raise CourseError(
+                f"{dataset.paths[i]} becomes {tuple(image.shape)}, the first picture {tuple(first.shape)}: "
+                "the transform must end in one size."
+            )
+        images[i] = image
     return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths)
 
 
@@ -427,19 +398,17 @@ def in_memory_if_it_fits(dataset: PhotoDataset, share: float = 1.0) -> PhotoData
 def few_per_class(dataset: LabelledDataset, n: int, seed: int = 0) -> Any:
     """Return ``n`` samples of every class; those for a smaller ``n`` are among those for a larger one.
 
-    Nested subsets make a learning curve (accuracy against number of pictures) smoother to read: each point adds
-    pictures and takes none away.
+    Nested subsets make a learning curve smoother: each point adds pictures and takes none away.
 
     Raises
     ------
     CourseError
         If ``n`` is below 1 or a class has fewer samples.
     """
-    by_class: dict[str, list[int]] = {name: [] for name in dataset.classes}
-    for i, label in enumerate(dataset.labels):
-        by_class[dataset.classes[label]].append(i)
-    smallest = min(by_class, key=lambda name: len(by_class[name]))
-    most = len(by_class[smallest])
+    smallest, most = min(dataset.counts().items(), key=lambda item: item[1])
     if not 1 <= n <= most:
         raise CourseError(f"n={n} pictures per class were asked for: from 1 to {most} ({smallest}) can be.")
-    return dataset.subset(sorted(i for indices in by_class.values() for i in shuffled(indices, seed)[:n]))
+    chosen: list[int] = []
+    for label in range(len(dataset.classes)):
+        chosen += shuffled((i for i, other in enumerate(dataset.labels) if other == label), seed)[:n]
+    return dataset.subset(sorted(chosen))

@@ -50,23 +50,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Weights, data, device and seed of a notebook; made by :func:`load_settings`.
-
-    Parameters
-    ----------
-    weights
-        ``"mini"`` or ``"imagenet"``.
-    dataset
-        ``"pets"``, ``"hymenoptera"``, or the path of a folder or ``.csv`` file as text.
-    device
-        ``"cuda"``, ``"mps"`` or ``"cpu"``.
-    cache
-        Folder for data sets.
-    mirror
-        Folder that is searched before a download, or None.
-    seed
-        Seed of everything random.
-    """
+    """Weights, data, device (``"cuda"``, ``"mps"`` or ``"cpu"``) and seed of a notebook; see :func:`load_settings`."""
 
     weights: str
     dataset: str
@@ -151,8 +135,8 @@ def check_dataset(name_or_path: str) -> str:
     Parameters
     ----------
     name_or_path
-        One of ``DATASETS``, a folder with one sub-folder per class, or a ``.csv`` file of files and labels. Their
-        pictures are checked when they are opened, not here.
+        One of ``DATASETS``, a folder with one sub-folder per class, or a ``.csv`` file of files and labels. Pictures
+        are not checked here.
     """
     if name_or_path in DATASETS:
         return name_or_path

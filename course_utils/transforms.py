@@ -1,11 +1,9 @@
 """From a picture to the tensor that a network wants.
 
-A pre-trained network expects its pictures prepared as they were when it was trained: the same size, the same
-interpolation, the same mean and standard deviation. torchvision keeps these numbers in the weights entry, so every
-function here reads them from there. ``224`` or ``0.485`` typed into a notebook are wrong as soon as the weights
-change: ResNet-50's first weights resize to 256 pixels, its second to 232, and EfficientNet interpolates differently.
-
-A wrong preparation raises no error, it only costs accuracy;
+A pre-trained network expects its pictures prepared as they were when it was trained: the same size, interpolation, mean
+and standard deviation. torchvision keeps these in the weights entry, so every function here reads them from there.
+``224`` or ``0.485`` typed into a notebook are wrong as soon as the weights change: ResNet-50's first weights resize to
+256 pixels, its second to 232. A wrong preparation raises no error, it only costs accuracy;
 ``course_utils.experiments.transform_checks.check_transform`` finds it.
 """
 
@@ -89,8 +87,7 @@ def train_transform(weights: Any, augment: str = "light") -> Transform:
     Returns
     -------
     Callable
-        PIL RGB → float32 tensor ``(3, H, W)``. All randomness comes from torch's global generator, so
-        ``torch.manual_seed`` repeats it.
+        PIL RGB → float32 tensor ``(3, H, W)``. All randomness comes from torch's global generator.
 
     Raises
     ------
@@ -104,42 +101,28 @@ def train_transform(weights: Any, augment: str = "light") -> Transform:
     preset, size = preset_of(weights), image_size(weights)
     area = (0.7, 1.0) if augment == "light" else (0.35, 1.0)
     crop = v2.RandomResizedCrop(size, scale=area, interpolation=preset.interpolation, antialias=preset.antialias)
-    to_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(preset.mean, preset.std)]
-    if augment == "light":
-        return v2.Compose([crop, v2.RandomHorizontalFlip(), *to_tensor])
-    # The corners that a rotation uncovers get the mean colour, which normalising turns into zeros.
-    corners = [round(255 * value) for value in preset.mean]
-    return v2.Compose(
-        [
-            crop,
-            v2.RandomHorizontalFlip(),
-            v2.RandomRotation(15, interpolation=InterpolationMode.BILINEAR, fill=corners),
-            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05),
-            *to_tensor,
-            v2.RandomErasing(p=0.25, scale=(0.02, 0.2)),
-        ]
-    )
+    steps = [crop, v2.RandomHorizontalFlip()]
+    if augment == "strong":
+        # The corners that a rotation uncovers get the mean colour, which normalising turns into zeros.
+        corners = [round(255 * value) for value in preset.mean]
+        steps.append(v2.RandomRotation(15, interpolation=InterpolationMode.BILINEAR, fill=corners))
+        steps.append(v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05))
+    steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(preset.mean, preset.std)]
+    if augment == "strong":
+        steps.append(v2.RandomErasing(p=0.25, scale=(0.02, 0.2)))
+    return v2.Compose(steps)
 
 
 def denormalise(batch: Tensor, weights: Any) -> Tensor:
-    """Return pictures with the normalisation undone, to look at what the network was given.
+    """Return pictures with the normalisation undone, in [0, 1], to look at what the network was given.
 
     Parameters
     ----------
     batch
         ``(N, 3, H, W)`` or ``(3, H, W)``, as the transforms of these weights make it.
-    weights
-        Same as in :func:`eval_transform`.
-
-    Returns
-    -------
-    torch.Tensor
-        Same shape, in [0, 1].
     """
     if batch.ndim not in (3, 4) or batch.shape[-3] != 3:
         raise CourseError(f"denormalise wants (N, 3, H, W) or (3, H, W), it was given {tuple(batch.shape)}.")
     preset = preset_of(weights)
-    mean, std = (
-        torch.tensor(v, dtype=batch.dtype, device=batch.device).view(3, 1, 1) for v in (preset.mean, preset.std)
-    )
+    mean, std = (batch.new_tensor(values).view(3, 1, 1) for values in (preset.mean, preset.std))
     return (batch * std + mean).clamp(0, 1)

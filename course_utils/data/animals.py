@@ -119,9 +119,9 @@ class Piece(NamedTuple):
     ink: bool = False
 
 
-def bean(x: float, y: float, rx: float, ry: float, paint: str | Colour, depth: float, twice: bool = False) -> Piece:
+def bean(x: float, y: float, rx: float, ry: float, paint: str | Colour, depth: float) -> Piece:
     """Return a small sharp oval: nose, tongue, glint."""
-    return Piece(ellipse(x, y, rx, ry), paint, depth, twice, ink=True)
+    return Piece(ellipse(x, y, rx, ry), paint, depth, ink=True)
 
 
 CAT_EAR = polygon((0.92, -0.3), (0.96, -0.85), (0.88, -1.22), (0.5, -1.0), (0.2, -0.7))

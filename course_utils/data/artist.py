@@ -4,7 +4,6 @@ Tigger is an orange tabby, Misty a grey cat with a white bib and a white paw. Ev
 ginger and grey tabby cats, dogs, foxes, rabbits, and rooms with nobody in them. Rooms, cushions and pumpkins are
 orange or grey as often behind one class as behind another, so the colours of a picture do not tell who is in it.
 
-A picture is built as a painter would: backdrop, things on the floor, shadow, animal, something in front, light.
 One seed feeds separate random streams (scene, pose, animal, light), so another label with the same seed stands in the
 *same* room, and night or sketch is the same picture in other light.
 """
@@ -126,13 +125,11 @@ def draw(
     label
         ``"Tigger"``, ``"Misty"`` or ``"Neither"``.
     seed
-        Decides on scene, pose, animal and light. With the same seed another label stands in the same room.
+        Seed of scene, pose, animal and light.
     size
         Width and height of image and mask in pixels, 32 to 1024.
-    light
-        ``"day"`` or ``"night"``.
-    style
-        ``"photo"`` or ``"sketch"`` (pencil on paper).
+    light, style
+        ``"day"`` or ``"night"``; ``"photo"`` or ``"sketch"`` (pencil on paper).
     watermark
         True for a badge in the lower right corner: a shortcut for a lesson about networks that cheat.
 
@@ -166,9 +163,8 @@ def draw(
 
     image = finish(picture, eyes, size, light, style, light_rng)
     mask = cover.resize((size, size), Image.Resampling.BOX).point(lambda v: 255 if v >= 128 else 0)
-    return Drawing(
-        stamp(image) if watermark else image, mask, f"{coat.name} {pose}, {scene}" if coat else f"nobody, {scene}"
-    )
+    caption = f"{coat.name} {pose}, {scene}" if coat else f"nobody, {scene}"
+    return Drawing(stamp(image) if watermark else image, mask, caption)
 
 
 def check_arguments(label: str, size: int, light: str, style: str) -> None:

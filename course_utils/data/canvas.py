@@ -37,11 +37,11 @@ def spin(points: np.ndarray, angle: float) -> np.ndarray:
     return points @ np.array([[c, s], [-s, c]]) if angle else points
 
 
-def smooth(points: Any, closed: bool = False, steps: int = 6) -> np.ndarray:
+def smooth(points: Any, closed: bool = False) -> np.ndarray:
     """Return a Catmull-Rom curve through ``points``, ``(N, 2)`` (Catmull & Rom, 1974)."""
     p = np.asarray(points, float)
     p = np.concatenate([p[-1:], p, p[:2]] if closed else [2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
+    t = np.linspace(0, 1, 6, endpoint=False)[None, :, None]
     a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
     q = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
     return q.reshape(-1, 2) if closed else np.concatenate([q.reshape(-1, 2), p[-2:-1]])
@@ -129,10 +129,8 @@ class Layer:
 
     Parameters
     ----------
-    size
-        Width and height in pixels.
-    sun
-        Direction of the light, from -1 (left) to 1 (right); it shifts the lit core of each part.
+    size, sun
+        Width and height in pixels, and direction of the light, from -1 (left) to 1 (right).
     place
         Place of the drawing in the picture; by default the coordinates are the picture's own.
     """

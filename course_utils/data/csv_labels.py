@@ -6,9 +6,8 @@
     cats/001.jpg,cat,train
     cats/002.jpg,cat,test
 
-A list and a folder drift apart: files are renamed, rows are sorted without their labels, columns are mixed up. Training
-does not fail then, it learns nonsense. So :func:`read_labels` compares the list with the folder first, and names the
-lines. :func:`course_utils.datasets.open_csv` makes splits of the rows.
+A list and a folder drift apart: files are renamed, rows are sorted without their labels. Training does not fail then,
+it learns nonsense. So :func:`read_labels` compares the list with the folder first, and its errors name the lines.
 """
 
 from __future__ import annotations
@@ -24,14 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from course_utils.common.errors import CourseError
 from course_utils.data.downloads import is_hidden
-from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed
+from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed, is_picture
 
-DELIMITERS = ",;\t"
-MOST_NAMED = 5
+MOST_NAMED = 5  # files or lines in an error message
 
 
 class LabelledFile(NamedTuple):
@@ -39,16 +35,14 @@ class LabelledFile(NamedTuple):
 
     Parameters
     ----------
-    path
-        The file; it exists.
-    name
-        Its path from the folder, with ``/`` on every system.
+    path, name
+        The file, which exists, and its path from the folder, with ``/`` on every system.
     label
         Text in the list, without spaces around it: ``"007"`` stays ``"007"``.
     split
         ``"train"``, ``"val"``, ``"test"``, or ``""`` if the list does not say.
     line
-        Number of the row's first line in the list; the headings are in line 1.
+        Number of the row's first line in the list, from 1.
     """
 
     path: Path
@@ -70,8 +64,8 @@ def read_labels(
     Parameters
     ----------
     csv_file
-        Text in UTF-8, with headings in the first line, columns separated by ``,``, ``;`` or tabs, names that contain
-        those between double quotes, as Excel and pandas write it.
+        Text in UTF-8, as Excel and pandas write it: headings in the first line, columns separated by ``,``, ``;`` or
+        tabs, cells that contain those between double quotes.
     folder
         Folder from which the names start; by default that of the list.
     file_column
@@ -81,13 +75,13 @@ def read_labels(
     label_column
         Heading of the column with the labels: words, or numbers, which are taken as words.
     split_column
-        Heading of the column that says train, val (or valid, validation) or test. ``"split"`` may be missing, any
-        other name may not. With None the list does not split.
+        Heading of the column that says train, val (or valid, validation) or test, or None. Only a column of the
+        default name may be missing.
 
     Returns
     -------
     list of LabelledFile
-        Rows in the order of the list. A row that repeats an earlier one is left out.
+        Rows in the order of the list, without repeated ones.
 
     Raises
     ------
@@ -136,8 +130,9 @@ class _Table:
             return [row[where[0]] for row in self.rows]
         if where:
             raise CourseError(f"{str(self.path)!r} has {len(where)} columns {name!r}. Rename the others.")
-        near = _nearest(name, [heading for heading in self.columns if heading not in ("", taken)])
-        hint = f" Perhaps you mean {near!r}." if near else ""
+        others = {heading.lower(): heading for heading in self.columns if heading not in ("", taken)}
+        near = list(others) if len(others) == 1 else difflib.get_close_matches(name.lower(), others, n=1, cutoff=0.4)
+        hint = f" Perhaps you mean {others[near[0]]!r}." if near else ""
         raise CourseError(
             f"{str(self.path)!r} has no column {name!r}; its first line gives the columns {self.headings}.{hint} "
             f"Put the right headings into the first line, or call open_csv with {argument}=..."
@@ -145,7 +140,6 @@ class _Table:
 
     @property
     def headings(self) -> str:
-        """All headings as text."""
         return ", ".join(repr(heading) for heading in self.columns)
 
     def require_filled(self, cells: list[str], column: str) -> None:
@@ -158,18 +152,10 @@ class _Table:
             )
 
 
-def _nearest(name: str, headings: list[str]) -> str | None:
-    lower = {heading.lower(): heading for heading in headings}
-    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
-    if near:
-        return lower[near[0]]
-    return headings[0] if len(headings) == 1 else None
-
-
 def _read_table(path: Path) -> _Table:
     text = _read_text(path)
     headings = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([headings], delimiter=mark), [])))
+    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([headings], delimiter=mark), [])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     found: list[tuple[int, list[str]]] = []
     start = 1
@@ -186,35 +172,31 @@ def _read_table(path: Path) -> _Table:
     if len(found) < 2:
         raise CourseError(f"{str(path)!r} holds no rows: it needs a line of headings, then a line for each picture.")
     (_, columns), *rows = found
-    return _Table(path, columns, [_fitted(cells, columns, line, path) for line, cells in rows], [n for n, _ in rows])
+    for line, cells in rows:
+        if any(cells[len(columns) :]):
+            raise CourseError(
+                f"Line {line} of {str(path)!r} has {len(cells)} cells, the first line {len(columns)} headings. Put a "
+                "text that contains the separator between double quotes."
+            )
+        cells += [""] * (len(columns) - len(cells))
+    return _Table(path, columns, [cells for _, cells in rows], [line for line, _ in rows])
 
 
 def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise CourseError(
             f"The list {str(path)!r} cannot be read: {error.strerror or error}. Give a .csv file with the columns "
             "file and label."
         ) from error
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise CourseError(
             f"{str(path)!r} is not in UTF-8 (byte {data[error.start]:#04x} in line {line}). Save it as UTF-8; in "
             'Excel: "CSV UTF-8".'
         ) from error
-
-
-def _fitted(cells: list[str], columns: list[str], line: int, path: Path) -> list[str]:
-    """Return the row with as many cells as there are headings."""
-    if any(cells[len(columns) :]):
-        raise CourseError(
-            f"Line {line} of {str(path)!r} has {len(cells)} cells, the first line {len(columns)} headings. Put a text "
-            "that contains the separator between double quotes."
-        )
-    return (cells + [""] * len(columns))[: len(columns)]
 
 
 # --- labels and splits -------------------------------------------------------------------------------------------
@@ -267,14 +249,12 @@ def _without_repeats(rows: list[LabelledFile], path: Path) -> list[LabelledFile]
 def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
     """Warn if the folders are called like the labels, and some labels are not those of their folders."""
     folders = [composed(row.path.parent.name) for row in rows]
-    if set(folders) != {row.label for row in rows}:
-        return
     other = [
         f"{row.name} is labelled {row.label!r} (line {row.line})"
         for row, folder in zip(rows, folders, strict=True)
         if row.label != folder
     ]
-    if other:
+    if other and set(folders) == {row.label for row in rows}:
         warnings.warn(
             f"In {str(path)!r}, {len(other)} of {_count(len(rows), 'label')} differ from the folder that the file "
             f"lies in: {_some(other)}. The labels of the list are used; check that no row has slipped.",
@@ -286,7 +266,7 @@ def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
 
 
 class _Folder:
-    """Finds files by name; each directory is listed once at most."""
+    """The files below a folder, by name; each directory is listed once at most."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -294,7 +274,6 @@ class _Folder:
         self.root = Path(os.path.abspath(root))
         self.resolved = self.root.resolve()
         self.listings: dict[Path, dict[str, list[Path]]] = {}
-        self.endings = set(Image.registered_extensions())
 
     def place(self, name: str) -> Path | None:
         """Return the path that a name means; None if that is outside of the folder."""
@@ -315,42 +294,40 @@ class _Folder:
         found = self._listing(path.parent).get(path.name, [])
         if found or path.parent != self.root:
             return found
-        names = sorted(name for name in os.listdir(self.root) if not is_hidden(name) and name != MASK_FOLDER)
+        names = _searched(os.listdir(self.root))
         return [match for name in names for match in self._listing(self.root / name).get(path.name, [])]
 
     def example(self) -> str | None:
         """Return the name of some picture below the folder, to show the form of names."""
         for here, folders, names in os.walk(self.root):
-            folders[:] = sorted(name for name in folders if not is_hidden(name) and name != MASK_FOLDER)
-            pictures = sorted(name for name in names if self._is_picture(name))
-            if pictures:
-                return (Path(here) / pictures[0]).relative_to(self.root).as_posix()
+            folders[:] = _searched(folders)
+            picture = min(filter(is_picture, names), default=None)
+            if picture:
+                return Path(here, picture).relative_to(self.root).as_posix()
         return None
 
     def _listing(self, folder: Path) -> dict[str, list[Path]]:
         """Return the files of a folder by name, and pictures by name without ending as well."""
         if folder not in self.listings:
             by_name = self.listings[folder] = defaultdict(list)
-            for name in _files_in(folder):
+            try:
+                files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+            except OSError:
+                files = []  # no folder: then none of its files is there either
+            for name in (name for name in files if not is_hidden(name)):
                 whole = composed(name)
-                for key in {whole, Path(whole).stem} if self._is_picture(name) else {whole}:
+                for key in {whole, Path(whole).stem} if is_picture(name) else {whole}:
                     by_name[key].append(folder / name)
         return self.listings[folder]
 
-    def _is_picture(self, name: str) -> bool:
-        return not is_hidden(name) and Path(name).suffix.lower() in self.endings
 
-
-def _files_in(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
-    except OSError:
-        return []  # no folder: then none of its files is there either
+def _searched(folders: Iterable[str]) -> list[str]:
+    return sorted(name for name in folders if not is_hidden(name) and name != MASK_FOLDER)
 
 
 def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> list[Path]:
     """Return one file for each name; an error says if single rows are wrong or the whole column or folder."""
-    lines = dict(zip(reversed(names), reversed(table.lines), strict=True))  # a repeated name has its first line
+    lines = dict(zip(names[::-1], table.lines[::-1], strict=True))  # a repeated name has its first line
 
     def listed(chosen: Iterable[str]) -> str:
         return _some(f"{name} (line {lines[name]})" for name in chosen)
@@ -385,8 +362,8 @@ def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str
     """Return the message that the column or the folder is probably the wrong one, with an example of both."""
     example = folder.example()
     there = f"a picture in the folder is called {example!r}" if example else "there is no picture in the folder"
-    by_column = {heading: [row[i] for row in table.rows] for i, heading in enumerate(table.columns)}
-    better = next((h for h, cells in by_column.items() if h != column and cells[0] and folder.find(cells[0])), None)
+    first_row = zip(table.columns, table.rows[0], strict=True)
+    better = next((heading for heading, cell in first_row if heading != column and cell and folder.find(cell)), None)
     advice = (
         f"The column {better!r} does name files: call open_csv with file_column={better!r}."
         if better

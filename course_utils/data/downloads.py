@@ -1,9 +1,8 @@
 """Fetch an archive once, unpack it safely, and check every file against a list of SHA-256 sums.
 
 An archive from the network may be cut short, replaced by a login page, or made to write outside its folder. So it is
-unpacked into a scratch folder, each file is compared with a manifest that travels with the course, and only a folder
-that is complete and right gets its final name. A run that is interrupted, or that meets a full disk, leaves nothing
-half-done behind.
+unpacked into a scratch folder and compared with a manifest that is part of the package; only a complete folder gets its
+final name. A run that is interrupted, or that meets a full disk, leaves nothing half-done behind.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +24,6 @@ from requests.exceptions import RequestException
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of
 
-DATA_FOLDER = Path(__file__).parent
 MAX_UNPACKED_BYTES = 500_000_000
 MAX_UNPACKED_FILES = 20_000
 
@@ -38,14 +34,12 @@ class Manifest:
 
     Parameters
     ----------
-    name
-        Name of the data set.
     url, sha256
         Address of the archive, and its SHA-256.
     folder
         The one folder in the archive that holds everything.
     credit
-        Origin and terms of the data, for the reader.
+        Origin and terms of the data.
     files
         Path inside ``folder``, with ``/`` on every system → SHA-256.
     quarantine
@@ -73,7 +67,7 @@ class Manifest:
 
 def read_manifest(name: str) -> Manifest:
     """Return the manifest of a data set from the package."""
-    entries = json.loads((DATA_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    entries = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
     return Manifest(**{field: entries[field] for field in Manifest.__dataclass_fields__})
 
 
@@ -85,21 +79,19 @@ def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
 
     Parameters
     ----------
-    manifest
-        Result of :func:`read_manifest`.
     cache
         Folder for the archive and the unpacked folder; made when needed.
     mirror
-        Folder that somebody else filled, or None. Nothing is written there.
+        Folder that is searched before a download and never written to, or None.
 
     Raises
     ------
     CourseError
-        If an archive or folder does not hold what the manifest says, or nothing was found and the network is out of
-        reach, or the disk is full or read-only.
+        If an archive or folder does not hold what the manifest says, if nothing was found and the network is out of
+        reach, or if the disk is full or read-only.
     """
     target = cache / manifest.folder
-    with _disk_errors(cache):
+    try:
         if target.is_dir() and not differences(target, manifest):
             return target
         if mirror is not None and (mirror / manifest.folder).is_dir():
@@ -110,6 +102,12 @@ def fetch(manifest: Manifest, cache: Path, mirror: Path | None = None) -> Path:
             if place is not None and (place / manifest.archive).is_file():
                 return _install(place / manifest.archive, manifest, target)
         return _install(_download(manifest, cache, mirror), manifest, target)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise CourseError(
+            f"{cache} cannot be read or written: {reason}. Make room there, or set COURSE_CACHE to a folder that you "
+            "may write to. Nothing half-done was left behind."
+        ) from error
 
 
 def differences(folder: Path, manifest: Manifest) -> list[str]:
@@ -132,10 +130,8 @@ def unpack_zip(
 
     Parameters
     ----------
-    archive
-        The zip file.
-    folder
-        An existing folder.
+    archive, folder
+        The zip file, and an existing folder.
     max_bytes, max_files
         Largest size and number of files, checked before anything is written: a small archive cannot fill the disk.
 
@@ -190,20 +186,19 @@ def _require_harmless(member: zipfile.ZipInfo, archive: Path) -> None:
 
 
 def _install(archive: Path, manifest: Manifest, target: Path) -> Path:
-    scratch = Path(tempfile.mkdtemp(prefix=f".{manifest.name}-", dir=target.parent))
-    try:
-        unpack_zip(archive, scratch)
-        unpacked = scratch / manifest.folder
-        _require_intact(unpacked, manifest, archive)
-        if target.exists() and differences(target, manifest):
-            os.replace(target, scratch / "outdated")
-        os.replace(unpacked, target)
-    except OSError:
-        # Another process may have been quicker. Its folder is as good as ours, if it is complete.
-        if not target.is_dir() or differences(target, manifest):
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    prefix = f".{manifest.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as scratch:
+        unpacked = Path(scratch, manifest.folder)
+        try:
+            unpack_zip(archive, Path(scratch))
+            _require_intact(unpacked, manifest, archive)
+            if target.exists() and differences(target, manifest):
+                os.replace(target, Path(scratch, "outdated"))
+            os.replace(unpacked, target)
+        except OSError:
+            # Another process may have been quicker. Its folder is as good as ours, if it is complete.
+            if not target.is_dir() or differences(target, manifest):
+                raise
     return target
 
 
@@ -233,16 +228,4 @@ def _download(manifest: Manifest, cache: Path, mirror: Path | None) -> Path:
         raise CourseError(
             f"What {manifest.url} sent is not the known archive: {error} Try again later, or from another network (a "
             "login page is often what comes instead). COURSE_DATASET=pets, the default, needs no download."
-        ) from error
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise CourseError(
-            f"{folder} cannot be read or written: {reason}. Make room there, or set COURSE_CACHE to a folder that you "
-            "may write to. Nothing half-done was left behind."
         ) from error

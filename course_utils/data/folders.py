@@ -1,10 +1,8 @@
 """A folder of photographs as a list of files: class, split and mask of each, and the files that cannot be used.
 
-* A folder has one sub-folder per class, or ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` above those.
-* What an operating system left behind (``.DS_Store``, ``Thumbs.db``) is passed over in silence.
-* Links to folders are followed for a class folder itself, not further down.
-* Every file is decoded once. What is no picture, is damaged, lies in two classes or in the wrong place is named, with
-  the reason.
+A folder has one sub-folder per class, or ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` above those.
+Hidden files are passed over. Links to folders are followed for a class folder itself, not further down. Every file is
+decoded once: what is no picture, is damaged, lies in two classes or in the wrong place is named, with the reason.
 """
 
 from __future__ import annotations
@@ -23,8 +21,9 @@ from PIL import Image
 
 from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
+from course_utils.common.threads import in_threads, thread_count
 from course_utils.data.downloads import is_hidden
-from course_utils.data.pictures import PictureError, decode_picture, decoding_threads
+from course_utils.data.pictures import PictureError, decode_picture
 from course_utils.settings import DATASETS
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -35,18 +34,8 @@ MAX_FILE_BYTES = 200_000_000
 class Photo(NamedTuple):
     """A picture file before it is part of a data set.
 
-    Parameters
-    ----------
-    path
-        The file.
-    name
-        Its path from the data set's folder, with ``/`` on every system.
-    label, split
-        Its class, and ``"train"``, ``"val"`` or ``"test"``.
-    mask
-        File of its mask, or None.
-    digest
-        SHA-256 of its contents; empty as long as nobody read it.
+    ``name`` is its path from the data set's folder, with ``/`` on every system; ``split`` is ``"train"``, ``"val"`` or
+    ``"test"``; ``digest`` is the SHA-256 of its contents, empty as long as the file was not read.
     """
 
     path: Path
@@ -58,22 +47,14 @@ class Photo(NamedTuple):
 
 
 class Quarantined(NamedTuple):
-    """A file that was found but is not used.
-
-    Parameters
-    ----------
-    path
-        Path from the data set's folder, with ``/`` on every system.
-    reason
-        The reason in plain words.
-    """
+    """A file that is not used: its path from the data set's folder (with ``/``), and the reason in plain words."""
 
     path: str
     reason: str
 
 
 class Listing(NamedTuple):
-    """The contents of a folder or list of the reader's own, before any file was opened."""
+    """The contents of a folder or list, before any picture was opened."""
 
     place: Path
     photos: list[Photo]
@@ -108,11 +89,10 @@ def check_photos(photos: list[Photo]) -> tuple[list[Photo], list[Quarantined]]:
 
     Of several files with the same bytes one is kept, and none if they lie in two classes.
     """
-    with decoding_threads() as pool:
-        checks = pool.map(_inspect, [photo.path for photo in photos])
-        results = list(progress(checks, "checking the pictures", total=len(photos)))
+    checks = in_threads(_inspect, [photo.path for photo in photos], ahead=4 * thread_count())
+    checks = progress(checks, "checking the pictures", total=len(photos))
     good, bad = [], []
-    for photo, (digest, reason) in zip(photos, results, strict=True):
+    for photo, (digest, reason) in zip(photos, checks, strict=True):
         if reason:
             bad.append(Quarantined(photo.name, reason))
         else:
@@ -170,6 +150,11 @@ def in_order(labels: Iterable[str]) -> list[str]:
     return sorted(labels)
 
 
+def is_picture(name: str) -> bool:
+    """True if the file's name has an ending of pictures and is not hidden."""
+    return Path(name).suffix.lower() in Image.registered_extensions() and not is_hidden(name)
+
+
 def mask_of(root: Path, name: str) -> Path | None:
     """Return the file of a picture's mask, if there is one."""
     path = (root / MASK_FOLDER / name).with_suffix(".png")
@@ -195,8 +180,9 @@ def _listing(root: Path) -> Listing:
             for path in _files_below(class_folder):
                 name = _name(path, root)
                 photos.append(Photo(path, name, label, split, mask_of(root, name)))
-    _require_two_classes(in_order(labels), root)
-    return Listing(root, photos, in_order(labels), quarantine)
+    classes = in_order(labels)
+    _require_two_classes(classes, root)
+    return Listing(root, photos, classes, quarantine)
 
 
 def _subfolders(folder: Path, root: Path) -> tuple[list[Path], list[Quarantined]]:
@@ -221,10 +207,8 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _loose_pictures(folder: Path, root: Path) -> list[Quarantined]:
-    endings = Image.registered_extensions()
-    files = [path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name)]
-    pictures = [path for path in files if path.suffix.lower() in endings]
-    return [Quarantined(_name(path, root), "lies outside the class folders") for path in pictures]
+    files = [path for path in folder.iterdir() if path.is_file() and is_picture(path.name)]
+    return [Quarantined(_name(path, root), "lies outside the class folders") for path in files]
 
 
 def _name(path: Path, root: Path) -> str:

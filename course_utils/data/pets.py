@@ -39,23 +39,18 @@ def write_pets(
     light: str = "day",
     style: str = "photo",
 ) -> Path:
-    """Draw the data set into ``folder``, or find it there already.
+    """Draw the data set into ``folder``, or find it there already; return the folder.
 
     Parameters
     ----------
     folder
-        Gets ``train``, ``val``, ``test`` (each with a folder per class), ``masks`` with the same tree, and
-        ``manifest.json``. When it is complete, and the same arguments and the same code made it, it is left alone;
-        else it is drawn anew. Two processes may call at once: one draws, the other waits.
+        Folder for ``train``, ``val``, ``test`` (each with a folder per class), ``masks`` with the same tree, and
+        ``manifest.json``. It is left alone if it is complete and the same arguments and code made it, else drawn anew.
+        Two processes may call at once: one draws, the other waits.
     counts
         Pictures *per class* in each split; default ``{"train": 40, "val": 20, "test": 60}``.
     seed, size, light, style
         Same as in :func:`~course_utils.data.artist.draw`. The same seed in other light or style gives the same scenes.
-
-    Returns
-    -------
-    Path
-        ``folder``.
 
     Raises
     ------
@@ -70,7 +65,7 @@ def write_pets(
     arguments = {"counts": counts, "seed": seed, "size": size, "light": light, "style": style, "code": code}
     if is_complete(folder, arguments):
         return folder
-    refuse_strangers(folder)
+    refuse_other_files(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -94,35 +89,35 @@ def is_complete(folder: Path, arguments: dict[str, Any]) -> bool:
         return False
 
 
-def refuse_strangers(folder: Path) -> None:
+def refuse_other_files(folder: Path) -> None:
     """Raise when ``folder`` holds anything that :func:`write_pets` did not write: it would be lost."""
     ours = re.compile(rf"manifest\.json|(masks/)?({'|'.join(DEFAULT_COUNTS)})/({'|'.join(CLASSES)})/\d+\.png")
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    stranger = next((name for name in files if not ours.fullmatch(name)), None)
-    if stranger or folder.is_file():
-        raise CourseError(f"{folder} already holds something else ({stranger or 'it is a file'}). Choose a new folder.")
+    other = next((name for name in files if not ours.fullmatch(name)), None)
+    if other or folder.is_file():
+        raise CourseError(f"{folder} already holds something else ({other or 'it is a file'}). Choose a new folder.")
 
 
 def replace_folder(folder: Path, arguments: dict[str, Any]) -> None:
     """Draw into a folder beside it, then swap; drafts that a killed run left behind are deleted first."""
-    for left_over in folder.parent.glob(f".{folder.name}-*"):
+    prefix = f".{folder.name}-"
+    for left_over in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(left_over)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        (scratch / "new").mkdir()
-        draw_all(scratch / "new", arguments)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        new = Path(scratch, "new")
+        new.mkdir()
+        draw_all(new, arguments)
         if folder.exists():
-            os.replace(folder, scratch / "old")
-        os.replace(scratch / "new", folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            os.replace(folder, Path(scratch, "old"))
+        os.replace(new, folder)
 
 
 def draw_all(folder: Path, arguments: dict[str, Any]) -> None:
     """Draw all pictures and masks; write the manifest last."""
     sizes = {}
     look = {name: arguments[name] for name in ("size", "light", "style")}
-    for split, label, i in ((s, c, i) for s, n in arguments["counts"].items() for c in CLASSES for i in range(n)):
+    wanted = ((s, c, i) for s, count in arguments["counts"].items() for c in CLASSES for i in range(count))
+    for split, label, i in wanted:
         drawing = draw(label, picture_seed(arguments["seed"], split, label, i), **look)
         name = f"{split}/{label}/{i:03d}.png"
         for sheet, path in ((drawing.image, folder / name), (drawing.mask, folder / "masks" / name)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -30,8 +28,8 @@ def load_picture(path: str | Path, smallest_side: int | None = SMALLEST_SIDE) ->
     path
         JPEG, PNG, GIF (its first frame), BMP, TIFF, WebP, PPM, JPEG 2000 or AVIF.
     smallest_side
-        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side keeps this many pixels, which
-        takes a fraction of the time; no network of the course sees more. None decodes every pixel.
+        A JPEG may be decoded faster at 1/2, 1/4 or 1/8 of its size, as long as its shorter side keeps this many pixels
+        (no network of the course sees more). None decodes every pixel.
 
     Returns
     -------
@@ -65,7 +63,10 @@ def decode_picture(file: IO[bytes], smallest_side: int | None = None) -> Image.I
         If these bytes are no usable picture; the message is the reason.
     """
     try:
-        with Image.open(file, formats=_formats()) as image:
+        Image.init()
+        # AVIF depends on how Pillow was built.
+        formats = [name for name in PICTURE_FORMATS if name in Image.OPEN]
+        with Image.open(file, formats=formats) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(_too_large(f"{width} × {height} pixels"))
@@ -93,11 +94,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decoding_threads() -> ThreadPoolExecutor:
-    """Return a pool that reads pictures side by side: Pillow lets go of Python's lock while it decodes."""
-    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-
-
 def _to_8_bit_grey(image: Image.Image) -> Image.Image:
     """Return 16-bit (or wider, or floating-point) grey in 8 bits; Pillow's own convert("L") would clip at 255."""
     values = np.asarray(image).astype(np.float64)
@@ -106,11 +102,6 @@ def _to_8_bit_grey(image: Image.Image) -> Image.Image:
         low, high = 0, 65535  # the range that 16 bits have; anything else says nothing about its range
     scaled = (values - low) / max(high - low, 1e-12) * 255
     return Image.fromarray(scaled.round().astype(np.uint8))
-
-
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
 
 
 def _too_large(found: str) -> str:

@@ -88,12 +88,12 @@ def thing(size: int, sun: float, place: Place, rng: Random) -> Layer:
 
 
 # --- scenes ----------------------------------------------------------------------------------------------------------
-def room(layer: Layer, rng: Random, horizon: float, planks: bool = True) -> float:
+def room(layer: Layer, rng: Random, horizon: float) -> float:
     """Wall with one to three pictures, skirting board, floor of planks."""
     layer.flat(box(0, 0, 1, horizon), pick(rng, WALL))
     layer.flat(box(0, horizon, 1, 1), pick(rng, WOOD))
     layer.flat(box(0, horizon - 0.03, 1, horizon), (232, 228, 220))
-    for x in np.linspace(-1.2, 2.2, 18) if planks else ():
+    for x in np.linspace(-1.2, 2.2, 18):
         layer.line((96, 70, 52), 0.004, (0.5 + (x - 0.5) * 0.45, horizon), (x, 1))
     for x in rng.permutation([0.06, 0.4, 0.72])[: rng.integers(1, 4)]:
         w, h, y = *rng.uniform(0.14, 0.22, 2), rng.uniform(0.02, 0.12)
@@ -123,21 +123,15 @@ def kitchen(layer: Layer, rng: Random) -> float:
     """Tiles, cupboards and a chequered floor."""
     horizon, front, tile = rng.uniform(0.5, 0.62), any_colour(rng), pick(rng, WALL)
     layer.flat(box(0, 0, 1, 1), tile)
-    checks(layer, (0, horizon, 1, 1), 0.13, 0.1, tone(tile, 0.72))
+    for row, y in enumerate(np.arange(horizon, 1, 0.1)):
+        for x in np.arange(0.13 * (row % 2), 1, 0.13 * 2):
+            layer.flat(box(x, y, min(x + 0.13, 1), min(y + 0.1, 1)), tone(tile, 0.72))
     joints(layer, horizon, 0.1, 0.08, tone(tile, 0.86))
     for x in np.arange(-0.1, 1.1, 0.28):
         layer.part(box(x, horizon - 0.24, x + 0.27, horizon), front)
         layer.part(ellipse(x + 0.22, horizon - 0.13, 0.012, 0.012), WHITE)
     layer.part(box(-0.1, horizon - 0.28, 1.1, horizon - 0.23), pick(rng, WOOD))
     return horizon
-
-
-def checks(layer: Layer, area: tuple[float, float, float, float], wide: float, high: float, colour: Colour) -> None:
-    """Every second field of a chequered area."""
-    left, top, right, bottom = area
-    for row, y in enumerate(np.arange(top, bottom, high)):
-        for x in np.arange(left + wide * (row % 2), right, wide * 2):
-            layer.flat(box(x, y, min(x + wide, right), min(y + high, bottom)), colour)
 
 
 def joints(layer: Layer, bottom: float, wide: float, high: float, colour: Colour, shift: float = 0.0) -> None:
@@ -244,6 +238,4 @@ def carpet(layer: Layer, rng: Random) -> float:
     return 0.4
 
 
-SCENES = (
-    living_room, kitchen, garden, window_sill, carpet, pavement, bedroom, study, park_in_autumn, plain_wall
-)  # fmt: skip
+SCENES = (living_room, kitchen, garden, window_sill, carpet, pavement, bedroom, study, park_in_autumn, plain_wall)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.common.errors import CourseError
-from course_utils.data.folders import Listing, Photo, Quarantined
+from course_utils.data.folders import Listing, Photo
 
 SPLITS = ("train", "val", "test")
 SMALLEST_CLASS = 5
@@ -37,11 +37,7 @@ class SplitRule:
 
 
 def shuffled(keys: Iterable[Any], seed: int) -> list[Any]:
-    """Return the keys in an order that looks random but depends on nothing except the keys and the seed.
-
-    Keys are sorted by a hash of each, so the order in which they are given does not matter, and a new key comes
-    between the others without moving them. (A shuffle by a random generator would reorder all.)
-    """
+    """Return the keys sorted by a hash of each and the seed: a new key does not reorder the others."""
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
 
 
@@ -52,14 +48,10 @@ def stratified_split(
 
     Parameters
     ----------
-    labels
-        Class of each sample.
-    keys
-        Something unique to each sample, such as the hash of its contents; decides on its split.
+    labels, keys
+        Class of each sample, and something unique to it that decides on its split, such as the hash of its contents.
     val_fraction, test_fraction
         Share of each class, from 0 (no such set) to 0.45; rounded to whole samples, at least one.
-    seed
-        Another seed, another split.
 
     Returns
     -------
@@ -85,7 +77,7 @@ def _split_sizes(n: int, val_fraction: float, test_fraction: float) -> tuple[int
     return n_val, n_test
 
 
-def split_photos(photos: list[Photo], listing: Listing, quarantine: list[Quarantined], rule: SplitRule) -> list[Photo]:
+def split_photos(photos: list[Photo], listing: Listing, rule: SplitRule) -> list[Photo]:
     """Return the usable photos of a listing, with what is missing of val and test taken out of train.
 
     Raises
@@ -93,9 +85,15 @@ def split_photos(photos: list[Photo], listing: Listing, quarantine: list[Quarant
     CourseError
         If a class has no usable picture, none in train, too few to split, or none in a split.
     """
-    _require_every_class(photos, listing, quarantine)
+    _require_every_class(photos, listing)
     photos = _complete_splits(photos, listing.classes, rule)
-    _require_every_split(photos, listing)
+    used = {(photo.split, photo.label) for photo in photos}
+    missing = [f"{split}/{label}" for split in SPLITS for label in listing.classes if (split, label) not in used]
+    if missing:
+        raise CourseError(
+            f"No usable picture in {', '.join(missing[:5])} of {str(listing.place)!r}: every class needs one in each "
+            "of train, val and test. Add some, or leave val or test out altogether: train is split then."
+        )
     return photos
 
 
@@ -119,7 +117,7 @@ def _complete_splits(photos: list[Photo], classes: list[str], rule: SplitRule) -
     return [photo._replace(split=split) for photo, split in zip(train, dealt, strict=True)] + rest
 
 
-def _require_every_class(photos: list[Photo], listing: Listing, quarantine: list[Quarantined]) -> None:
+def _require_every_class(photos: list[Photo], listing: Listing) -> None:
     """Refuse a class that has no usable picture, or none to learn from."""
     used = {(photo.split, photo.label) for photo in photos}
     for label in listing.classes:
@@ -127,7 +125,7 @@ def _require_every_class(photos: list[Photo], listing: Listing, quarantine: list
             continue
         subject = f"The class {label!r} in {str(listing.place)!r} has"
         names = {photo.name for photo in listing.photos if photo.label == label}
-        reasons = [f"{item.path}: {item.reason}" for item in quarantine if item.path in names]
+        reasons = [f"{item.path}: {item.reason}" for item in listing.quarantine if item.path in names]
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
         elsewhere = " and ".join(split for split in SPLITS if (split, label) in used)
         if not elsewhere:
@@ -135,15 +133,4 @@ def _require_every_class(photos: list[Photo], listing: Listing, quarantine: list
         raise CourseError(
             f"{subject} usable pictures in {elsewhere}, but none in train{why}: a network cannot learn a class that it "
             f"is never shown. Put pictures of it into train, or take it out of {elsewhere}."
-        )
-
-
-def _require_every_split(photos: list[Photo], listing: Listing) -> None:
-    """Refuse splits in which a class has no picture."""
-    used = {(photo.split, photo.label) for photo in photos}
-    missing = [f"{split}/{label}" for split in SPLITS for label in listing.classes if (split, label) not in used]
-    if missing:
-        raise CourseError(
-            f"No usable picture in {', '.join(missing[:5])} of {str(listing.place)!r}: every class needs one in each "
-            "of train, val and test. Add some, or leave val or test out altogether: train is split then."
         )
