@@ -102,7 +102,7 @@ def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
 def near_duplicates(
     features: Tensor, splits: Sequence[str], paths: Sequence[Path], embed: Embed, seed: int = 0
 ) -> Duplicates:
-    """Return pictures that are in two splits, though not as the same file.
+    """Return pictures that are in two splits, also where their files differ.
 
     Features name the candidates and pixels decide. The threshold for a candidate is measured on the data at hand: some
     pictures are made smaller and compressed, cropped, brightened and mirrored, and 98 % of these copies reach it.

@@ -132,7 +132,7 @@ def explain_files(
     method: str = "gradcam",
     stage: str | None = None,
 ) -> tuple[list[tuple[Path, Explained]], list[str]]:
-    """Return what :func:`~course_tools.photos.pictures.in_batches` does, with an :class:`Explained` for each file.
+    """Return each readable file with its explanation, and a line for each file that cannot be read.
 
     `target`, `method` and `stage` are those of :func:`~course_utils.gradcam.explain`; as target None stands for the
     most probable class of each picture.

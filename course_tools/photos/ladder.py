@@ -290,7 +290,7 @@ class LadderRunner:
         return report
 
     def audit(self, digests: Sequence[str]) -> Audit:
-        """Look for pictures in two splits and for wrong labels, with the features of this network.
+        """Return the pictures in two splits and the suspicious labels, found with the features of this network.
 
         Labels of all splits are looked at, those of test too: nothing is chosen by it. `digests` are those of
         :func:`file_digests`.
@@ -323,7 +323,7 @@ def measure(
     notify: Callable[[str], None] = print,
     rungs: Sequence[Rung] = RUNGS,
 ) -> Ladder:
-    """Run every rung with every network, choose one, test it once, and look at the data.
+    """Return the ladder: every rung is run with every network, one is chosen and tested once, the data are checked.
 
     Parameters
     ----------

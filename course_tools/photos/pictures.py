@@ -30,7 +30,10 @@ Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, t
 
 @dataclass(frozen=True)
 class Network:
-    """A network on its device, the names of its outputs, and the weights entry that says how pictures are prepared."""
+    """A network on its device: a name for people, the names of its outputs, and the entry of its weights.
+
+    The entry says how pictures are prepared.
+    """
 
     name: str
     model: nn.Module
@@ -103,14 +106,9 @@ def picture_files(given: Sequence[Path]) -> list[Path]:
 def in_batches(
     paths: Sequence[Path], size: int, work: Callable[[list[Image.Image]], list[T]]
 ) -> tuple[list[tuple[Path, T]], list[str]]:
-    """Read pictures and do something with them, `size` files at a time; leave out files that cannot be read.
+    """Return each readable file with its item, in order, and a line for each file that cannot be read, with the reason.
 
-    `work` is given the RGB pictures of a batch and returns one item for each.
-
-    Returns
-    -------
-    items, left_out
-        Each readable file with its item, in the order of the files; one line for each other file, which says why.
+    `work` is given the RGB pictures of up to `size` files and returns one item for each.
 
     Raises
     ------
