@@ -1,8 +1,6 @@
 """Checks of a data set before a number measured on it is believed: copies in two splits, and wrong labels.
 
-:func:`exact_copies` compares contents, :func:`near_duplicates` finds pictures that were scaled, cropped, mirrored or
-brightened, and :func:`suspected_labels` lists the labels that a probe disagrees with. They use features of a frozen
-network: only a probe is trained.
+They use features of a frozen network; only a probe is trained.
 """
 
 from __future__ import annotations
@@ -39,14 +37,10 @@ Embed = Callable[[list[Image.Image]], Tensor]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of different splits that look the same.
+    """Numbers of two pictures of different splits that look the same.
 
-    Parameters
-    ----------
-    first, second
-        Numbers of the pictures.
-    similarity, pixels
-        Cosine of their centred features and correlation of their thumbnails, in [-1, 1]; 1 for the same bytes.
+    `similarity` is the cosine of their centred features and `pixels` the correlation of their thumbnails, both in
+    [-1, 1]; 1 for the same bytes.
     """
 
     first: int
@@ -61,10 +55,9 @@ class Duplicates:
 
     Parameters
     ----------
-    pairs
-        The same picture in two splits, the most similar first.
-    alike
-        Pairs with features as similar as those of altered copies but other pixels: perhaps photographs of one scene.
+    pairs, alike
+        The same picture in two splits, the most similar first; pairs with features as similar as those of altered
+        copies but other pixels, perhaps photographs of one scene.
     threshold
         Smallest similarity of a candidate, measured on altered copies.
     altered, found
@@ -80,17 +73,10 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A picture whose label a probe disagrees with.
+    """Number of a picture whose label a probe disagrees with, its label, and the class that the probe answers.
 
-    Parameters
-    ----------
-    index
-        Number of the picture.
-    label, likely
-        Class that it carries, and class that the probe answers.
-    probability, margin
-        Probability of the likely class by a probe that has not seen this picture, in [0, 1], and its lead over the
-        label's, in [-1, 1].
+    `probability` is that of the likely class by a probe that has not seen this picture, in [0, 1], and `margin` its
+    lead over the label's, in [-1, 1].
     """
 
     index: int
@@ -100,17 +86,8 @@ class Suspect:
     margin: float
 
 
-# --- copies ------------------------------------------------------------------------------------------------------
-
-
 def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
-    """Return the pairs of files with the same bytes in different splits.
-
-    Parameters
-    ----------
-    digests, splits
-        Hash of each file, and the name of its split.
-    """
+    """Return the pairs of files with the same bytes in different splits, given each file's hash and split."""
     members: dict[str, list[int]] = {}
     for i, digest in enumerate(digests):
         members.setdefault(digest, []).append(i)
@@ -125,7 +102,7 @@ def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
 def near_duplicates(
     features: Tensor, splits: Sequence[str], paths: Sequence[Path], embed: Embed, seed: int = 0
 ) -> Duplicates:
-    """Return pictures that are in two splits, though not as the same file.
+    """Return pictures that are in two splits, also where their files differ.
 
     Features name the candidates and pixels decide. The threshold for a candidate is measured on the data at hand: some
     pictures are made smaller and compressed, cropped, brightened and mirrored, and 98 % of these copies reach it.
@@ -133,10 +110,8 @@ def near_duplicates(
 
     Parameters
     ----------
-    features
-        ``(N, D)`` of the pictures of all splits, from one network.
-    splits, paths
-        Name of the split and file of each picture.
+    features, splits, paths
+        ``(N, D)`` of the pictures of all splits, from one network; name of the split and file of each.
     embed
         Function from N pictures to features ``(N, D)`` of the same network.
     seed
@@ -172,19 +147,10 @@ def near_duplicates(
 
 
 def similar_pairs(unit: Tensor, splits: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Return the pairs of rows of `unit` from different splits with a cosine of `threshold` or more.
+    """Return the pairs of rows from different splits with a cosine of `threshold` or more.
 
-    Parameters
-    ----------
-    unit, splits
-        Features ``(N, D)``, each row of length 1, and the split of each row.
-    threshold
-        Smallest cosine.
-
-    Returns
-    -------
-    list of (int, int, float)
-        Numbers of the two, the lower first, and their cosine, which falls along the list; at most 2000.
+    `unit` has the features ``(N, D)``, each row of length 1. A pair is the numbers of the two, the lower first, and
+    their cosine, which falls along the list; there are at most ``MOST_PAIRS``.
     """
     _, number = np.unique(np.asarray(splits), return_inverse=True)
     split, found = torch.from_numpy(number), []
@@ -210,10 +176,9 @@ def thumbnails(picture: Image.Image) -> list[np.ndarray]:
 
 
 def agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
-    """Return how well the pixels of two pictures agree, whatever their size, brightness and contrast.
+    """Return how well two pictures' :func:`thumbnails` agree, whatever the size, brightness and contrast, in [-1, 1].
 
-    It is the highest correlation over mirroring and over cutting off the edges of either, in [-1, 1]; both arguments
-    come from :func:`thumbnails`.
+    It is the highest correlation over mirroring and over cutting off the edges of either.
     """
     return max(float((a * b).sum()) for a in first for whole in second for b in (whole, whole[:, ::-1]))
 
@@ -232,12 +197,7 @@ def altered(picture: Image.Image) -> list[Image.Image]:
     ]
 
 
-# --- labels ------------------------------------------------------------------------------------------------------
-
-
-def out_of_fold(
-    features: Tensor, labels: Tensor, penalty: float | None = None, folds: int = 5, seed: int = 0
-) -> np.ndarray:
+def out_of_fold(features: Tensor, labels: Tensor, penalty: float | None = None, seed: int = 0) -> np.ndarray:
     """Return the probabilities ``(N, C)`` of each picture by a linear probe that has not seen it (cross-validation).
 
     Parameters
@@ -247,21 +207,20 @@ def out_of_fold(
     penalty
         Same as in :func:`~course_utils.evaluation.probe`. None takes the one with the least log loss: a probe that is
         as accurate but too confident suspects everything that it gets wrong.
-    folds, seed
-        Same as in :func:`~course_tools.photos.probes.stratified_folds`; each fold is answered by a probe fitted on
-        the others.
+    seed
+        Same as in :func:`~course_tools.photos.probes.stratified_folds`.
 
     Raises
     ------
     CourseError
-        If a class has a single picture: a probe that has not seen it does not know the class.
+        If a class has a single picture.
     """
     x, y = np.asarray(features), np.asarray(labels)
-    split = stratified_folds(y, folds, seed)
+    split = stratified_folds(y, seed=seed)
     if split is None:
         raise CourseError("A class has fewer than two pictures: no probe can know it without having seen that one.")
     if penalty is None:
-        penalty = best_penalty(features, labels, folds, seed, "neg_log_loss")
+        penalty = best_penalty(features, labels, seed, "neg_log_loss")
     return cross_val_predict(probe(penalty), x, y, cv=split, method="predict_proba")
 
 
@@ -273,10 +232,7 @@ def suspected_labels(probabilities: np.ndarray, labels: Sequence[int]) -> list[S
     generally unsure about needs less. A picture is suspected if it counts as of another class than its label. On
     difficult data some of these are merely hard: somebody has to look at them.
 
-    Parameters
-    ----------
-    probabilities, labels
-        From :func:`out_of_fold`, ``(N, C)``, and ``(N,)``; every class occurs.
+    `probabilities` are those of :func:`out_of_fold`, ``(N, C)``; every class occurs among the `labels`, ``(N,)``.
     """
     labels = np.asarray(labels)
     usual = np.array([probabilities[labels == k, k].mean() for k in range(probabilities.shape[1])])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from course_tools.photos.pictures import (
     picture_files,
     print_left_out,
 )
-from course_utils.common.command_line import OneLineParser, exit_code
+from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
 from course_utils.common.tables import percent, text_table
@@ -40,23 +39,13 @@ from course_utils.transforms import eval_transform
 
 SHOWN_SIDE = 384
 SHOWN_CLASSES = 3
-PAGE = "index.html"
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A picture with its map.
+    """The part of a picture that the network saw, and on it the map of what speaks for the class `target`.
 
-    Parameters
-    ----------
-    seen, overlay
-        The part of the picture that the network saw, and the map on it.
-    answers
-        Names and probabilities of the most probable classes, falling.
-    target
-        Name of the class that the map explains.
-    empty
-        True if the map is 0 everywhere.
+    `empty` is True if the map is 0 everywhere.
     """
 
     seen: Image.Image
@@ -68,9 +57,7 @@ class Explained:
     @property
     def about(self) -> str:
         """Sentence about the map."""
-        if self.empty:
-            return f"nothing speaks for {self.target}: the map is empty"
-        return f"the map is for {self.target}"
+        return f"nothing speaks for {self.target}: the map is empty" if self.empty else f"the map is for {self.target}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -85,13 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 when every picture was explained, 1 when broken files were left out.
-
-    Raises
-    ------
-    CourseError
-        For an unknown network, run, class, method or stage, or when no picture can be read.
-    """
+    """Run the command; return 0 when every picture was explained, 1 when broken files were left out."""
     options = make_parser().parse_args(arguments)
     if options.method not in METHODS:
         raise CourseError(f"There is no method {options.method!r}; choose one of {', '.join(METHODS)}.")
@@ -103,11 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with written_whole(options.out / name) as beside:
             item.overlay.save(beside, "png")
     how = f"{network.name}, {options.method}, {options.stage or 'last stage with a map'}"
-    with written_whole(options.out / PAGE) as beside:
+    page = options.out / "index.html"
+    with written_whole(page) as beside:
         beside.write_text(render_page("explain.html", shown=shown, left_out=left_out, how=how), encoding="utf-8")
     print(_table(shown))
     code = print_left_out(left_out)
-    print(f"\nThe page is {options.out / PAGE}.")
+    print(f"\nThe page is {page}.")
     return code
 
 
@@ -128,13 +110,13 @@ def class_number(wanted: str, classes: Sequence[str]) -> int:
     whole = [i for i, name in enumerate(classes) if name.casefold() == text]
     part = [i for i, name in enumerate(classes) if text in (piece.strip().casefold() for piece in name.split(","))]
     found = whole or part
-    if len(found) == 1:
-        return found[0]
-    if not found and text.isdecimal() and int(text) < len(classes):
-        return int(text)
-    if found:
+    if len(found) > 1:
         several = "; ".join(f"{classes[i]} ({i})" for i in found)
         raise CourseError(f"--class {wanted!r} fits several classes: {several}. Give the number of one.")
+    if found:
+        return found[0]
+    if text.isdecimal() and int(text) < len(classes):
+        return int(text)
     pieces = {piece.strip().casefold(): name for name in classes for piece in (name, *name.split(","))}
     near = [pieces[key] for key in difflib.get_close_matches(text, pieces, n=3, cutoff=0.5)] or list(classes[:5])
     raise CourseError(
@@ -150,18 +132,10 @@ def explain_files(
     method: str = "gradcam",
     stage: str | None = None,
 ) -> tuple[list[tuple[Path, Explained]], list[str]]:
-    """Explain some pictures, as :func:`~course_tools.photos.pictures.in_batches` does it.
+    """Return each readable file with its explanation, and a line for each file that cannot be read.
 
-    Parameters
-    ----------
-    network
-        From :func:`~course_tools.photos.pictures.open_network`.
-    paths
-        Files.
-    target
-        Number of the class to explain; None for the most probable one of each picture.
-    method, stage
-        Same as in :func:`~course_utils.gradcam.explain`.
+    `target`, `method` and `stage` are those of :func:`~course_utils.gradcam.explain`; as target None stands for the
+    most probable class of each picture.
     """
     prepare = eval_transform(network.weights)
 
@@ -199,7 +173,3 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
         stems = itertools.chain([path.stem], (f"{path.stem}-{i}" for i in itertools.count(2)))
         names.append(next(f"{stem}.png" for stem in stems if f"{stem}.png".casefold() not in taken))
     return names
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(main))

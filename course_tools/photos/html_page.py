@@ -16,15 +16,7 @@ from course_utils.common.tables import percent
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Return the text of a page.
-
-    Parameters
-    ----------
-    template
-        Name of a file in ``templates/``.
-    values
-        Values of the template's names; a name without a value is an error.
-    """
+    """Return the text of a page from a file in ``templates/``; a name in it without a value is an error."""
     return _TEMPLATES.get_template(template).render(values)
 
 

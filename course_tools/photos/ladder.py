@@ -13,8 +13,7 @@ from scratch       trains everything from random weights                        
 
 Rungs are compared by a paired test on the *validation* pictures, and the one to use is chosen by them. The test
 pictures are asked once, by the chosen network. A finished rung is kept in a folder whose name depends on the pictures
-and the settings, so a ladder that was stopped goes on where it was: finished rungs are not run again, and a rung that
-was in the middle of training goes on behind its last finished epoch.
+and the settings, so a ladder that was stopped goes on behind its last finished rung and epoch.
 """
 
 from __future__ import annotations
@@ -35,17 +34,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from course_tools.photos import data_audit
-from course_tools.photos.ladder_results import (
-    COLUMNS,
-    FORMAT,
-    ResultStore,
-    RungResult,
-    Step,
-    choose,
-    report_on,
-    slug,
-    steps,
-)
+from course_tools.photos.ladder_results import COLUMNS, FORMAT, ResultStore, RungResult, choose, report_on, slug
 from course_tools.photos.probes import best_neighbours, best_penalty, nearest_neighbours, with_probe_as_head
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of
@@ -72,15 +61,7 @@ MEMORY_SHARE = 1 / len(SPLITS)  # train, val and test are in memory together
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to use a pre-trained network.
-
-    Parameters
-    ----------
-    name
-        Name for tables.
-    strategy
-        Stages that learn, and when; None where no network comes out.
-    """
+    """One way to use a pre-trained network: its name, and its strategy, which is None where no network comes out."""
 
     name: str
     strategy: Strategy | None
@@ -94,16 +75,9 @@ RUNGS = (KNN, PROBE, *TRAINED)
 
 @dataclass(frozen=True)
 class Budget:
-    """The settings that all rungs of a ladder share.
+    """The settings that all rungs of a ladder share: options of :func:`~course_utils.training.fit`, and `augment`.
 
-    Parameters
-    ----------
-    epochs, batch_size, seed
-        Same as in :func:`~course_utils.training.fit`.
-    augment
-        Same as in :func:`~course_utils.transforms.train_transform`; only the rungs that train see changed pictures.
-    device
-        ``"cuda"``, ``"mps"`` or ``"cpu"``.
+    `augment` is that of :func:`~course_utils.transforms.train_transform`. Only rungs that train see changed pictures.
     """
 
     epochs: int = 6
@@ -115,16 +89,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Audit:
-    """Findings about the pictures themselves; indices count through train, val and test.
+    """Findings about the pictures: identical files, other duplicates, and suspicious labels.
 
-    Parameters
-    ----------
-    copies
-        Pairs of identical files in two splits.
-    duplicates
-        Pairs of the same picture in two splits, and how they were searched.
-    suspects
-        Labels that a probe disagrees with, the most suspicious first.
+    Their indices count through train, val and test, as in :func:`all_pictures`.
     """
 
     copies: tuple[data_audit.Pair, ...]
@@ -138,22 +105,12 @@ class Ladder:
 
     Parameters
     ----------
-    splits, budget
-        The data and the settings.
-    results
-        One per network and rung, from the lowest up.
-    failures
-        Network and rung → why it gave no result.
-    chosen
-        The network with the highest validation accuracy; of equals the first.
-    test
-        Its answers to the test pictures.
+    results, failures
+        One result per network and rung, from the lowest up; network and rung → why it gave none.
+    chosen, test
+        The network with the highest validation accuracy, of equals the first; its answers to the test pictures.
     looks
         Number of networks that have been asked about these test pictures in this folder, the chosen one included.
-    audit
-        Findings about the pictures.
-    folder
-        Folder of the kept results.
     """
 
     splits: Splits
@@ -166,16 +123,8 @@ class Ladder:
     audit: Audit
     folder: Path
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """Every rung beside the best one below it."""
-        return tuple(steps(self.results))
-
     def __str__(self) -> str:
         return text_table(COLUMNS, [result.row() for result in self.results])
-
-
-# --- the pictures ------------------------------------------------------------------------------------------------
 
 
 def all_pictures(splits: Splits) -> list[tuple[str, Path]]:
@@ -191,26 +140,14 @@ def file_digests(splits: Splits) -> list[str]:
 
 
 def ladder_folder(root: Path, splits: Splits, digests: Sequence[str], budget: Budget) -> Path:
-    """Return the folder in which the rungs of these pictures with these settings are kept.
+    """Return the folder in `root` for the rungs of these pictures (:func:`file_digests`) with these settings.
 
-    Parameters
-    ----------
-    root
-        Folder of all ladders.
-    splits
-        The data.
-    digests
-        SHA-256 of each file, from :func:`file_digests`.
-    budget
-        The settings. On another device the numbers are the same up to rounding, so it does not count.
+    The device does not count: on another one the numbers are the same up to rounding.
     """
     settings = {key: value for key, value in asdict(budget).items() if key != "device"}
     labels = [[split, *getattr(splits, split).labels] for split in SPLITS]
     text = json.dumps([FORMAT, settings, splits.classes, labels, list(digests)])
     return root / f"{slug(splits.name)[:40] or 'photos'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-# --- one network -------------------------------------------------------------------------------------------------
 
 
 class Features(NamedTuple):
@@ -224,18 +161,9 @@ class Features(NamedTuple):
 
 
 class LadderRunner:
-    """One network on one data set: it runs rungs, and makes what several of them share once, when it is first needed.
+    """One network on one data set (without transforms): it runs rungs and keeps their results in a store.
 
-    Parameters
-    ----------
-    name
-        Name of the network that :func:`~course_utils.pretrained_models.load_pretrained` knows.
-    splits
-        The data, without transforms.
-    budget
-        The settings.
-    store
-        Store of finished rungs.
+    It makes what several rungs share once, when it is first needed.
     """
 
     def __init__(self, name: str, splits: Splits, budget: Budget, store: ResultStore) -> None:
@@ -287,26 +215,14 @@ class LadderRunner:
         return torch.tensor(getattr(self.splits, split).labels)
 
     def result(self, rung: Rung) -> tuple[RungResult, bool]:
-        """Return the result of a rung, and True if it was kept from before; run the rung and keep it otherwise.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            If it was stopped; the checkpoint of its last finished epoch is kept.
-        CourseError
-            If it gave no result, for instance because training diverged.
-        """
+        """Return the result of a rung, and True if it was kept from before; otherwise run the rung and keep it."""
         kept = self.store.load(self.name, rung.name, self.weights)
         if kept is not None:
             return kept, True
-        result = self._run(rung)
+        own = {KNN.name: self._neighbours, PROBE.name: self._probe}
+        result = own[rung.name]() if rung.name in own else self._train(rung)
         self.store.save(result, self.weights)
         return result, False
-
-    def _run(self, rung: Rung) -> RungResult:
-        if rung is KNN:
-            return self._neighbours()
-        return self._probe() if rung is PROBE else self._train(rung)
 
     def _neighbours(self) -> RungResult:
         features, labels = self.features, self.labels("train")
@@ -332,17 +248,15 @@ class LadderRunner:
         return RungResult(self.name, PROBE.name, report, seconds, memory, trainable, run, f"penalty {penalty:g}")
 
     def _log_probe(self, network: nn.Module, logits: dict[str, Tensor], seconds: float, penalty: float) -> str:
-        """Write a run like those of ``fit``, so that everything that takes a run takes a probe too; return its name."""
-        scores = {}
-        for split, answers in logits.items():
-            labels = self.labels(split)
+        """Write a run like those of ``fit``, so that what takes a run takes a probe too; return the run's name."""
+        scores = []
+        for split in ("train", "val"):
+            answers, labels = logits[split], self.labels(split)
             right = (answers.argmax(1) == labels).float().mean().item()
-            scores[split] = (nn.functional.cross_entropy(answers, labels).item(), right)
-        record = EpochRecord(0, ("head",), *scores["train"], *scores["val"], seconds)
-        plan = PROBE.strategy.plan(network)
-        run = Run(PROBE.strategy, plan, self.budget.seed, [record])
-        settings = {"epochs": 1, "seed": self.budget.seed, "penalty": penalty, "log": "full"}
-        device = torch.device(self.budget.device)
+            scores += [nn.functional.cross_entropy(answers, labels).item(), right]
+        plan, seed, device = PROBE.strategy.plan(network), self.budget.seed, torch.device(self.budget.device)
+        run = Run(PROBE.strategy, plan, seed, [EpochRecord(0, ("head",), *scores, seconds)])
+        settings = {"epochs": 1, "seed": seed, "penalty": penalty, "log": "full"}
         log = RunLog("full", settings, plan, network, self.prepared.train, self.prepared.val, device)
         log.epoch(run, network.state_dict())
         log.end(run, network.state_dict(), (logits["val"].softmax(1), self.labels("val")))
@@ -350,20 +264,10 @@ class LadderRunner:
 
     def _train(self, rung: Rung) -> RungResult:
         train, val, budget = self.train, self.val, self.budget
+        options = {key: value for key, value in asdict(budget).items() if key != "augment"}
         network = rung.strategy.starting_model(self.name, self.classes, seed=budget.seed)
         with Measured(budget.device) as cost:
-            run = fit(
-                network,
-                train,
-                val,
-                rung.strategy,
-                epochs=budget.epochs,
-                batch_size=budget.batch_size,
-                seed=budget.seed,
-                device=budget.device,
-                num_workers="auto",
-                resume=True,
-            )
+            run = fit(network, train, val, rung.strategy, num_workers="auto", resume=True, **options)
         seconds = cost.seconds + sum(record.seconds for record in run.history[: run.resumed])
         report = report_on(self.splits, "val", evaluate(network, val).probabilities)
         trainable = max(run.plan.trainable_at(epoch) for epoch in range(budget.epochs))
@@ -386,16 +290,12 @@ class LadderRunner:
         return report
 
     def audit(self, digests: Sequence[str]) -> Audit:
-        """Look for pictures in two splits and for wrong labels, with the features of this network.
+        """Return the pictures in two splits and the suspicious labels, found with the features of this network.
 
-        Labels of all splits are looked at, those of test too: nothing is chosen by it.
-
-        Parameters
-        ----------
-        digests
-            SHA-256 of each file, from :func:`file_digests`.
+        Labels of all splits are looked at, those of test too: nothing is chosen by it. `digests` are those of
+        :func:`file_digests`.
         """
-        features = torch.cat([self.features.train, self.features.val, self.features.test])
+        features = torch.cat([getattr(self.features, split) for split in SPLITS])
         labels = torch.cat([self.labels(split) for split in SPLITS])
         names, paths = zip(*all_pictures(self.splits), strict=True)
         duplicates = data_audit.near_duplicates(features, names, paths, self.embed, self.budget.seed)
@@ -415,9 +315,6 @@ def _name_of(folder: Path | None) -> str:
     return folder.name
 
 
-# --- the whole ladder --------------------------------------------------------------------------------------------
-
-
 def measure(
     splits: Splits,
     models: Sequence[str],
@@ -426,16 +323,12 @@ def measure(
     notify: Callable[[str], None] = print,
     rungs: Sequence[Rung] = RUNGS,
 ) -> Ladder:
-    """Run every rung with every network, choose one, test it once, and look at the data.
+    """Return the ladder: every rung is run with every network, one is chosen and tested once, the data are checked.
 
     Parameters
     ----------
-    splits
-        The data, from :func:`~course_utils.datasets.open_dataset`.
-    models
-        Names of networks.
-    budget
-        The settings.
+    splits, models, budget
+        The data, from :func:`~course_utils.datasets.open_dataset`, the names of networks, and the settings.
     root
         Folder in which the folders of ladders are.
     notify

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from course_tools.photos.ladder import PROBE, Budget, Ladder, measure
 from course_tools.photos.ladder_report import report_page
-from course_tools.photos.ladder_results import STEP_COLUMNS
+from course_tools.photos.ladder_results import STEP_COLUMNS, steps
 from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
@@ -44,15 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 when the report is written, also where pictures are broken: they are listed.
-
-    Raises
-    ------
-    CourseError
-        For data, families or an output that cannot be used, or when no rung gave a network.
-    KeyboardInterrupt
-        When it was stopped, after a line that says what is finished and how to go on.
-    """
+    """Run the command; return 0 when the report is written, also where pictures are broken: they are listed."""
     options = make_parser().parse_args(arguments)
     settings = load_settings()
     models = networks([word for word in options.families.split(",") if word], settings.models)
@@ -67,20 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ladder = measure(splits, models, budget, settings.cache / "ladders", functools.partial(print, flush=True))
     with written_whole(out) as beside:
         beside.write_text(report_page(ladder), encoding="utf-8")
-    steps = text_table(STEP_COLUMNS, [step.row() for step in ladder.steps])
-    print(f"\n{ladder}\n\n{steps}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
+    comparisons = text_table(STEP_COLUMNS, [step.row() for step in steps(ladder.results)])
+    print(f"\n{ladder}\n\n{comparisons}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
     return 0
 
 
 def networks(words: Sequence[str], families: Mapping[str, str]) -> list[str]:
-    """Return the names of networks that somebody asked for by families, names of networks, or ``"all"``.
+    """Return the names of networks that `words` name by family, by their own name, or all of them by ``"all"``.
 
-    Parameters
-    ----------
-    words
-        Words that were given.
-    families
-        Family → network, as ``settings.models``.
+    `families` maps each family to its network, as ``settings.models``.
 
     Raises
     ------
@@ -106,26 +93,15 @@ def networks(words: Sequence[str], families: Mapping[str, str]) -> list[str]:
 
 
 def closing_lines(ladder: Ladder, data: str) -> str:
-    """Return which network was chosen, what it reaches, what was found among the pictures, and how to go on.
-
-    Parameters
-    ----------
-    ladder
-        From :func:`~course_tools.photos.ladder.measure`.
-    data
-        Data set as it was given to the command.
-    """
+    """Return the choice, its test accuracy, the findings among the pictures, and how to go on; `data` is as given."""
     chosen, audit = ladder.chosen, ladder.audit
     twice = len(audit.copies) + len(audit.duplicates.pairs)
-    return "\n".join(
-        [
-            f"Chosen on validation: {chosen.name}. Test: {interval_text(ladder.test.right, len(ladder.test.labels))}.",
-            f"Pictures in two splits: {twice}. Labels to look at: {len(audit.suspects)}. "
-            f"Files left out: {len(ladder.splits.quarantine)}.",
-            f"Use it: course predict PICTURE --run {chosen.run_id}",
-            f"Train such a network anew, for longer: {train_command(ladder, data)}",
-        ]
-    )
+    left_out = len(ladder.splits.quarantine)
+    return f"""\
+Chosen on validation: {chosen.name}. Test: {interval_text(ladder.test.right, len(ladder.test.labels))}.
+Pictures in two splits: {twice}. Labels to look at: {len(audit.suspects)}. Files left out: {left_out}.
+Use it: course predict PICTURE --run {chosen.run_id}
+Train such a network anew, for longer: {train_command(ladder, data)}"""
 
 
 def train_command(ladder: Ladder, data: str) -> str:

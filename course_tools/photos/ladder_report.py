@@ -18,7 +18,7 @@ from course_tools.photos.data_audit import Pair
 from course_tools.photos.explain_command import Explained, explain_files
 from course_tools.photos.html_page import as_data_uri, render_page
 from course_tools.photos.ladder import Ladder, all_pictures
-from course_tools.photos.ladder_results import COLUMNS, STEP_COLUMNS, fewest_to_tell
+from course_tools.photos.ladder_results import COLUMNS, STEP_COLUMNS, fewest_to_tell, steps
 from course_tools.photos.pictures import Network
 from course_utils import plots
 from course_utils.common.errors import CourseError
@@ -52,18 +52,7 @@ class Cell(NamedTuple):
 
 
 def report_page(ladder: Ladder) -> str:
-    """Return the HTML text, without a reference to any other file.
-
-    Parameters
-    ----------
-    ladder
-        From :func:`~course_tools.photos.ladder.measure`.
-
-    Raises
-    ------
-    CourseError
-        If the chosen network or a picture cannot be read any more.
-    """
+    """Return the HTML text, without a reference to any other file."""
     splits, test, duplicates = ladder.splits, ladder.test, ladder.audit.duplicates
     majority = majority_baseline(splits.train.labels, test.labels)
     marked = next(i for i, result in enumerate(ladder.results) if result is ladder.chosen)
@@ -77,7 +66,7 @@ def report_page(ladder: Ladder) -> str:
         majority=interval_text(majority, len(test.labels)),
         counts=_counts(ladder),
         results=_table(COLUMNS, [result.row() for result in ladder.results], marked, "short"),
-        steps=_table(STEP_COLUMNS, [step.row() for step in ladder.steps], kind="short"),
+        steps=_table(STEP_COLUMNS, [step.row() for step in steps(ladder.results)], kind="short"),
         fewest=fewest_to_tell(),
         validation=len(ladder.chosen.report.labels),
         **_answers(test),
@@ -92,9 +81,6 @@ def report_page(ladder: Ladder) -> str:
         date=f"{datetime.now().astimezone():%Y-%m-%d}",
         choices="; ".join(f"{result.name}: {result.detail}" for result in ladder.results if result.detail),
     )
-
-
-# --- tables ------------------------------------------------------------------------------------------------------
 
 
 def _table(
@@ -162,9 +148,6 @@ def _mix_ups(test: Report) -> Table:
     return _table(["true", "answered", "pictures"], rows)
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
-
-
 def _mistakes(ladder: Ladder) -> dict[str, Any]:
     test, wrong = ladder.test, ladder.test.mistakes()
     shown = wrong[:SHOWN_MISTAKES]
@@ -197,14 +180,13 @@ def _explained(ladder: Ladder, paths: Sequence[Path]) -> tuple[dict[Path, Explai
 
 
 def _pairs(ladder: Ladder, pairs: Sequence[Pair]) -> dict[str, Any]:
-    return {"total": len(pairs), "cells": [_pair_cell(ladder, pair) for pair in pairs[:SHOWN_PAIRS]]}
-
-
-def _pair_cell(ladder: Ladder, pair: Pair) -> Cell:
-    both = [all_pictures(ladder.splits)[i] for i in (pair.first, pair.second)]
-    pictures = [(f"{split}: {_name(path)}", _thumbnail(path)) for split, path in both]
-    how = "the same file" if pair.similarity == pair.pixels == 1 else f"similarity {pair.similarity:.2f}"
-    return Cell(pictures, f"{' and '.join(name for name, _ in pictures)} ({how})")
+    known, cells = all_pictures(ladder.splits), []
+    for pair in pairs[:SHOWN_PAIRS]:
+        both = [known[pair.first], known[pair.second]]
+        pictures = [(f"{split}: {_name(path)}", _thumbnail(path)) for split, path in both]
+        how = "the same file" if pair.similarity == pair.pixels == 1 else f"similarity {pair.similarity:.2f}"
+        cells.append(Cell(pictures, f"{' and '.join(name for name, _ in pictures)} ({how})"))
+    return {"total": len(pairs), "cells": cells}
 
 
 def _suspects(ladder: Ladder) -> dict[str, Any]:

@@ -31,8 +31,6 @@ class RungResult:
 
     Parameters
     ----------
-    model, rung
-        Names.
     report
         Answers to the validation pictures.
     seconds, memory
@@ -40,10 +38,8 @@ class RungResult:
         time that it took to read the pictures and cache their features is in it; a rung that trains finds them decoded.
     trainable
         Number of parameters that learn, in the epoch in which most of them do.
-    run
-        Name of the run whose folder has the network; None for kNN.
-    detail
-        Text about what was chosen on the way, such as ``"k = 5"``.
+    run, detail
+        Name of the run whose folder has the network, None for kNN; the choice on the way, such as ``"k = 5"``.
     """
 
     model: str
@@ -76,20 +72,9 @@ class RungResult:
         return [self.model, self.rung, self.accuracy, f"{self.seconds:.1f}", memory, self.trainable, self.run_id]
 
 
-# --- comparing ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Step:
-    """A rung beside the best of those below it, on the same validation pictures.
-
-    Parameters
-    ----------
-    result, below
-        The rung, and the best one below it with the same network.
-    comparison
-        Paired comparison of the two, the rung first.
-    """
+    """A rung beside the best one below it with the same network, compared on the same validation pictures."""
 
     result: RungResult
     below: RungResult
@@ -103,10 +88,8 @@ class Step:
     @property
     def verdict(self) -> str:
         """``"worth it"``, or in which way it is not."""
-        if self.worth:
-            return "worth it"
         if self.comparison.distinguishable:
-            return "not worth it, it is worse"
+            return "worth it" if self.worth else "not worth it, it is worse"
         return "not shown to be worth it" if self.comparison.difference > 0 else "not worth it"
 
     def row(self) -> list[str]:
@@ -125,7 +108,7 @@ class Step:
 
 
 def steps(results: Sequence[RungResult]) -> list[Step]:
-    """Compare every rung with the best of those below it, network by network."""
+    """Return every rung beside the best of those below it, network by network."""
     found, best = [], {}
     for result in results:
         below = best.get(result.model)
@@ -145,10 +128,7 @@ def fewest_to_tell() -> int:
 def choose(results: Sequence[RungResult]) -> RungResult:
     """Return the result with the highest validation accuracy among those that left a network; of equals the first.
 
-    Raises
-    ------
-    CourseError
-        If there is none.
+    Raises a CourseError if there is none.
     """
     networks = [result for result in results if result.run is not None]
     if not networks:
@@ -156,18 +136,13 @@ def choose(results: Sequence[RungResult]) -> RungResult:
     return max(networks, key=lambda result: result.report.right)
 
 
-# --- keeping -----------------------------------------------------------------------------------------------------
-
-
 class ResultStore:
     """The folder in which finished rungs are kept: one safetensors file each, with its facts in the header.
 
     Parameters
     ----------
-    folder
-        Folder; it is made when something is written.
-    splits
-        Data set whose validation and test pictures the answers are about.
+    folder, splits
+        The folder, which is made when something is written, and the data set that the answers are about.
     """
 
     def __init__(self, folder: Path, splits: Splits) -> None:
@@ -178,9 +153,8 @@ class ResultStore:
         probabilities = np.ascontiguousarray(result.report.probabilities)
         facts = {key: value for key, value in vars(result).items() if key != "report"}
         header = {"format": FORMAT, "weights": weights, "sha256": _sha256(probabilities), "facts": facts}
-        content = save({"probabilities": probabilities}, {"ladder": json.dumps(header)})
         with written_whole(self._path(split, result.name)) as beside:
-            beside.write_bytes(content)
+            beside.write_bytes(save({"probabilities": probabilities}, {"ladder": json.dumps(header)}))
 
     def load(self, model: str, rung: str, weights: str, split: str = "val") -> RungResult | None:
         """Return a result that was kept; None if there is none, it is damaged, or its network is gone."""
@@ -191,9 +165,10 @@ class ResultStore:
             if (header["format"], header["weights"], header["sha256"]) != (FORMAT, weights, _sha256(probabilities)):
                 return None
             result = RungResult(report=report_on(self.splits, split, probabilities), **header["facts"])
+            there = result.run is None or (load_run(result.run).folder / "best.safetensors").is_file()
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, CourseError):
             return None
-        return result if result.run is None or _has_network(result.run) else None
+        return result if there else None
 
     def tested(self) -> list[str]:
         """Return the names under which answers to the test pictures are kept."""
@@ -215,10 +190,3 @@ def slug(text: str) -> str:
 
 def _sha256(values: np.ndarray) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
-
-
-def _has_network(run: str) -> bool:
-    try:
-        return (load_run(run).folder / "best.safetensors").is_file()
-    except CourseError:
-        return False

@@ -30,18 +30,9 @@ Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, t
 
 @dataclass(frozen=True)
 class Network:
-    """A network, and what is needed to show it a picture and to read its answer.
+    """A network on its device: a name for people, the names of its outputs, and the entry of its weights.
 
-    Parameters
-    ----------
-    name
-        Name for people.
-    model
-        The network, on its device.
-    classes
-        Names of its outputs.
-    weights
-        Weights entry that says how pictures are prepared.
+    The entry says how pictures are prepared.
     """
 
     name: str
@@ -69,10 +60,9 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
     Parameters
     ----------
     model
-        Name that ``load_pretrained`` knows; None for the network of the settings.
+        Name as for ``load_pretrained``; None for the network of the settings.
     run
-        Name that ``load_run`` knows, instead of `model`. Pictures are prepared as the default weights of its network
-        ask for.
+        Name as for ``load_run``, instead of `model`.
 
     Raises
     ------
@@ -80,24 +70,17 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
         For an unknown name or run, or a run without weights.
     """
     settings = load_settings()
-    network = _trained_network(run) if run is not None else _pretrained_network(model or settings.model)
-    network.model.to(settings.device)
-    return network
-
-
-def _pretrained_network(name: str) -> Network:
-    entry = weights_entry(name)
-    return Network(name, load_pretrained(name), tuple(entry.meta["categories"]), entry)
-
-
-def _trained_network(name: str) -> Network:
-    record = load_run(name)
-    model = record.model()
-    outputs = last_layer(model).out_features
+    if run is None:
+        name = model or settings.model
+        entry = weights_entry(name)
+        return Network(name, load_pretrained(name).to(settings.device), tuple(entry.meta["categories"]), entry)
+    record = load_run(run)
+    trained = record.model().to(settings.device)
+    outputs = last_layer(trained).out_features
     classes = tuple(record.facts["data"]["val"]["classes"] or ())
-    # Some data sets do not know the names of their classes; then they have only numbers.
-    names = classes if len(classes) == outputs else tuple(f"class {i}" for i in range(outputs))
-    return Network(f"{record.model_text} of the run {record.name}", model, names, weights_entry(record.model_text))
+    if len(classes) != outputs:  # some data sets do not know the names of their classes
+        classes = tuple(f"class {i}" for i in range(outputs))
+    return Network(f"{record.model_text} of the run {record.name}", trained, classes, weights_entry(record.model_text))
 
 
 def picture_files(given: Sequence[Path]) -> list[Path]:
@@ -123,23 +106,9 @@ def picture_files(given: Sequence[Path]) -> list[Path]:
 def in_batches(
     paths: Sequence[Path], size: int, work: Callable[[list[Image.Image]], list[T]]
 ) -> tuple[list[tuple[Path, T]], list[str]]:
-    """Read pictures and do something with them, a batch at a time; leave out files that cannot be read.
+    """Return each readable file with its item, in order, and a line for each file that cannot be read, with the reason.
 
-    Parameters
-    ----------
-    paths
-        Files.
-    size
-        Number of files in a batch, at least 1.
-    work
-        Function of the RGB pictures of a batch; it returns one item for each.
-
-    Returns
-    -------
-    items
-        Each readable file with its item, in the order of the files.
-    left_out
-        One line for each file that could not be read: its path, and why.
+    `work` is given the RGB pictures of up to `size` files and returns one item for each.
 
     Raises
     ------
@@ -155,17 +124,13 @@ def in_batches(
                 pictures.append(load_picture(path))
                 readable.append(path)
             except CourseError as error:
-                left_out.append(_reason(path, error))
+                cause = error.__cause__
+                left_out.append(f"{path} was left out: {getattr(cause, 'strerror', None) or cause or error}.")
         if pictures:
             items += zip(readable, work(pictures), strict=True)
     if not items:
         raise CourseError(f"None of the {len(paths)} pictures could be read. {' '.join(left_out[:3])}")
     return items, left_out
-
-
-def _reason(path: Path, error: CourseError) -> str:
-    cause = error.__cause__
-    return f"{path} was left out: {getattr(cause, 'strerror', None) or cause or error}."
 
 
 def print_left_out(left_out: Sequence[str]) -> int:

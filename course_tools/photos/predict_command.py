@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from course_tools.photos.pictures import (
     picture_files,
     print_left_out,
 )
-from course_utils.common.command_line import OneLineParser, at_least_one, exit_code
+from course_utils.common.command_line import OneLineParser, at_least_one
 from course_utils.common.files import written_whole
 from course_utils.common.state import evaluating
 from course_utils.common.tables import percent, text_table
@@ -51,13 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 when every picture was answered, 1 when broken files were left out.
-
-    Raises
-    ------
-    CourseError
-        For an unknown network or run, when no picture can be read, or a file cannot be written.
-    """
+    """Run the command; return 0 when every picture was answered, 1 when broken files were left out."""
     options = make_parser().parse_args(arguments)
     paths = picture_files(options.pictures)
     network = open_network(options.model, options.run)
@@ -65,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def answers(pictures: list[Image.Image]) -> list[Answers]:
         return [network.best(probabilities, options.top) for probabilities in predict(network, pictures)]
 
-    found, left_out = in_batches(paths, BATCH, answers)  # a broken file becomes a line of left_out
+    found, left_out = in_batches(paths, BATCH, answers)
     if options.csv is not None:
-        with written_whole(options.csv) as beside:
-            beside.write_text(as_csv(found), encoding="utf-8", newline="")
+        with written_whole(options.csv) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+            write_csv(file, found)
     print(as_json(found, left_out) if options.json else as_table(found))
     return print_left_out(left_out)
 
@@ -89,14 +82,12 @@ def as_table(found: Sequence[tuple[Path, Answers]]) -> str:
     return text_table(["picture", *heads], rows)
 
 
-def as_csv(found: Sequence[tuple[Path, Answers]]) -> str:
-    """Return a row per picture and class: file, place (1 is the most probable), class, probability."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def write_csv(file: TextIO, found: Sequence[tuple[Path, Answers]]) -> None:
+    """Write a row per picture and class: file, place (1 is the most probable), class, probability."""
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["file", "place", "class", "probability"])
     for path, answers in found:
         writer.writerows([path, i, name, f"{share:.6f}"] for i, (name, share) in enumerate(answers, 1))
-    return text.getvalue()
 
 
 def as_json(found: Sequence[tuple[Path, Answers]], left_out: Sequence[str]) -> str:
@@ -106,7 +97,3 @@ def as_json(found: Sequence[tuple[Path, Answers]], left_out: Sequence[str]) -> s
         for path, answers in found
     ]
     return json.dumps({"pictures": pictures, "left_out": list(left_out)}, indent=1, ensure_ascii=False)
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(main))

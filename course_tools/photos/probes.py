@@ -22,25 +22,16 @@ CHUNK = 1024
 def nearest_neighbours(
     features: Tensor, labels: Tensor, queries: Tensor, k: int, classes: int, leave_out: bool = False
 ) -> Tensor:
-    """Return the share of each class among the nearest pictures.
+    """Return the share ``(M, C)`` of each class among the nearest pictures, those with the highest cosine.
 
     Parameters
     ----------
-    features, labels
-        Known pictures: ``(N, D)`` and ``(N,)``.
-    queries
-        ``(M, D)``; their neighbours are those with the highest cosine.
-    k
-        Number of neighbours that vote, 1 to N.
-    classes
-        Number of classes C.
+    features, labels, queries
+        Known pictures, ``(N, D)`` and ``(N,)``, and those whose neighbours are wanted, ``(M, D)``.
+    k, classes
+        Number of neighbours that vote, 1 to N, and number of classes C.
     leave_out
         True if the queries are the known pictures themselves: none votes for itself, and `k` is at most N - 1.
-
-    Returns
-    -------
-    Tensor
-        Shares ``(M, C)``; each row sums to 1.
 
     Raises
     ------
@@ -65,15 +56,15 @@ def nearest_neighbours(
 
 def best_neighbours(features: Tensor, labels: Tensor, classes: int) -> int:
     """Return the k out of ``NEIGHBOURS`` with which the others recognise most pictures; the smallest of equals."""
-    possible = [k for k in NEIGHBOURS if k < len(features)]
-    right = {
-        k: int((nearest_neighbours(features, labels, features, k, classes, leave_out=True).argmax(1) == labels).sum())
-        for k in possible
-    }
-    return max(possible, key=lambda k: (right[k], -k))
+
+    def right(k: int) -> int:
+        shares = nearest_neighbours(features, labels, features, k, classes, leave_out=True)
+        return int((shares.argmax(1) == labels).sum())
+
+    return max((k for k in NEIGHBOURS if k < len(features)), key=right)  # of equals max takes the first
 
 
-def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0, score: str = "accuracy") -> float:
+def best_penalty(features: Tensor, labels: Tensor, seed: int = 0, score: str = "accuracy") -> float:
     """Return the penalty out of ``PENALTIES`` that does best in cross-validation; the strongest of equals.
 
     With few pictures and many features a strong one is usually best. A class of one picture leaves nothing to
@@ -81,15 +72,13 @@ def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0
 
     Parameters
     ----------
-    features, labels
-        ``(N, D)`` and ``(N,)``.
-    folds, seed
-        Same as in :func:`stratified_folds`.
+    features, labels, seed
+        ``(N, D)`` and ``(N,)``; same as in :func:`stratified_folds`.
     score
         Name of the score in scikit-learn: ``"accuracy"``, or ``"neg_log_loss"`` where the probabilities matter.
     """
     x, y = np.asarray(features), np.asarray(labels)
-    split = stratified_folds(y, folds, seed)
+    split = stratified_folds(y, seed=seed)
     if split is None:
         return PENALTIES[-1]
     scores = {penalty: cross_val_score(probe(penalty), x, y, cv=split, scoring=score).mean() for penalty in PENALTIES}
@@ -97,32 +86,19 @@ def best_penalty(features: Tensor, labels: Tensor, folds: int = 5, seed: int = 0
 
 
 def stratified_folds(labels: np.ndarray, folds: int = 5, seed: int = 0) -> StratifiedKFold | None:
-    """Return how pictures are split into folds for cross-validation, None if a class has a single picture.
+    """Return the split of pictures with `labels` ``(N,)`` for cross-validation; None if a class has a single picture.
 
-    Parameters
-    ----------
-    labels
-        int ``(N,)``.
-    folds
-        Number of folds, reduced to the number of pictures of the rarest class.
-    seed
-        Seed of the shuffle.
+    There are at most as many folds as the rarest class has pictures; `seed` is that of the shuffle.
     """
     folds = min(folds, int(np.unique(labels, return_counts=True)[1].min()))
     return StratifiedKFold(folds, shuffle=True, random_state=seed) if folds > 1 else None
 
 
 def with_probe_as_head(model: nn.Module, fitted: Pipeline, classes: int) -> nn.Module:
-    """Return a network with a fitted probe as its last layer: it answers as the probe does.
+    """Return a network, changed in place, with a fitted probe as its last layer: it answers as the probe does.
 
-    Parameters
-    ----------
-    model
-        Network on whose features the probe was fitted; changed in place.
-    fitted
-        :func:`~course_utils.evaluation.probe` after ``fit``, on labels 0 to ``classes - 1``.
-    classes
-        Number of classes.
+    `fitted` is a :func:`~course_utils.evaluation.probe` after ``fit`` on this network's features, with labels from 0 to
+    ``classes - 1``.
     """
     scaler, regression = fitted[0], fitted[-1]
     weight, bias = regression.coef_, regression.intercept_

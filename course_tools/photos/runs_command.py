@@ -11,26 +11,12 @@ from course_utils.engine.runs import RunRecord, compare_runs, delete_run, find_r
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``course runs`` and return its exit code.
-
-    Parameters
-    ----------
-    arguments
-        Words after ``course runs``; None reads them from ``sys.argv``.
-
-    Returns
-    -------
-    int
-        0, or 1 when the question before a deletion was not answered with yes.
-    """
+    """Run the command; return 0, or 1 when the question before a deletion was not answered with yes."""
     parser = OneLineParser(prog="course runs", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="a run's name or a part of it: one run is shown in full, several are compared, without a name all are "
-        "listed",
+    about = (
+        "a run's name or a part of it: one run is shown in full, several are compared, without a name all are listed"
     )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=about)
     parser.add_argument("--delete", action="store_true", help="delete the named runs, after a question")
     parser.add_argument("--yes", action="store_true", help="delete without the question")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
@@ -58,13 +44,12 @@ def _as_text(records: list[RunRecord], named: bool) -> str:
 
 
 def _as_json(records: list[RunRecord], named: bool) -> str:
-    content = [record.summary() | (_everything_stored(record) if named else {}) for record in records]
+    content = [record.summary() for record in records]
+    if named:  # also everything that is stored
+        for entry, record in zip(content, records, strict=True):
+            history = [epoch.as_row() for epoch in record.history]
+            entry |= {"facts": record.facts, "history": history, "reports": record.reports}
     return json.dumps(content, indent=1, ensure_ascii=False)
-
-
-def _everything_stored(record: RunRecord) -> dict[str, object]:
-    history = [epoch.as_row() for epoch in record.history]
-    return {"facts": record.facts, "history": history, "reports": record.reports}
 
 
 def _delete(records: list[RunRecord], sure: bool) -> int:

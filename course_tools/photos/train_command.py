@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from course_utils.common.command_line import OneLineParser, at_least_one, exit_code, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.datasets import Splits, in_memory_if_it_fits, open_dataset
-from course_utils.engine.history import Run
+from course_utils.engine.history import Run, TrainingStopped
 from course_utils.engine.pixel_store import training_pictures
 from course_utils.engine.runs import add_report
 from course_utils.evaluation import evaluate, interval_text
@@ -56,16 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when the training ended by itself.
 
     Each of several processes runs this; only the first one prints.
-
-    Raises
-    ------
-    CourseError
-        For data, a network, a strategy or a setting that cannot be used, and when training diverges.
-    KeyboardInterrupt
-        When it was stopped, after the first process has printed what there is and how to go on.
     """
     options = make_parser().parse_args(arguments)
-    first = is_first_process()
+    first = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate number the processes that they start
     if not first:
         os.environ["COURSE_PROGRESS"] = "0"
     settings = load_settings()
@@ -80,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first:
         print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary()}\n\n{name}, {strategy.name}", flush=True)
         print(f"{strategy.plan(model)}\n", flush=True)
-    notify = None if first else _silent
+    notify = None if first else lambda _: None
     try:
         run = fit(
             model,
@@ -123,36 +116,19 @@ def _print_run(run: Run, splits: Splits) -> None:
 
 
 def _print_stop(stop: KeyboardInterrupt, splits: Splits, resumable: bool) -> None:
-    run: Run | None = getattr(stop, "run", None)  # fit adds it; a Stop while pictures are prepared has none
-    if run is None or not run.history:
-        how = "begins anew, because no epoch was finished"
-    else:
-        _print_run(run, splits)
+    how = "begins anew, because no epoch was finished"
+    if isinstance(stop, TrainingStopped) and stop.run.history:  # a Stop before fit is a bare KeyboardInterrupt
+        _print_run(stop.run, splits)
         how = "goes on behind the last finished epoch" if resumable else "begins anew, because of --no-checkpoint"
     print(f"Stopped. The same command {how}.", file=sys.stderr)
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _workers(text: str) -> int | str:
     return text if text == "auto" else from_zero(text)
 
 
-def is_first_process() -> bool:
-    """True in the process that prints, of those that torchrun or ``accelerate launch`` started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def family_network(family: str, models: dict[str, str]) -> str:
-    """Return the network of a family.
-
-    Raises
-    ------
-    CourseError
-        If there is no such family.
-    """
+    """Return the network of a family; one that is not there is a CourseError."""
     if family not in models:
         raise CourseError(f"There is no family {family!r}; choose one of {', '.join(models)}, or give --model.")
     return models[family]
@@ -161,10 +137,7 @@ def family_network(family: str, models: dict[str, str]) -> str:
 def strategy_named(text: str) -> Strategy:
     """Return a strategy by its name, ``"last block"`` or ``"last-block"``, or by a word that no other has: ``"full"``.
 
-    Raises
-    ------
-    CourseError
-        If there is none, naming all.
+    A name that is none of them is a CourseError that lists all.
     """
     names = {strategy.name.replace(" ", "-"): strategy for strategy in STRATEGIES}
     wanted = "-".join(text.lower().replace("_", " ").replace("-", " ").split())

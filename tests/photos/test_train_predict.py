@@ -106,6 +106,16 @@ def test_a_stop_keeps_the_run_and_is_passed_on(photos, monkeypatch, capsys, fini
     assert "Went on behind epoch 1, where this training had been stopped." in capsys.readouterr().out
 
 
+def test_a_stop_while_pictures_are_prepared_begins_anew(photos, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_command, "training_pictures", stop)
+    assert exit_code(lambda: train_command.main([str(photos), "--strategy", "last-block"])) == 130
+    assert "Stopped. The same command begins anew, because no epoch was finished." in capsys.readouterr().err
+    assert list_runs() == []
+
+
 def test_a_stop_without_a_checkpoint_begins_anew(photos, monkeypatch, capsys):
     stop_before_epoch(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
