@@ -26,7 +26,6 @@ from course_tools.study.quiz_progress import (
     Answer,
     Progress,
     Schedule,
-    counted,
     in_words,
     next_questions,
     standing,
@@ -34,7 +33,7 @@ from course_tools.study.quiz_progress import (
 )
 from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
-from course_utils.common.tables import text_table
+from course_utils.common.tables import counted, text_table
 
 WIDEST = 100  # columns; longer lines are hard to read
 INTERRUPTED = 130

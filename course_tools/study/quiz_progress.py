@@ -28,7 +28,7 @@ from fsrs import Card, Rating, Scheduler
 from course_tools.study.questions import TOPICS, Question
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
-from course_utils.common.tables import percent, text_table
+from course_utils.common.tables import counted, percent, text_table
 from course_utils.settings import cache_folder
 
 RATINGS = {1: "Again", 2: "Hard", 3: "Good", 4: "Easy"}
@@ -317,11 +317,6 @@ def in_words(wait: timedelta) -> str:
         return counted(round(minutes / 60), "hour")
     days = minutes / 60 / 24
     return counted(round(days), "day") if round(days) < 60 else counted(round(days / 30), "month")
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: ``"1 line"``, ``"2 lines"``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def next_questions(
