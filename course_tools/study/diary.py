@@ -9,13 +9,12 @@ The upper part of a page is rendered by jinja2 from ``template.md``, which is yo
                                 without git, since the first page of the diary
 ==============================  ====================================================================
 
-Both counts are 0 on the day itself. Below it the page lists the work of that day, as far as it is on disk. What you
-write under the last line of a page is kept byte for byte, however often the page is written again.
+Below it the page lists the work of that day. What you write under the last line of a page is kept byte for byte,
+however often the page is written again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import itertools
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, nodes
+from jinja2 import Environment, TemplateSyntaxError, nodes
 
 from course_tools.study.work_done import day_of, work_done
 from course_utils.common.command_line import OneLineParser
@@ -50,17 +49,15 @@ It has been    **{{DAY_SINCE_2025_08_18}}** days since I started this diary.
 Day **{{DAYS_SINCE_REPO_START}}** From I started this repository
 """
 # Only double braces mean something: a template may hold {% and {# as text.
-JINJA = Environment("{{%", "%}}", comment_start_string="{{#", comment_end_string="#}}", undefined=StrictUndefined)
+JINJA = Environment("{{%", "%}}", comment_start_string="{{#", comment_end_string="#}}", keep_trailing_newline=True)
 PLACEHOLDERS = DATE, ANY_DATE, REPOSITORY = "DATE_PRETTY", "DAY_SINCE_YYYY_MM_DD", "DAYS_SINCE_REPO_START"
-SINCE = re.compile(r"DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2})")
 ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-UNKNOWN = "\0"  # in place of a count that is not known
+UNKNOWN = "…"  # in place of a count that is not known
 
 DONE, NOTHING = "## What was done", "Nothing is on record for this day."
 BORDER = "<!-- Yours from here on: course diary keeps every byte below this line. -->"
 # Hash of the part above it: a page shows whether somebody wrote there by hand.
 FINGERPRINT = re.compile(r"<!-- written by course diary, ([0-9a-f]{16}) -->\n")
-GIT_SECONDS = 5
 
 
 def time_zone(environ: Mapping[str, str] = os.environ) -> tzinfo | None:
@@ -80,20 +77,14 @@ def time_zone(environ: Mapping[str, str] = os.environ) -> tzinfo | None:
 
 def parse_day(text: str) -> date:
     """Return a day written as YYYY-MM-DD; raise :class:`CourseError` for anything else."""
-    with contextlib.suppress(ValueError):
-        if ISO_DAY.fullmatch(text):
-            return date.fromisoformat(text)
-    raise CourseError(f"{text!r} is no day: write it as YYYY-MM-DD, 2026-11-24 for instance.")
+    try:
+        return date.fromisoformat(text if ISO_DAY.fullmatch(text) else "")  # which reads other forms too
+    except ValueError as error:
+        raise CourseError(f"{text!r} is no day: write it as YYYY-MM-DD, 2026-11-24 for instance.") from error
 
 
 def pretty(day: date) -> str:
-    """Return a day as ``{{DATE_PRETTY}}`` shows it; in English, because Python sets no locale of its own accord.
-
-    Examples
-    --------
-    >>> pretty(date(2026, 11, 24))
-    'Tuesday, 24 November 2026'
-    """
+    """Return a day in words, such as ``"Tuesday, 24 November 2026"``."""
     return f"{day:%A}, {day.day} {day:%B} {day.year}"
 
 
@@ -106,19 +97,14 @@ def first_commit(folder: Path, zone: tzinfo | None) -> date | None:
     try:
         if _git(existing, "rev-parse", "--is-shallow-repository") == ["true"]:
             return None
-        times = _git(existing, "log", "--max-parents=0", "--format=%at")
+        return day_of(min(map(int, _git(existing, "log", "--max-parents=0", "--format=%at"))), zone)
     except (OSError, subprocess.SubprocessError):
         return None
-    return day_of(min(map(int, times)), zone) if times else None
 
 
 def _git(folder: Path, *arguments: str) -> list[str]:
-    """Return the words that git prints, without letting it lock or start anything."""
-    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
-    environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(command, env=environ, capture_output=True, stdin=subprocess.DEVNULL, timeout=GIT_SECONDS)
-    done.check_returncode()
-    return done.stdout.decode().split()
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, check=True, timeout=5).stdout.decode().split()
 
 
 def fill_in(template: str, day: date, start: date | None) -> str:
@@ -137,44 +123,39 @@ def fill_in(template: str, day: date, start: date | None) -> str:
     ------
     CourseError
         For double braces that hold anything but a placeholder, and for dates that do not exist or lie after `day`.
-        The message names all of them with their lines.
+        The message names them with their lines.
     """
-    lines, problems = [], []
-    for number, line in enumerate(template.split("\n"), start=1):
-        try:
-            lines.append(_fill_in_line(line, day, start))
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
+    values, problems, lines = {}, [], re.split(r"\r\n|\r|\n", template)
+
+    def refuse(number: int, reason: str = "double braces hold one placeholder each") -> None:
+        line = lines[number - 1].strip()
+        problems.append(f"line {number}: {line}: {reason}{_hint(line)}")
+
+    tree = nodes.Template([])
+    try:
+        tree = JINJA.parse(template.replace(r"\{{", r"{{% raw %}}\{{{{% endraw %}}"))
+    except TemplateSyntaxError as error:
+        refuse(error.lineno, error.message)
+    for part in (part for node in tree.body for part in getattr(node, "nodes", [node])):
+        if isinstance(part, nodes.TemplateData):
+            for stray in re.finditer(r"(?<!\\)(\{\{|\}\})", part.data):
+                refuse(part.lineno + part.data.count("\n", 0, stray.start()))
+        elif isinstance(part, nodes.Name):
+            try:
+                values[part.name] = _value(part.name, day, start)
+            except ValueError as error:
+                problems.append(f"line {part.lineno}: {error}")
+        else:
+            refuse(part.lineno)
     if BORDER in template:
         problems.append("it contains the line that separates your notes; every page gets one by itself")
     if problems:
         allowed = ", ".join(f"{{{{{name}}}}}" for name in PLACEHOLDERS)
         raise CourseError(
-            f"The template cannot be filled in. {'; '.join(problems)}. Placeholders are {allowed}; "
+            f"The template cannot be filled in. {'; '.join(dict.fromkeys(problems))}. Placeholders are {allowed}; "
             r"other double braces are written \{{ and \}}."
         )
-    return "\n".join(lines)
-
-
-def _fill_in_line(line: str, day: date, start: date | None) -> str:
-    try:
-        tree = JINJA.parse(line.replace(r"\{{", r"{{% raw %}}\{{{{% endraw %}}"))
-    except TemplateSyntaxError as error:
-        raise ValueError(f"{line.strip()}: {error.message}{_hint(line)}") from error
-    expressions = [*tree.find_all(nodes.Expr)]
-    values, problems = {}, []
-    for name in dict.fromkeys(node.name for node in expressions if isinstance(node, nodes.Name)):
-        try:
-            values[name] = _value(name, day, start)
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("; ".join(problems))
-    if all(isinstance(node, nodes.Name | nodes.TemplateData) for node in expressions):
-        filled = JINJA.from_string(tree).render(values)
-        if not re.search(r"(?<!\\)(\{\{|\}\})", filled):
-            return filled
-    raise ValueError(f"{line.strip()}: double braces hold one placeholder each{_hint(line)}")
+    return JINJA.from_string(tree).render(values)
 
 
 def _value(name: str, day: date, start: date | None) -> str:
@@ -191,20 +172,20 @@ def _value(name: str, day: date, start: date | None) -> str:
 
 
 def _date_in(name: str) -> date:
-    found = SINCE.fullmatch(name)
-    if not found:
-        raise ValueError(f"{{{{{name}}}}} is not a placeholder{_hint(name)}")
+    numbers = re.fullmatch(r"DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2})", name)
+    if not numbers:
+        raise ValueError(f"{{{{{name}}}}} is not a placeholder{_hint('{' + name)}")
     try:
-        return date(*map(int, found.groups()))
+        return date(*map(int, numbers.groups()))
     except ValueError as error:
         raise ValueError(f"{{{{{name}}}}} is no date ({error})") from error
 
 
 def _hint(text: str) -> str:
-    """Return ``"; did you mean …?"`` for a wrong name, or a line with braces; empty if no placeholder is similar."""
-    in_braces = re.search(r"\{[{\s]*(\w[\w-]*)", text)
-    plain = re.sub(r"[^A-Z0-9]+", "_", (in_braces[1] if in_braces else text).upper()).strip("_")
-    near = difflib.get_close_matches(plain, PLACEHOLDERS, n=1, cutoff=0.6)
+    """Return ``"; did you mean {{…}}?"`` for the first name in braces; empty if no placeholder is similar."""
+    name = re.search(r"\{[{\s]*(\w[\w-]*)|$", text)[1] or ""
+    plain = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")
+    near = difflib.get_close_matches(plain, PLACEHOLDERS, n=1)
     if numbers := re.fullmatch(r"(?:DAYS?|DATE)?_?SINCE_(\d{4})_?(\d{1,2})_?(\d{1,2})", plain):
         near = ["DAY_SINCE_{}_{:0>2}_{:0>2}".format(*numbers.groups())]
     return f"; did you mean {{{{{near[0]}}}}}?" if near else ""
@@ -224,23 +205,26 @@ class Page:
         True if `upper` still is as it was written.
     """
 
-    upper: str
-    notes: bytes
-    untouched: bool
+    upper: str = ""
+    notes: bytes = b"\n\n"
+    untouched: bool = True
 
     @property
     def facts(self) -> dict[str, str]:
         """The work of the day, as :func:`~course_tools.study.work_done.work_done` gave it."""
-        _, _, done = self.upper.rpartition(f"{DONE}\n")
-        lines = (line[2:].partition(": ") for line in done.splitlines() if line.startswith("- "))
+        lines = (line[2:].partition(": ") for line in self.upper.rpartition(f"{DONE}\n")[2].splitlines())
         return {key: value for key, colon, value in lines if colon}
 
 
 def page_bytes(head: str, facts: Mapping[str, str], notes: bytes = b"\n\n") -> bytes:
     """Return the content of a page: filled-in template, work of the day, and every byte after the border."""
-    done = "\n".join(f"- {key}: {value}" for key, value in facts.items()) or NOTHING
-    upper = f"{head.rstrip()}\n\n{DONE}\n\n{done}\n\n## Notes\n\n"
+    upper = _upper(head, facts)
     return f"{upper}<!-- written by course diary, {_fingerprint(upper)} -->\n{BORDER}".encode() + notes
+
+
+def _upper(head: str, facts: Mapping[str, str]) -> str:
+    done = "\n".join(f"- {key}: {value}" for key, value in facts.items()) or NOTHING
+    return f"{head.rstrip()}\n\n{DONE}\n\n{done}\n\n## Notes\n\n"
 
 
 def _fingerprint(upper: str) -> str:
@@ -265,20 +249,24 @@ def parse_page(content: bytes, path: Path) -> Page:
 
 def read_page(path: Path) -> Page:
     """Return the parts of a page on disk; raises as :func:`parse_page`, and if it cannot be read."""
+    return parse_page(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        return parse_page(path.read_bytes(), path)
+        return path.read_bytes()
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
+def _write(path: Path, content: bytes) -> None:
+    with written_whole(path) as beside:
+        beside.write_bytes(content)
+
+
 def page_days(folder: Path) -> list[date]:
     """Return the days that have a page, in order; raise :class:`CourseError` if one of them does not exist."""
-    try:
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    except OSError as error:
-        raise CourseError(f"The diary {folder} cannot be read ({error.strerror or error}).") from error
-    stems = (name.removesuffix(".md") for name in names if name.endswith(".md"))
-    return [parse_day(stem) for stem in stems if ISO_DAY.fullmatch(stem)]
+    return sorted(parse_day(path.stem) for path in folder.glob("*.md") if ISO_DAY.fullmatch(path.stem))
 
 
 class Written(NamedTuple):
@@ -356,13 +344,13 @@ class Diary:
         head = fill_in(self.template(), day, self.start(day))
         if not (self.folder / "template.md").exists():
             _write(self.folder / "template.md", TEMPLATE.encode())
-        before = path.read_bytes() if path.exists() else None
-        page = Page("", b"\n\n", untouched=True) if before is None else parse_page(before, path)
+        before = _read(path) if path.exists() else None
+        page = Page() if before is None else parse_page(before, path)
         facts = page.facts | self.work(day)
         aside = None if page.untouched else _set_aside(path, before)
         with written_whole(path) as beside:
             beside.write_bytes(page_bytes(head, facts, page.notes))
-            if (path.read_bytes() if path.exists() else None) != before:
+            if (_read(path) if path.exists() else None) != before:
                 raise CourseError(f"{path} was saved by another program just now: nothing was written. Try again.")
         return Written(path, facts, aside)
 
@@ -389,14 +377,8 @@ class Diary:
             if not page.untouched:
                 problems.append(f"{day}.md: the part above the notes was changed by hand; `course diary --date {day}`")
             elif day == days[-1]:
-                expected = parse_page(page_bytes(head, page.facts | self.work(day)), self.folder).upper
-                problems += [f"{day}.md, {text}" for text in _differences(expected, page.upper)[:1]]
+                problems += _first_difference(day, _upper(head, page.facts | self.work(day)), page.upper)
         return problems
-
-
-def _write(path: Path, content: bytes) -> None:
-    with written_whole(path) as beside:
-        beside.write_bytes(content)
 
 
 def _set_aside(path: Path, content: bytes) -> Path:
@@ -406,13 +388,12 @@ def _set_aside(path: Path, content: bytes) -> Path:
     return aside
 
 
-def _differences(expected: str, found: str) -> list[str]:
+def _first_difference(day: date, expected: str, found: str) -> list[str]:
     pairs = itertools.zip_longest(expected.split("\n"), found.split("\n"), fillvalue="(no line)")
-    return [
-        f"line {number}: {shown!r}, and it should be {wanted.replace(UNKNOWN, '…')!r}; `course diary`"
-        for number, (wanted, shown) in enumerate(pairs, start=1)
-        if not re.fullmatch(re.escape(wanted).replace(UNKNOWN, r"\d+"), shown)
-    ]
+    for number, (wanted, shown) in enumerate(pairs, start=1):
+        if not re.fullmatch(re.escape(wanted).replace(UNKNOWN, rf"(\d+|{UNKNOWN})"), shown):
+            return [f"{day}.md, line {number}: {shown!r}, and it should be {wanted!r}; `course diary`"]
+    return []
 
 
 def main(
