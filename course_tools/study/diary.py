@@ -1,4 +1,4 @@
-"""A study diary: ``course diary`` writes a page for every day you learn.
+r"""A study diary: ``course diary`` writes a page for every day you learn.
 
 The upper part of a page is rendered by jinja2 from ``template.md``, which is yours to change. Its placeholders:
 
@@ -9,8 +9,8 @@ The upper part of a page is rendered by jinja2 from ``template.md``, which is yo
                                 without git, since the first page of the diary
 ==============================  ====================================================================
 
-Below it the page lists the work of that day. What you write under the last line of a page is kept byte for byte,
-however often the page is written again.
+Other double braces are written ``\{{`` and ``\}}``; Markdown hides the backslash. Below the template's text a page
+lists the work of the day. What you write under its last line is kept byte for byte, however often it is written again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from jinja2 import Environment, TemplateSyntaxError, nodes
+from jinja2 import Environment, StrictUndefined
 
 from course_tools.study.work_done import day_of, work_done
 from course_utils.common.command_line import OneLineParser
@@ -49,8 +49,12 @@ It has been    **{{DAY_SINCE_2025_08_18}}** days since I started this diary.
 Day **{{DAYS_SINCE_REPO_START}}** From I started this repository
 """
 # Only double braces mean something: a template may hold {% and {# as text.
-JINJA = Environment("{{%", "%}}", comment_start_string="{{#", comment_end_string="#}}", keep_trailing_newline=True)
-PLACEHOLDERS = DATE, ANY_DATE, REPOSITORY = "DATE_PRETTY", "DAY_SINCE_YYYY_MM_DD", "DAYS_SINCE_REPO_START"
+JINJA = Environment("{{%", "%}}", comment_start_string="{{#", comment_end_string="#}}", undefined=StrictUndefined)
+BRACES = re.compile(r"(?<!\\)\{{2,}[^{}]*\}*|\{?[^{}]*(?<!\\)\}{2,}")
+PLACEHOLDER = re.compile(
+    r"\{\{\s*(DATE_PRETTY|DAYS_SINCE_REPO_START|DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2}))\s*\}\}"
+)
+PLACEHOLDERS = "DATE_PRETTY", "DAY_SINCE_YYYY_MM_DD", "DAYS_SINCE_REPO_START"
 ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 UNKNOWN = "…"  # in place of a count that is not known
 
@@ -78,7 +82,7 @@ def time_zone(environ: Mapping[str, str] = os.environ) -> tzinfo | None:
 def parse_day(text: str) -> date:
     """Return a day written as YYYY-MM-DD; raise :class:`CourseError` for anything else."""
     try:
-        return date.fromisoformat(text if ISO_DAY.fullmatch(text) else "")  # which reads other forms too
+        return date.fromisoformat(text if ISO_DAY.fullmatch(text) else "")
     except ValueError as error:
         raise CourseError(f"{text!r} is no day: write it as YYYY-MM-DD, 2026-11-24 for instance.") from error
 
@@ -94,28 +98,26 @@ def first_commit(folder: Path, zone: tzinfo | None) -> date | None:
     None without git, repository or commit, and for a shallow clone, which does not know its first commit.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+
+    def git(*arguments: str) -> list[str]:
+        done = subprocess.run(["git", *arguments], cwd=existing, capture_output=True, check=True, timeout=5)
+        return done.stdout.decode().split()
+
     try:
-        if _git(existing, "rev-parse", "--is-shallow-repository") == ["true"]:
+        if git("rev-parse", "--is-shallow-repository") == ["true"]:
             return None
-        return day_of(min(map(int, _git(existing, "log", "--max-parents=0", "--format=%at"))), zone)
+        return day_of(min(map(int, git("log", "--max-parents=0", "--format=%at"))), zone)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(folder: Path, *arguments: str) -> list[str]:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, check=True, timeout=5).stdout.decode().split()
-
-
 def fill_in(template: str, day: date, start: date | None) -> str:
-    r"""Return a template with its placeholders filled in.
+    """Return a template with its placeholders filled in.
 
     Parameters
     ----------
-    template
-        Text with placeholders. Other double braces are written ``\{{`` and ``\}}``; Markdown hides the backslash.
-    day
-        Day of the page.
+    template, day
+        Text with placeholders, and the day of the page.
     start
         Day on which the repository, or the diary, began; None puts ``UNKNOWN`` in place of the days since then.
 
@@ -123,68 +125,44 @@ def fill_in(template: str, day: date, start: date | None) -> str:
     ------
     CourseError
         For double braces that hold anything but a placeholder, and for dates that do not exist or lie after `day`.
-        The message names them with their lines.
+        The message names all of them with their lines.
     """
-    values, problems, lines = {}, [], re.split(r"\r\n|\r|\n", template)
-
-    def refuse(number: int, reason: str = "double braces hold one placeholder each") -> None:
-        line = lines[number - 1].strip()
-        problems.append(f"line {number}: {line}: {reason}{_hint(line)}")
-
-    tree = nodes.Template([])
-    try:
-        tree = JINJA.parse(template.replace(r"\{{", r"{{% raw %}}\{{{{% endraw %}}"))
-    except TemplateSyntaxError as error:
-        refuse(error.lineno, error.message)
-    for part in (part for node in tree.body for part in getattr(node, "nodes", [node])):
-        if isinstance(part, nodes.TemplateData):
-            for stray in re.finditer(r"(?<!\\)(\{\{|\}\})", part.data):
-                refuse(part.lineno + part.data.count("\n", 0, stray.start()))
-        elif isinstance(part, nodes.Name):
+    values, problems = {}, []
+    for number, line in enumerate(template.split("\n"), start=1):
+        for braces in BRACES.findall(line):
             try:
-                values[part.name] = _value(part.name, day, start)
+                values |= _value(braces, day, start)
             except ValueError as error:
-                problems.append(f"line {part.lineno}: {error}")
-        else:
-            refuse(part.lineno)
+                problems.append(f"line {number}: {braces.strip()} {error}")
     if BORDER in template:
         problems.append("it contains the line that separates your notes; every page gets one by itself")
     if problems:
         allowed = ", ".join(f"{{{{{name}}}}}" for name in PLACEHOLDERS)
         raise CourseError(
-            f"The template cannot be filled in. {'; '.join(dict.fromkeys(problems))}. Placeholders are {allowed}; "
+            f"The template cannot be filled in. {'; '.join(problems)}. Placeholders are {allowed}; "
             r"other double braces are written \{{ and \}}."
         )
-    return JINJA.from_string(tree).render(values)
+    return JINJA.from_string(template.replace(r"\{{", "\0")).render(values).replace("\0", r"\{{")
 
 
-def _value(name: str, day: date, start: date | None) -> str:
-    """Return the text for a placeholder; raise ``ValueError`` if there is none."""
-    if name == DATE:
-        return pretty(day)
-    since = start if name == REPOSITORY else _date_in(name)
-    if since is None:
-        return UNKNOWN
-    if since > day:
-        clock = f" (it counts from {since}: is this machine's clock right?)" if name == REPOSITORY else ""
-        raise ValueError(f"{{{{{name}}}}} lies in the future of {day}{clock}")
-    return str((day - since).days)
+def _value(braces: str, day: date, start: date | None) -> dict[str, str]:
+    """Return the name of the placeholder in braces, and the text for it; raise ``ValueError`` if there is none."""
+    found = PLACEHOLDER.fullmatch(braces)
+    if not found:
+        raise ValueError(f"is not a placeholder{_hint(braces)}")
+    name, *numbers = found.groups()
+    if name == "DATE_PRETTY":
+        return {name: pretty(day)}
+    since = date(*map(int, numbers)) if numbers[0] else start
+    if since and since > day:
+        clock = "" if numbers[0] else f" (it counts from {since}: is this machine's clock right?)"
+        raise ValueError(f"lies in the future of {day}{clock}")
+    return {name: str((day - since).days) if since else UNKNOWN}
 
 
-def _date_in(name: str) -> date:
-    numbers = re.fullmatch(r"DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2})", name)
-    if not numbers:
-        raise ValueError(f"{{{{{name}}}}} is not a placeholder{_hint('{' + name)}")
-    try:
-        return date(*map(int, numbers.groups()))
-    except ValueError as error:
-        raise ValueError(f"{{{{{name}}}}} is no date ({error})") from error
-
-
-def _hint(text: str) -> str:
-    """Return ``"; did you mean {{…}}?"`` for the first name in braces; empty if no placeholder is similar."""
-    name = re.search(r"\{[{\s]*(\w[\w-]*)|$", text)[1] or ""
-    plain = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")
+def _hint(braces: str) -> str:
+    """Return ``"; did you mean {{…}}?"``, or nothing if no placeholder is similar."""
+    plain = re.sub(r"[^A-Z0-9]+", "_", braces.upper()).strip("_")
     near = difflib.get_close_matches(plain, PLACEHOLDERS, n=1)
     if numbers := re.fullmatch(r"(?:DAYS?|DATE)?_?SINCE_(\d{4})_?(\d{1,2})_?(\d{1,2})", plain):
         near = ["DAY_SINCE_{}_{:0>2}_{:0>2}".format(*numbers.groups())]
@@ -193,16 +171,9 @@ def _hint(text: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A page as it is on disk.
+    """A page as it is on disk: the text of the course, and every byte after the border.
 
-    Parameters
-    ----------
-    upper
-        Text that the course wrote: filled-in template and work of the day, up to the fingerprint.
-    notes
-        Every byte after the border.
-    untouched
-        True if `upper` still is as it was written.
+    ``untouched`` is True if the text of the course still is as it was written.
     """
 
     upper: str = ""
@@ -248,13 +219,14 @@ def parse_page(content: bytes, path: Path) -> Page:
 
 
 def read_page(path: Path) -> Page:
-    """Return the parts of a page on disk; raises as :func:`parse_page`, and if it cannot be read."""
-    return parse_page(_read(path), path)
+    """Return the parts of a page on disk, of an empty one if there is none; raises as :func:`parse_page`."""
+    content = _content(path)
+    return Page() if content is None else parse_page(content, path)
 
 
-def _read(path: Path) -> bytes:
+def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.exists() else None
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror or error}).") from error
 
@@ -279,18 +251,9 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Diary:
-    """A folder of pages, and the clock that they are written by.
+    """A folder of pages, with an aware moment as the present and the reader's time zone (None: the machine's).
 
-    Parameters
-    ----------
-    folder
-        Folder of template and pages; made when the first page is written.
-    now
-        An aware moment.
-    zone
-        The reader's time zone; None for the machine's.
-    project
-        The course's folder, where the work of a day is looked for.
+    The work of a day is looked for in ``project``, the course's folder.
     """
 
     folder: Path
@@ -331,26 +294,24 @@ class Diary:
         """Write a day's page (default: today's), or write it again: the notes stay as they are, byte for byte.
 
         The work that the page lists stays too, also when it is not on disk any more; newer work is added. If the part
-        above the notes was changed by hand, a copy of that page is kept.
-
-        Raises
-        ------
-        CourseError
-            For a day in the future, a template that cannot be filled in, a page whose notes cannot be told from the
-            rest, and a disk that cannot be written to. The page is then as it was.
+        above the notes was changed by hand, a copy of that page is kept. After an error the page is as it was.
         """
         day = day or self.today
         path = self.path_of(day)
         head = fill_in(self.template(), day, self.start(day))
         if not (self.folder / "template.md").exists():
             _write(self.folder / "template.md", TEMPLATE.encode())
-        before = _read(path) if path.exists() else None
+        before = _content(path)
         page = Page() if before is None else parse_page(before, path)
         facts = page.facts | self.work(day)
-        aside = None if page.untouched else _set_aside(path, before)
+        aside = None
+        if not page.untouched:
+            copies = (path.with_name(f"{day}.before-{number}.md") for number in itertools.count(1))
+            aside = next(copy for copy in copies if not copy.exists())
+            _write(aside, before)
         with written_whole(path) as beside:
             beside.write_bytes(page_bytes(head, facts, page.notes))
-            if (_read(path) if path.exists() else None) != before:
+            if _content(path) != before:
                 raise CourseError(f"{path} was saved by another program just now: nothing was written. Try again.")
         return Written(path, facts, aside)
 
@@ -359,11 +320,7 @@ class Diary:
 
         Every page has to be readable and untouched above its notes, and none may lie in the future. The newest one has
         to be what the template gives; the days since the repository's start, which not every clone knows, may differ.
-
-        Raises
-        ------
-        CourseError
-            If the template cannot be filled in, or a file is named after a day that does not exist.
+        A template that cannot be filled in, or a file named after a day that does not exist, is a CourseError.
         """
         problems = []
         days = page_days(self.folder)
@@ -381,13 +338,6 @@ class Diary:
         return problems
 
 
-def _set_aside(path: Path, content: bytes) -> Path:
-    copies = (path.with_name(f"{path.stem}.before-{number}.md") for number in itertools.count(1))
-    aside = next(copy for copy in copies if not copy.exists())
-    _write(aside, content)
-    return aside
-
-
 def _first_difference(day: date, expected: str, found: str) -> list[str]:
     pairs = itertools.zip_longest(expected.split("\n"), found.split("\n"), fillvalue="(no line)")
     for number, (wanted, shown) in enumerate(pairs, start=1):
@@ -399,17 +349,7 @@ def _first_difference(day: date, expected: str, found: str) -> list[str]:
 def main(
     arguments: Sequence[str] | None = None, now: datetime | None = None, environ: Mapping[str, str] = os.environ
 ) -> int:
-    """Write a page, or check all of them; return the exit code.
-
-    Parameters
-    ----------
-    arguments
-        Arguments of the command line; those of the process by default.
-    now
-        An aware moment; the present by default.
-    environ
-        Variables, of which ``COURSE_DIARY``, ``COURSE_TZ`` and ``TZ`` are read.
-    """
+    """Write a page, or check all of them; return the exit code. `now`, an aware moment, is the present by default."""
     parser = OneLineParser(prog="course diary", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="the page of another day than today")
     place = "where the diary lies (default: $COURSE_DIARY, or diary/ in the course)"

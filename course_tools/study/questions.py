@@ -84,17 +84,7 @@ STRUCTURE = re.compile(r"<!--|</?details|#{1,6} ")
 
 
 class Malformed(CourseError):
-    """A question that breaks the format.
-
-    Parameters
-    ----------
-    part
-        Name of the field of :class:`Question` with the fault; the parser knows where in the file that is.
-    message
-        Text that says what is wrong and what to do.
-    offset
-        Number of lines from the first of that field to the fault.
-    """
+    """A question that breaks the format in a field, some lines below the first line of that field."""
 
     def __init__(self, part: str, message: str, offset: int = 0) -> None:
         super().__init__(message)
@@ -109,22 +99,17 @@ class Question:
     ----------
     id
         Level and subject. It never changes, because a reader's progress is kept under it.
-    level
-        One of ``LEVELS``.
-    topic
-        One of ``TOPICS``.
+    level, topic
+        One of ``LEVELS``, and one of ``TOPICS``.
     tags
         At least one, all different.
     question
         One line.
-    short
-        The answer in 30 seconds: 20 to 80 words.
-    full
-        The answer in 60 to 250 words, not counting snippets. Each snippet is Python and asserts something.
-    mistake
-        Common wrong answers, and why they are wrong.
-    follow_up
-        The next question, with its answer.
+    short, full
+        The answer in 20 to 80, and in 60 to 250 words, not counting snippets. Each snippet is Python and asserts
+        something.
+    mistake, follow_up
+        Common wrong answers, and why they are wrong; the next question, with its answer.
     shown
         Places in the course: at least one link to a file of it.
 
@@ -282,19 +267,9 @@ def is_relative(target: str) -> bool:
 
 
 def parse_page(text: str, name: str) -> Page:
-    """Return the content of one file of the bank.
+    """Return the content of one file of the bank, whose name begins with the level: ``easy_questions.md``.
 
-    Parameters
-    ----------
-    text
-        Content of the file.
-    name
-        Name of the file, for messages. It begins with the level: ``easy_questions.md``.
-
-    Raises
-    ------
-    CourseError
-        For the first thing that breaks the format, with file and line.
+    Raises :class:`CourseError` for the first thing that breaks the format, with file and line.
     """
     level = name.partition("_")[0]
     if level not in LEVELS:
@@ -303,7 +278,7 @@ def parse_page(text: str, name: str) -> Page:
 
 
 class _Parser:
-    """Reads the lines of one file; knows its name for messages."""
+    """The lines of one file, and its name for messages."""
 
     def __init__(self, name: str, lines: list[str]) -> None:
         self.name, self.lines = name, lines
@@ -424,10 +399,7 @@ def page_path(folder: Path, level: str) -> Path:
 def read_pages(folder: Path = BANK) -> tuple[Page, ...]:
     """Return the three files of the bank, easy first.
 
-    Raises
-    ------
-    CourseError
-        If a file is not there or breaks the format, or if a question is asked twice.
+    Raises :class:`CourseError` if a file is missing or breaks the format, or if a question is asked twice.
     """
     pages = tuple(_read_page(page_path(folder, level)) for level in LEVELS)
     for text, times in Counter(question.question for page in pages for question in page.questions).items():
@@ -465,21 +437,9 @@ def write_bank(pages: Iterable[Page], folder: Path) -> None:
 def chosen(
     questions: Iterable[Question], levels: Sequence[str] = (), topics: Sequence[str] = ()
 ) -> tuple[Question, ...]:
-    """Return the questions of some levels and topics, in their order.
+    """Return the questions of some levels and topics (empty: of all), in their order.
 
-    Parameters
-    ----------
-    questions
-        Questions to choose from.
-    levels
-        Some of ``LEVELS``; empty for all.
-    topics
-        Topics as :func:`find_topic` understands them; empty for all.
-
-    Raises
-    ------
-    CourseError
-        If a level or topic is unknown.
+    Topics are found by :func:`find_topic`; an unknown level or topic is a :class:`CourseError`.
     """
     for level in levels:
         if level not in LEVELS:
