@@ -112,20 +112,11 @@ def first_commit(folder: Path, zone: tzinfo | None) -> date | None:
 
 
 def fill_in(template: str, day: date, start: date | None) -> str:
-    """Return a template with its placeholders filled in.
+    """Return a template with its placeholders filled in for a page of `day`.
 
-    Parameters
-    ----------
-    template, day
-        Text with placeholders, and the day of the page.
-    start
-        Day on which the repository, or the diary, began; None puts ``UNKNOWN`` in place of the days since then.
-
-    Raises
-    ------
-    CourseError
-        For double braces that hold anything but a placeholder, and for dates that do not exist or lie after `day`.
-        The message names all of them with their lines.
+    The repository, or the diary, began on the day `start`; None puts ``UNKNOWN`` in place of the days since then.
+    Double braces that hold anything but a placeholder, and dates that do not exist or lie after `day`, are a
+    :class:`CourseError`, which names all of them with their lines.
     """
     values, problems = {}, []
     for number, line in enumerate(template.split("\n"), start=1):

@@ -95,28 +95,8 @@ class Malformed(CourseError):
 class Question:
     """One interview question with its answer; texts are Markdown without white space at their ends.
 
-    Parameters
-    ----------
-    id
-        Level and subject. It never changes, because a reader's progress is kept under it.
-    level, topic
-        One of ``LEVELS``, and one of ``TOPICS``.
-    tags
-        At least one, all different.
-    question
-        One line.
-    short, full
-        The answer in 20 to 80, and in 60 to 250 words, not counting snippets. Each snippet is Python and asserts
-        something.
-    mistake, follow_up
-        Common wrong answers, and why they are wrong; the next question, with its answer.
-    shown
-        Places in the course: at least one link to a file of it.
-
-    Raises
-    ------
-    CourseError
-        If any of this does not hold.
+    The id never changes, because a reader's progress is kept under it. ``short`` is the answer in 30 seconds,
+    ``mistake`` what is often said and wrong. Whatever breaks the format is a :class:`CourseError`.
     """
 
     id: str

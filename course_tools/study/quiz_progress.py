@@ -42,25 +42,9 @@ STEP = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to one question.
+    """One answer to one question, with the seconds that it took, if known, and an id that no other answer has.
 
-    Parameters
-    ----------
-    question
-        Id of the question.
-    rating
-        1 Again, 2 Hard, 3 Good, 4 Easy.
-    when
-        Time with its zone; kept in UTC.
-    seconds
-        Seconds from question to rating, or None.
-    id
-        Text that no other answer has.
-
-    Raises
-    ------
-    CourseError
-        If a value is not allowed.
+    ``when`` is an aware moment, kept in UTC. A value that is not allowed is a :class:`CourseError`.
     """
 
     question: str
@@ -106,13 +90,7 @@ def quiz_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def read_lines(path: Path) -> tuple[list[str], int]:
-    """Return the lines of a file of answers that can be read, as they are, and the number of damaged ones.
-
-    Raises
-    ------
-    CourseError
-        If the file is there and cannot be read.
-    """
+    """Return the lines of a file of answers that can be read, as they are, and the number of damaged ones."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except FileNotFoundError:
@@ -141,31 +119,16 @@ def in_order(answers: Iterable[Answer]) -> tuple[Answer, ...]:
 
 
 class Progress:
-    """A reader's answers, and the file that they are in.
+    """A reader's answers, and the file that they are in (default: :func:`quiz_path`), made with the first answer.
 
-    Parameters
-    ----------
-    path
-        Path of the file; it and its folder are made with the first answer. Default: :func:`quiz_path`.
-
-    Attributes
-    ----------
-    answers : tuple of Answer
-        All answers in the order of time, also those that another window wrote before the last reading or saving.
-    notice : str
-        Message for the reader that a damaged file was set aside. Empty otherwise.
-
-    Raises
-    ------
-    CourseError
-        If the file cannot be read.
+    ``answers`` are in the order of time, also those that another window wrote before the last reading or saving.
+    ``notice`` tells the reader that a damaged file was set aside; it is empty otherwise.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = quiz_path() if path is None else Path(path).absolute()
         self.notice = ""
         self._unsaved: list[Answer] = []
-        self.answers: tuple[Answer, ...] = ()
         self.read()
 
     def read(self) -> None:
@@ -179,10 +142,7 @@ class Progress:
     def add(self, answer: Answer) -> None:
         """Keep an answer, together with all that could not be saved before and with what other windows wrote.
 
-        Raises
-        ------
-        CourseError
-            If the file cannot be written. The answer counts all the same, and is saved with the next one.
+        After a :class:`CourseError` the answer counts all the same, and is saved with the next one.
         """
         self._unsaved.append(answer)
         self.answers = in_order([*self.answers, answer])
@@ -225,9 +185,9 @@ class Progress:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep all other windows of this machine from writing the file."""
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS)
             lock.acquire()
         except Timeout as error:
             raise CourseError(
@@ -245,15 +205,8 @@ class Progress:
 
 
 class Schedule:
-    """The times when questions are due again, computed from all answers.
+    """The times when questions are due again, computed from all answers in the order of time.
 
-    Parameters
-    ----------
-    answers
-        All answers in the order of time.
-
-    Notes
-    -----
     ``fsrs`` with its default parameters and a wanted recall of 90 %, without its random fuzz: the same answers give the
     same days on every machine. The longest interval is a year.
     """
@@ -291,7 +244,7 @@ class Schedule:
         return self._scheduler.get_card_retrievability(card, now.astimezone(UTC)) if card else None
 
     def answers(self, question: str) -> tuple[Answer, ...]:
-        """Return all answers to a question, the last one last."""
+        """Return all answers to a question."""
         return tuple(self._answers.get(question, ()))
 
     def last_time(self, question: str) -> str:
@@ -324,16 +277,7 @@ def next_questions(
 ) -> list[Question]:
     """Return the questions to ask: due ones, the longest waiting first, then new ones in the order of the bank.
 
-    Parameters
-    ----------
-    questions
-        Questions to choose from.
-    schedule, now
-        The answers so far, and the time.
-    count
-        Largest number of questions; None for all.
-    ahead
-        True to go on with questions that are not due yet, the nearest first.
+    `ahead` goes on with questions that are not due yet, the nearest first; `count` is the largest number, None for all.
     """
     questions = list(questions)
     seen = sorted((q for q in questions if schedule.due(q.id)), key=lambda q: schedule.due(q.id))
@@ -345,17 +289,10 @@ def next_questions(
 
 @dataclass(frozen=True)
 class Standing:
-    """Counts that say how far a reader is with some questions.
+    """Counts that say how far a reader is with some questions: those seen, those due by now, answers rated *Again*.
 
-    Parameters
-    ----------
-    questions, seen, due
-        Number of questions, of those answered at least once, and of those that should be asked again by now.
-    answers, again
-        Number of answers, and of those rated *Again*.
-    tomorrow
-        Mean probability that an answer is remembered a day from now, over all questions; a new one counts as 0. Not
-        now: a minute after reading everything is remembered, also what was rated *Again*.
+    ``tomorrow`` is the mean probability that an answer is remembered a day from now, over all questions; a new one
+    counts as 0. Not now: a minute after reading everything is remembered, also what was rated *Again*.
     """
 
     questions: int
