@@ -162,11 +162,12 @@ def _hint(braces: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A page as it is on disk: the text of the course, and every byte after the border.
+    """A page as it is on disk: all of it, the text of the course, and every byte after the border.
 
     ``untouched`` is True if the text of the course still is as it was written.
     """
 
+    content: bytes = b""
     upper: str = ""
     notes: bytes = b"\n\n"
     untouched: bool = True
@@ -206,18 +207,13 @@ def parse_page(content: bytes, path: Path) -> Page:
     mark = FINGERPRINT.search(text)
     upper = text[: mark.start()] if mark else text
     untouched = mark is not None and mark.end() == len(text) and mark[1] == _fingerprint(upper)
-    return Page(upper, notes, untouched)
+    return Page(content, upper, notes, untouched)
 
 
 def read_page(path: Path) -> Page:
     """Return the parts of a page on disk, of an empty one if there is none; raises as :func:`parse_page`."""
-    content = _content(path)
-    return Page() if content is None else parse_page(content, path)
-
-
-def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes() if path.exists() else None
+        return parse_page(path.read_bytes(), path) if path.exists() else Page()
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror or error}).") from error
 
@@ -262,7 +258,7 @@ class Diary:
         return first_commit(self.folder, self.zone) or min([*page_days(self.folder), day])
 
     def template(self) -> str:
-        """Return the reader's template, or that of the course if there is none; it has to be UTF-8 text."""
+        """Return the reader's template, or that of the course if there is none."""
         path = self.folder / "template.md"
         try:
             return path.read_text(encoding="utf-8-sig") if path.exists() else TEMPLATE
@@ -292,17 +288,16 @@ class Diary:
         head = fill_in(self.template(), day, self.start(day))
         if not (self.folder / "template.md").exists():
             _write(self.folder / "template.md", TEMPLATE.encode())
-        before = _content(path)
-        page = Page() if before is None else parse_page(before, path)
+        page = read_page(path)
         facts = page.facts | self.work(day)
         aside = None
         if not page.untouched:
             copies = (path.with_name(f"{day}.before-{number}.md") for number in itertools.count(1))
             aside = next(copy for copy in copies if not copy.exists())
-            _write(aside, before)
+            _write(aside, page.content)
         with written_whole(path) as beside:
             beside.write_bytes(page_bytes(head, facts, page.notes))
-            if _content(path) != before:
+            if (path.read_bytes() if path.exists() else b"") != page.content:
                 raise CourseError(f"{path} was saved by another program just now: nothing was written. Try again.")
         return Written(path, facts, aside)
 
@@ -311,7 +306,6 @@ class Diary:
 
         Every page has to be readable and untouched above its notes, and none may lie in the future. The newest one has
         to be what the template gives; the days since the repository's start, which not every clone knows, may differ.
-        A template that cannot be filled in, or a file named after a day that does not exist, is a CourseError.
         """
         problems = []
         days = page_days(self.folder)
@@ -343,10 +337,8 @@ def main(
     """Write a page, or check all of them; return the exit code. `now`, an aware moment, is the present by default."""
     parser = OneLineParser(prog="course diary", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="the page of another day than today")
-    place = "where the diary lies (default: $COURSE_DIARY, or diary/ in the course)"
-    parser.add_argument("--folder", type=Path, help=place)
-    what = "write nothing; fail when a page is not what the template gives"
-    parser.add_argument("--check", action="store_true", help=what)
+    parser.add_argument("--folder", type=Path, help="where it lies (default: $COURSE_DIARY, or diary/ in the course)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is not what is expected")
     args = parser.parse_args(arguments)
     folder = args.folder or Path(environ.get("COURSE_DIARY") or PROJECT / "diary").expanduser()
     diary = Diary(folder, now or datetime.now(UTC), time_zone(environ))

@@ -62,8 +62,7 @@ TOPICS = (
     "deployment",
     "conceptual",
 )
-FULL_WORDS = (60, 250)
-SHORT_WORDS = (20, 80)  # 80 words take half a minute at the pace of an explanation
+WORDS = {"short": (20, 80), "full": (60, 250)}  # 80 words take half a minute at the pace of an explanation
 
 # The parts of the folded answer in their order: field of Question → its beginning in the file.
 PARTS = {
@@ -112,20 +111,21 @@ class Question:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not all(map(_is_plain, value if isinstance(value, tuple) else (value,))):
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(not text or text != text.strip() or UNSEEN.search(text) for text in texts):
                 raise Malformed(name, f"the {name} {value!r} is empty, or holds what no file of text should")
         _check_head(self)
         for part in PARTS:
             _check_structure(part, getattr(self, part))
-        _check_length("short", self.short, *SHORT_WORDS)
-        _check_length("full", self.full, *FULL_WORDS)
+        for part, (least, most) in WORDS.items():
+            words = len(without_snippets(getattr(self, part)).split())
+            if not least <= words <= most:
+                raise Malformed(part, f"{PARTS[part]} has {words} words; {least} to {most} are allowed, without code")
         _check_snippets(self.full)
         if not self.snippets:
             _check_evidence(self.full)
         if not any(is_relative(target) for _, target in LINK.findall(self.shown)):
-            raise Malformed(
-                "shown", "no link says where in the course it is shown: [day 20, section 1](../notebooks/…)"
-            )
+            raise Malformed("shown", "no link says where it is shown: [day 20, section 1](../notebooks/…)")
 
     @property
     def snippets(self) -> tuple[str, ...]:
@@ -175,11 +175,6 @@ def _snippets(text: str) -> Iterator[tuple[int, str]]:
         yield first + 1, "\n".join(lines[first + 1 : last]) + "\n"
 
 
-def _is_plain(text: str) -> bool:
-    """True for text that a file can hold and a reader can see, without white space around it."""
-    return isinstance(text, str) and bool(text) and text == text.strip() and not UNSEEN.search(text)
-
-
 def _check_head(question: Question) -> None:
     id, level, tags = question.id, question.level, question.tags
     words = len(set(tags)) == len(tags) > 0 and all(map(TAG.fullmatch, tags))
@@ -212,12 +207,6 @@ def _check_structure(part: str, text: str) -> None:
             raise Malformed(part, f"{line[:40]!r} cannot stand in the middle of an answer", offset)
     if inside:
         raise Malformed(part, "a block of code is not closed")
-
-
-def _check_length(part: str, text: str, least: int, most: int) -> None:
-    words = len(without_snippets(text).split())
-    if not least <= words <= most:
-        raise Malformed(part, f"{PARTS[part]} has {words} words; {least} to {most} are allowed, without code")
 
 
 def _check_snippets(full: str) -> None:
@@ -322,8 +311,7 @@ class _Parser:
 
     def folded(self, start: int, end: int) -> tuple[int, int]:
         """Return the first line of the folded answer, and the line that closes it."""
-        while start < end and not self.lines[start].strip():
-            start += 1
+        start = next((i for i in range(start, end) if self.lines[i].strip()), end)
         if start == end or self.lines[start].strip() != OPENING:
             self.fail(start, f"the answer is not folded: {OPENING} has to stand here")
         closed = [i for i, line in _outside_code(self.lines[start:end]) if line.strip() == CLOSING]
@@ -452,7 +440,7 @@ def counts(questions: Iterable[Question]) -> str:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the two options that choose questions; both may be given several times."""
+    """Add the two options that choose questions; each may be given several times."""
     parser.add_argument("--level", action="append", default=[], help=", ".join(LEVELS))
     parser.add_argument("--topic", action="append", default=[], help="name of a topic, or a part of it")
 

@@ -9,7 +9,6 @@ its lines to what the file holds by then, under a lock, and the file is replaced
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +16,8 @@ import math
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,13 +182,11 @@ class Progress:
         with written_whole(self.path) as beside:
             beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager:
         """Keep all other windows of this machine from writing the file."""
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            return FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS).acquire()
         except Timeout as error:
             raise CourseError(
                 f"Another window has kept {self.path.name} locked for {LOCK_SECONDS:.0f} seconds. Close it and go on."
@@ -198,10 +196,6 @@ class Progress:
                 f"Answers cannot be kept in {self.path} ({error.strerror or error}). Set COURSE_QUIZ to a file that "
                 "you may write."
             ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 class Schedule:
