@@ -133,6 +133,7 @@ def fill_in(template: str, day: date, start: date | None) -> str:
             f"The template cannot be filled in. {'; '.join(problems)}. Placeholders are {allowed}; "
             r"other double braces are written \{{ and \}}."
         )
+    # jinja2 must not see the braces behind a backslash.
     return JINJA.from_string(template.replace(r"\{{", "\0")).render(values).replace("\0", r"\{{")
 
 
@@ -175,8 +176,8 @@ class Page:
     @property
     def facts(self) -> dict[str, str]:
         """The work of the day, as :func:`~course_tools.study.work_done.work_done` gave it."""
-        lines = (line[2:].partition(": ") for line in self.upper.rpartition(f"{DONE}\n")[2].splitlines())
-        return {key: value for key, colon, value in lines if colon}
+        done = self.upper.rpartition(f"{DONE}\n")[2]
+        return dict(re.findall(r"(?m)^- (.+?): (.*)$", done))
 
 
 def page_bytes(head: str, facts: Mapping[str, str], notes: bytes = b"\n\n") -> bytes:

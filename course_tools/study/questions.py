@@ -1,7 +1,6 @@
 """The interview questions: read, check, write, count. ``course questions`` shows them.
 
-The bank is three Markdown files, one per level, that read well on their own; the quiz, the cards in JupyterLab and the
-export read the same files. A question looks like this::
+The bank is three Markdown files, one per level, for the quiz, the cards and the export. A question looks like this::
 
     <!-- id: easy-first | level: easy | topic: transfer | tags: definition, features -->
     ### What is asked?
@@ -79,7 +78,7 @@ TAG = re.compile(r"[\w.]+([ -][\w.]+)*")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.)\s)")  # gap between paragraphs, or before an item of a list
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # control characters and halves of characters
-STRUCTURE = re.compile(r"<!--|</?details|#{1,6} ")
+STRUCTURE = re.compile("|".join([r"<!--|</?details|#{1,6} ", *map(re.escape, PARTS.values())]))
 
 
 class Malformed(CourseError):
@@ -203,7 +202,7 @@ def _check_structure(part: str, text: str) -> None:
             if found != wanted:
                 raise Malformed(part, f"a block of code {end} with {found}, not with {wanted}", offset)
             inside = not inside
-        elif not inside and (STRUCTURE.match(line) or _part_of(line)):
+        elif not inside and STRUCTURE.match(line):
             raise Malformed(part, f"{line[:40]!r} cannot stand in the middle of an answer", offset)
     if inside:
         raise Malformed(part, "a block of code is not closed")
@@ -326,25 +325,21 @@ class _Parser:
 
     def parts(self, first: int, last: int) -> Iterator[tuple[str, int, int]]:
         """Return each part of the answer with its first line and the line after its last."""
-        begins = [(part, first + i) for i, line in _outside_code(self.lines[first:last]) if (part := _part_of(line))]
-        names = [part for part, _ in begins]
-        for part, mark in PARTS.items():
-            if part not in names:
+        prose = [(first + i, line) for i, line in _outside_code(self.lines[first:last])]
+        starts = []
+        for mark in PARTS.values():
+            found = [i for i, line in prose if line.startswith(mark)]
+            if not found:
                 self.fail(first - 1, f"the answer lacks {mark}, or an open block of code hides it")
-            if names.count(part) > 1:
-                self.fail(max(begin for name, begin in begins if name == part), f"{mark} stands here again")
-        if names != [*PARTS]:
+            if len(found) > 1:
+                self.fail(found[-1], f"{mark} stands here again")
+            starts += found
+        if starts != sorted(starts):
             self.fail(first - 1, f"the parts are not in the order {', '.join(PARTS.values())}")
-        for i in range(first, begins[0][1]):
+        for i in range(first, starts[0]):
             if self.lines[i].strip():
                 self.fail(i, f"something stands before {PARTS['short']}")
-        ends = [begin for _, begin in begins[1:]] + [last]
-        return ((part, begin, end) for (part, begin), end in zip(begins, ends, strict=True))
-
-
-def _part_of(line: str) -> str | None:
-    """Return the part of the answer that begins with a line, if one does."""
-    return next((part for part, mark in PARTS.items() if line.startswith(mark)), None)
+        return zip(PARTS, starts, [*starts[1:], last], strict=True)
 
 
 def page_text(page: Page) -> str:
