@@ -17,10 +17,11 @@ from course_tools.study.questions import PARTS, Question, is_relative
 from course_utils.common.files import written_whole
 from course_utils.common.tables import text_table
 
-# Marks of the beginning and end of bold, italic and code while lines are broken: one character each.
-MARKS = {"bold": "\ue000\ue001", "italic": "\ue002\ue003", "code": "\ue004\ue005"}
-ANSI = {"bold": "\x1b[1m\x1b[22m", "italic": "\x1b[3m\x1b[23m", "code": "\x1b[36m\x1b[39m"}
-PLAIN = {"bold": ("", ""), "italic": ("", ""), "code": ("`", "`")}
+# Marks of the beginning and end of bold, italic and code while lines are broken, one character each; then ANSI codes.
+MARKS = {"bold": "\ue000{}\ue001", "italic": "\ue002{}\ue003", "code": "\ue004{}\ue005"}
+ALL_MARKS = "\ue000\ue001\ue002\ue003\ue004\ue005"
+ANSI = dict(zip(ALL_MARKS, ("\x1b[1m", "\x1b[22m", "\x1b[3m", "\x1b[23m", "\x1b[36m", "\x1b[39m"), strict=True))
+PLAIN = dict(zip(ALL_MARKS, ("", "", "", "", "`", "`"), strict=True))
 INLINE = re.compile(
     r"`(?P<code>[^`]+)`|\$(?P<formula>[^$]+)\$|\[(?P<link>[^\]]+)\]\((?P<target>[^)\s]+)\)"
     r"|\*\*(?P<bold>.+?)\*\*|\*(?P<italic>[^\s*][^*]*)\*"
@@ -50,11 +51,7 @@ def as_text(markdown: str, width: int = 80, styled: bool = False) -> str:
             laid_out.append(textwrap.indent(piece.rstrip("\n"), "    "))
         else:
             laid_out += [_block(block, width) for block in re.split(r"\n\s*\n", piece) if block.strip()]
-    text = "\n\n".join(laid_out)
-    for style, (start, end) in MARKS.items():
-        on, off = (ANSI[style][:-5], ANSI[style][-5:]) if styled else PLAIN[style]
-        text = text.replace(start, on).replace(end, off)
-    return text
+    return "\n\n".join(laid_out).translate(str.maketrans(ANSI if styled else PLAIN))
 
 
 def _block(block: str, width: int) -> str:
@@ -90,20 +87,15 @@ def _inline(text: str) -> str:
 
     def shown(found: re.Match[str]) -> str:
         if found["code"]:
-            return _marked("code", found["code"])
+            return MARKS["code"].format(found["code"])
         if found["formula"]:
             return plain_formula(found["formula"])
         if found["link"]:
             return _inline(found["link"]) + _target(found["link"], found["target"])
         style = "bold" if found["bold"] else "italic"
-        return _marked(style, _inline(found[style]))
+        return MARKS[style].format(_inline(found[style]))
 
     return INLINE.sub(shown, text)
-
-
-def _marked(style: str, text: str) -> str:
-    start, end = MARKS[style]
-    return f"{start}{text}{end}"
 
 
 def _target(text: str, target: str) -> str:

@@ -168,8 +168,7 @@ class Session:
 
 
 def _minutes(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 60}:{whole % 60:02d}"
+    return "{}:{:02d}".format(*divmod(round(seconds), 60))
 
 
 def drawn(questions: Iterable[Question], count: int, seed: int) -> list[Question]:
