@@ -1,4 +1,4 @@
-"""A study diary: ``course diary`` writes a page for every day you learn.
+r"""A study diary: ``course diary`` writes a page for every day you learn.
 
 The upper part of a page is rendered by jinja2 from ``template.md``, which is yours to change. Its placeholders:
 
@@ -9,13 +9,12 @@ The upper part of a page is rendered by jinja2 from ``template.md``, which is yo
                                 without git, since the first page of the diary
 ==============================  ====================================================================
 
-Both counts are 0 on the day itself. Below it the page lists the work of that day, as far as it is on disk. What you
-write under the last line of a page is kept byte for byte, however often the page is written again.
+Other double braces are written ``\{{`` and ``\}}``; Markdown hides the backslash. Below the template's text a page
+lists the work of the day. What you write under its last line is kept byte for byte, however often it is written again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import itertools
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, nodes
+from jinja2 import Environment, StrictUndefined
 
 from course_tools.study.work_done import day_of, work_done
 from course_utils.common.command_line import OneLineParser
@@ -51,16 +50,18 @@ Day **{{DAYS_SINCE_REPO_START}}** From I started this repository
 """
 # Only double braces mean something: a template may hold {% and {# as text.
 JINJA = Environment("{{%", "%}}", comment_start_string="{{#", comment_end_string="#}}", undefined=StrictUndefined)
-PLACEHOLDERS = DATE, ANY_DATE, REPOSITORY = "DATE_PRETTY", "DAY_SINCE_YYYY_MM_DD", "DAYS_SINCE_REPO_START"
-SINCE = re.compile(r"DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2})")
+BRACES = re.compile(r"(?<!\\)\{{2,}[^{}]*\}*|\{?[^{}]*(?<!\\)\}{2,}")
+PLACEHOLDER = re.compile(
+    r"\{\{\s*(DATE_PRETTY|DAYS_SINCE_REPO_START|DAY_SINCE_([0-9]{4})_([0-9]{2})_([0-9]{2}))\s*\}\}"
+)
+PLACEHOLDERS = "DATE_PRETTY", "DAY_SINCE_YYYY_MM_DD", "DAYS_SINCE_REPO_START"
 ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-UNKNOWN = "\0"  # in place of a count that is not known
+UNKNOWN = "…"  # in place of a count that is not known
 
 DONE, NOTHING = "## What was done", "Nothing is on record for this day."
 BORDER = "<!-- Yours from here on: course diary keeps every byte below this line. -->"
 # Hash of the part above it: a page shows whether somebody wrote there by hand.
 FINGERPRINT = re.compile(r"<!-- written by course diary, ([0-9a-f]{16}) -->\n")
-GIT_SECONDS = 5
 
 
 def time_zone(environ: Mapping[str, str] = os.environ) -> tzinfo | None:
@@ -80,20 +81,14 @@ def time_zone(environ: Mapping[str, str] = os.environ) -> tzinfo | None:
 
 def parse_day(text: str) -> date:
     """Return a day written as YYYY-MM-DD; raise :class:`CourseError` for anything else."""
-    with contextlib.suppress(ValueError):
-        if ISO_DAY.fullmatch(text):
-            return date.fromisoformat(text)
-    raise CourseError(f"{text!r} is no day: write it as YYYY-MM-DD, 2026-11-24 for instance.")
+    try:
+        return date.fromisoformat(text if ISO_DAY.fullmatch(text) else "")
+    except ValueError as error:
+        raise CourseError(f"{text!r} is no day: write it as YYYY-MM-DD, 2026-11-24 for instance.") from error
 
 
 def pretty(day: date) -> str:
-    """Return a day as ``{{DATE_PRETTY}}`` shows it; in English, because Python sets no locale of its own accord.
-
-    Examples
-    --------
-    >>> pretty(date(2026, 11, 24))
-    'Tuesday, 24 November 2026'
-    """
+    """Return a day in words, such as ``"Tuesday, 24 November 2026"``."""
     return f"{day:%A}, {day.day} {day:%B} {day.year}"
 
 
@@ -103,48 +98,33 @@ def first_commit(folder: Path, zone: tzinfo | None) -> date | None:
     None without git, repository or commit, and for a shallow clone, which does not know its first commit.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+
+    def git(*arguments: str) -> list[str]:
+        done = subprocess.run(["git", *arguments], cwd=existing, capture_output=True, check=True, timeout=5)
+        return done.stdout.decode().split()
+
     try:
-        if _git(existing, "rev-parse", "--is-shallow-repository") == ["true"]:
+        if git("rev-parse", "--is-shallow-repository") == ["true"]:
             return None
-        times = _git(existing, "log", "--max-parents=0", "--format=%at")
+        return day_of(min(map(int, git("log", "--max-parents=0", "--format=%at"))), zone)
     except (OSError, subprocess.SubprocessError):
         return None
-    return day_of(min(map(int, times)), zone) if times else None
-
-
-def _git(folder: Path, *arguments: str) -> list[str]:
-    """Return the words that git prints, without letting it lock or start anything."""
-    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
-    environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(command, env=environ, capture_output=True, stdin=subprocess.DEVNULL, timeout=GIT_SECONDS)
-    done.check_returncode()
-    return done.stdout.decode().split()
 
 
 def fill_in(template: str, day: date, start: date | None) -> str:
-    r"""Return a template with its placeholders filled in.
+    """Return a template with its placeholders filled in for a page of `day`.
 
-    Parameters
-    ----------
-    template
-        Text with placeholders. Other double braces are written ``\{{`` and ``\}}``; Markdown hides the backslash.
-    day
-        Day of the page.
-    start
-        Day on which the repository, or the diary, began; None puts ``UNKNOWN`` in place of the days since then.
-
-    Raises
-    ------
-    CourseError
-        For double braces that hold anything but a placeholder, and for dates that do not exist or lie after `day`.
-        The message names all of them with their lines.
+    The repository, or the diary, began on the day `start`; None puts ``UNKNOWN`` in place of the days since then.
+    Double braces that hold anything but a placeholder, and dates that do not exist or lie after `day`, are a
+    :class:`CourseError`, which names all of them with their lines.
     """
-    lines, problems = [], []
+    values, problems = {}, []
     for number, line in enumerate(template.split("\n"), start=1):
-        try:
-            lines.append(_fill_in_line(line, day, start))
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
+        for braces in BRACES.findall(line):
+            try:
+                values |= _value(braces, day, start)
+            except ValueError as error:
+                problems.append(f"line {number}: {braces.strip()} {error}")
     if BORDER in template:
         problems.append("it contains the line that separates your notes; every page gets one by itself")
     if problems:
@@ -153,58 +133,29 @@ def fill_in(template: str, day: date, start: date | None) -> str:
             f"The template cannot be filled in. {'; '.join(problems)}. Placeholders are {allowed}; "
             r"other double braces are written \{{ and \}}."
         )
-    return "\n".join(lines)
+    # jinja2 must not see the braces behind a backslash.
+    return JINJA.from_string(template.replace(r"\{{", "\0")).render(values).replace("\0", r"\{{")
 
 
-def _fill_in_line(line: str, day: date, start: date | None) -> str:
-    try:
-        tree = JINJA.parse(line.replace(r"\{{", r"{{% raw %}}\{{{{% endraw %}}"))
-    except TemplateSyntaxError as error:
-        raise ValueError(f"{line.strip()}: {error.message}{_hint(line)}") from error
-    expressions = [*tree.find_all(nodes.Expr)]
-    values, problems = {}, []
-    for name in dict.fromkeys(node.name for node in expressions if isinstance(node, nodes.Name)):
-        try:
-            values[name] = _value(name, day, start)
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("; ".join(problems))
-    if all(isinstance(node, nodes.Name | nodes.TemplateData) for node in expressions):
-        filled = JINJA.from_string(tree).render(values)
-        if not re.search(r"(?<!\\)(\{\{|\}\})", filled):
-            return filled
-    raise ValueError(f"{line.strip()}: double braces hold one placeholder each{_hint(line)}")
-
-
-def _value(name: str, day: date, start: date | None) -> str:
-    """Return the text for a placeholder; raise ``ValueError`` if there is none."""
-    if name == DATE:
-        return pretty(day)
-    since = start if name == REPOSITORY else _date_in(name)
-    if since is None:
-        return UNKNOWN
-    if since > day:
-        clock = f" (it counts from {since}: is this machine's clock right?)" if name == REPOSITORY else ""
-        raise ValueError(f"{{{{{name}}}}} lies in the future of {day}{clock}")
-    return str((day - since).days)
-
-
-def _date_in(name: str) -> date:
-    found = SINCE.fullmatch(name)
+def _value(braces: str, day: date, start: date | None) -> dict[str, str]:
+    """Return the name of the placeholder in braces, and the text for it; raise ``ValueError`` if there is none."""
+    found = PLACEHOLDER.fullmatch(braces)
     if not found:
-        raise ValueError(f"{{{{{name}}}}} is not a placeholder{_hint(name)}")
-    try:
-        return date(*map(int, found.groups()))
-    except ValueError as error:
-        raise ValueError(f"{{{{{name}}}}} is no date ({error})") from error
+        raise ValueError(f"is not a placeholder{_hint(braces)}")
+    name, *numbers = found.groups()
+    if name == "DATE_PRETTY":
+        return {name: pretty(day)}
+    since = date(*map(int, numbers)) if numbers[0] else start
+    if since and since > day:
+        clock = "" if numbers[0] else f" (it counts from {since}: is this machine's clock right?)"
+        raise ValueError(f"lies in the future of {day}{clock}")
+    return {name: str((day - since).days) if since else UNKNOWN}
 
 
-def _hint(text: str) -> str:
-    """Return ``"; did you mean …?"`` for a wrong name, or a line with braces; empty if no placeholder is similar."""
-    in_braces = re.search(r"\{[{\s]*(\w[\w-]*)", text)
-    plain = re.sub(r"[^A-Z0-9]+", "_", (in_braces[1] if in_braces else text).upper()).strip("_")
-    near = difflib.get_close_matches(plain, PLACEHOLDERS, n=1, cutoff=0.6)
+def _hint(braces: str) -> str:
+    """Return ``"; did you mean {{…}}?"``, or nothing if no placeholder is similar."""
+    plain = re.sub(r"[^A-Z0-9]+", "_", braces.upper()).strip("_")
+    near = difflib.get_close_matches(plain, PLACEHOLDERS, n=1)
     if numbers := re.fullmatch(r"(?:DAYS?|DATE)?_?SINCE_(\d{4})_?(\d{1,2})_?(\d{1,2})", plain):
         near = ["DAY_SINCE_{}_{:0>2}_{:0>2}".format(*numbers.groups())]
     return f"; did you mean {{{{{near[0]}}}}}?" if near else ""
@@ -212,35 +163,32 @@ def _hint(text: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A page as it is on disk.
+    """A page as it is on disk: all of it, the text of the course, and every byte after the border.
 
-    Parameters
-    ----------
-    upper
-        Text that the course wrote: filled-in template and work of the day, up to the fingerprint.
-    notes
-        Every byte after the border.
-    untouched
-        True if `upper` still is as it was written.
+    ``untouched`` is True if the text of the course still is as it was written.
     """
 
-    upper: str
-    notes: bytes
-    untouched: bool
+    content: bytes = b""
+    upper: str = ""
+    notes: bytes = b"\n\n"
+    untouched: bool = True
 
     @property
     def facts(self) -> dict[str, str]:
         """The work of the day, as :func:`~course_tools.study.work_done.work_done` gave it."""
-        _, _, done = self.upper.rpartition(f"{DONE}\n")
-        lines = (line[2:].partition(": ") for line in done.splitlines() if line.startswith("- "))
-        return {key: value for key, colon, value in lines if colon}
+        done = self.upper.rpartition(f"{DONE}\n")[2]
+        return dict(re.findall(r"(?m)^- (.+?): (.*)$", done))
 
 
 def page_bytes(head: str, facts: Mapping[str, str], notes: bytes = b"\n\n") -> bytes:
     """Return the content of a page: filled-in template, work of the day, and every byte after the border."""
-    done = "\n".join(f"- {key}: {value}" for key, value in facts.items()) or NOTHING
-    upper = f"{head.rstrip()}\n\n{DONE}\n\n{done}\n\n## Notes\n\n"
+    upper = _upper(head, facts)
     return f"{upper}<!-- written by course diary, {_fingerprint(upper)} -->\n{BORDER}".encode() + notes
+
+
+def _upper(head: str, facts: Mapping[str, str]) -> str:
+    done = "\n".join(f"- {key}: {value}" for key, value in facts.items()) or NOTHING
+    return f"{head.rstrip()}\n\n{DONE}\n\n{done}\n\n## Notes\n\n"
 
 
 def _fingerprint(upper: str) -> str:
@@ -260,25 +208,25 @@ def parse_page(content: bytes, path: Path) -> Page:
     mark = FINGERPRINT.search(text)
     upper = text[: mark.start()] if mark else text
     untouched = mark is not None and mark.end() == len(text) and mark[1] == _fingerprint(upper)
-    return Page(upper, notes, untouched)
+    return Page(content, upper, notes, untouched)
 
 
 def read_page(path: Path) -> Page:
-    """Return the parts of a page on disk; raises as :func:`parse_page`, and if it cannot be read."""
+    """Return the parts of a page on disk, of an empty one if there is none; raises as :func:`parse_page`."""
     try:
-        return parse_page(path.read_bytes(), path)
+        return parse_page(path.read_bytes(), path) if path.exists() else Page()
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
+def _write(path: Path, content: bytes) -> None:
+    with written_whole(path) as beside:
+        beside.write_bytes(content)
+
+
 def page_days(folder: Path) -> list[date]:
     """Return the days that have a page, in order; raise :class:`CourseError` if one of them does not exist."""
-    try:
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    except OSError as error:
-        raise CourseError(f"The diary {folder} cannot be read ({error.strerror or error}).") from error
-    stems = (name.removesuffix(".md") for name in names if name.endswith(".md"))
-    return [parse_day(stem) for stem in stems if ISO_DAY.fullmatch(stem)]
+    return sorted(parse_day(path.stem) for path in folder.glob("*.md") if ISO_DAY.fullmatch(path.stem))
 
 
 class Written(NamedTuple):
@@ -291,18 +239,9 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Diary:
-    """A folder of pages, and the clock that they are written by.
+    """A folder of pages, with an aware moment as the present and the reader's time zone (None: the machine's).
 
-    Parameters
-    ----------
-    folder
-        Folder of template and pages; made when the first page is written.
-    now
-        An aware moment.
-    zone
-        The reader's time zone; None for the machine's.
-    project
-        The course's folder, where the work of a day is looked for.
+    The work of a day is looked for in ``project``, the course's folder.
     """
 
     folder: Path
@@ -320,7 +259,7 @@ class Diary:
         return first_commit(self.folder, self.zone) or min([*page_days(self.folder), day])
 
     def template(self) -> str:
-        """Return the reader's template, or that of the course if there is none; it has to be UTF-8 text."""
+        """Return the reader's template, or that of the course if there is none."""
         path = self.folder / "template.md"
         try:
             return path.read_text(encoding="utf-8-sig") if path.exists() else TEMPLATE
@@ -343,26 +282,23 @@ class Diary:
         """Write a day's page (default: today's), or write it again: the notes stay as they are, byte for byte.
 
         The work that the page lists stays too, also when it is not on disk any more; newer work is added. If the part
-        above the notes was changed by hand, a copy of that page is kept.
-
-        Raises
-        ------
-        CourseError
-            For a day in the future, a template that cannot be filled in, a page whose notes cannot be told from the
-            rest, and a disk that cannot be written to. The page is then as it was.
+        above the notes was changed by hand, a copy of that page is kept. After an error the page is as it was.
         """
         day = day or self.today
         path = self.path_of(day)
         head = fill_in(self.template(), day, self.start(day))
         if not (self.folder / "template.md").exists():
             _write(self.folder / "template.md", TEMPLATE.encode())
-        before = path.read_bytes() if path.exists() else None
-        page = Page("", b"\n\n", untouched=True) if before is None else parse_page(before, path)
+        page = read_page(path)
         facts = page.facts | self.work(day)
-        aside = None if page.untouched else _set_aside(path, before)
+        aside = None
+        if not page.untouched:
+            copies = (path.with_name(f"{day}.before-{number}.md") for number in itertools.count(1))
+            aside = next(copy for copy in copies if not copy.exists())
+            _write(aside, page.content)
         with written_whole(path) as beside:
             beside.write_bytes(page_bytes(head, facts, page.notes))
-            if (path.read_bytes() if path.exists() else None) != before:
+            if (path.read_bytes() if path.exists() else b"") != page.content:
                 raise CourseError(f"{path} was saved by another program just now: nothing was written. Try again.")
         return Written(path, facts, aside)
 
@@ -371,11 +307,6 @@ class Diary:
 
         Every page has to be readable and untouched above its notes, and none may lie in the future. The newest one has
         to be what the template gives; the days since the repository's start, which not every clone knows, may differ.
-
-        Raises
-        ------
-        CourseError
-            If the template cannot be filled in, or a file is named after a day that does not exist.
         """
         problems = []
         days = page_days(self.folder)
@@ -389,52 +320,26 @@ class Diary:
             if not page.untouched:
                 problems.append(f"{day}.md: the part above the notes was changed by hand; `course diary --date {day}`")
             elif day == days[-1]:
-                expected = parse_page(page_bytes(head, page.facts | self.work(day)), self.folder).upper
-                problems += [f"{day}.md, {text}" for text in _differences(expected, page.upper)[:1]]
+                problems += _first_difference(day, _upper(head, page.facts | self.work(day)), page.upper)
         return problems
 
 
-def _write(path: Path, content: bytes) -> None:
-    with written_whole(path) as beside:
-        beside.write_bytes(content)
-
-
-def _set_aside(path: Path, content: bytes) -> Path:
-    copies = (path.with_name(f"{path.stem}.before-{number}.md") for number in itertools.count(1))
-    aside = next(copy for copy in copies if not copy.exists())
-    _write(aside, content)
-    return aside
-
-
-def _differences(expected: str, found: str) -> list[str]:
+def _first_difference(day: date, expected: str, found: str) -> list[str]:
     pairs = itertools.zip_longest(expected.split("\n"), found.split("\n"), fillvalue="(no line)")
-    return [
-        f"line {number}: {shown!r}, and it should be {wanted.replace(UNKNOWN, '…')!r}; `course diary`"
-        for number, (wanted, shown) in enumerate(pairs, start=1)
-        if not re.fullmatch(re.escape(wanted).replace(UNKNOWN, r"\d+"), shown)
-    ]
+    for number, (wanted, shown) in enumerate(pairs, start=1):
+        if not re.fullmatch(re.escape(wanted).replace(UNKNOWN, rf"(\d+|{UNKNOWN})"), shown):
+            return [f"{day}.md, line {number}: {shown!r}, and it should be {wanted!r}; `course diary`"]
+    return []
 
 
 def main(
     arguments: Sequence[str] | None = None, now: datetime | None = None, environ: Mapping[str, str] = os.environ
 ) -> int:
-    """Write a page, or check all of them; return the exit code.
-
-    Parameters
-    ----------
-    arguments
-        Arguments of the command line; those of the process by default.
-    now
-        An aware moment; the present by default.
-    environ
-        Variables, of which ``COURSE_DIARY``, ``COURSE_TZ`` and ``TZ`` are read.
-    """
+    """Write a page, or check all of them; return the exit code. `now`, an aware moment, is the present by default."""
     parser = OneLineParser(prog="course diary", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="the page of another day than today")
-    place = "where the diary lies (default: $COURSE_DIARY, or diary/ in the course)"
-    parser.add_argument("--folder", type=Path, help=place)
-    what = "write nothing; fail when a page is not what the template gives"
-    parser.add_argument("--check", action="store_true", help=what)
+    parser.add_argument("--folder", type=Path, help="where it lies (default: $COURSE_DIARY, or diary/ in the course)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is not what is expected")
     args = parser.parse_args(arguments)
     folder = args.folder or Path(environ.get("COURSE_DIARY") or PROJECT / "diary").expanduser()
     diary = Diary(folder, now or datetime.now(UTC), time_zone(environ))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterable
@@ -16,10 +17,11 @@ from course_tools.study.questions import PARTS, Question, is_relative
 from course_utils.common.files import written_whole
 from course_utils.common.tables import text_table
 
-# Marks of the beginning and end of bold, italic and code while lines are broken: one character each.
-MARKS = {"bold": "\ue000\ue001", "italic": "\ue002\ue003", "code": "\ue004\ue005"}
-ANSI = {"bold": "\x1b[1m\x1b[22m", "italic": "\x1b[3m\x1b[23m", "code": "\x1b[36m\x1b[39m"}
-PLAIN = {"bold": ("", ""), "italic": ("", ""), "code": ("`", "`")}
+# Marks of the beginning and end of bold, italic and code while lines are broken, one character each; then ANSI codes.
+MARKS = {"bold": "\ue000{}\ue001", "italic": "\ue002{}\ue003", "code": "\ue004{}\ue005"}
+ALL_MARKS = "\ue000\ue001\ue002\ue003\ue004\ue005"
+ANSI = dict(zip(ALL_MARKS, ("\x1b[1m", "\x1b[22m", "\x1b[3m", "\x1b[23m", "\x1b[36m", "\x1b[39m"), strict=True))
+PLAIN = dict(zip(ALL_MARKS, ("", "", "", "", "`", "`"), strict=True))
 INLINE = re.compile(
     r"`(?P<code>[^`]+)`|\$(?P<formula>[^$]+)\$|\[(?P<link>[^\]]+)\]\((?P<target>[^)\s]+)\)"
     r"|\*\*(?P<bold>.+?)\*\*|\*(?P<italic>[^\s*][^*]*)\*"
@@ -39,16 +41,9 @@ def titled(question: Question, parts: Iterable[str] = PARTS) -> str:
 
 
 def as_text(markdown: str, width: int = 80, styled: bool = False) -> str:
-    """Return Markdown as text: lines broken, formulas readable, code as it is.
+    """Return Markdown as text: lines broken, formulas readable; code and tables keep their own width.
 
-    Parameters
-    ----------
-    markdown
-        Text with paragraphs, lists, tables, blocks of code, formulas, links.
-    width
-        Number of columns to fill; code and tables keep their own width.
-    styled
-        True for bold, italic and colour by ANSI codes; without it only code is marked, by its backticks.
+    `styled` gives bold, italic and colour by ANSI codes; without it only code is marked, by its backticks.
     """
     laid_out = []
     for number, piece in enumerate(FENCED.split(markdown)):
@@ -56,11 +51,7 @@ def as_text(markdown: str, width: int = 80, styled: bool = False) -> str:
             laid_out.append(textwrap.indent(piece.rstrip("\n"), "    "))
         else:
             laid_out += [_block(block, width) for block in re.split(r"\n\s*\n", piece) if block.strip()]
-    text = "\n\n".join(laid_out)
-    for style, (start, end) in MARKS.items():
-        on, off = (ANSI[style][:-5], ANSI[style][-5:]) if styled else PLAIN[style]
-        text = text.replace(start, on).replace(end, off)
-    return text
+    return "\n\n".join(laid_out).translate(str.maketrans(ANSI if styled else PLAIN))
 
 
 def _block(block: str, width: int) -> str:
@@ -72,8 +63,7 @@ def _block(block: str, width: int) -> str:
     if all(line.startswith("|") for line in lines):
         return _table(lines)
     starts = [i for i, line in enumerate(lines) if i == 0 or ITEM.fullmatch(line)]
-    pieces = [lines[a:b] for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
-    return "\n".join(_item(piece, width) for piece in pieces)
+    return "\n".join(_item(lines[a:b], width) for a, b in itertools.pairwise([*starts, len(lines)]))
 
 
 def _item(lines: list[str], width: int) -> str:
@@ -97,20 +87,15 @@ def _inline(text: str) -> str:
 
     def shown(found: re.Match[str]) -> str:
         if found["code"]:
-            return _marked("code", found["code"])
+            return MARKS["code"].format(found["code"])
         if found["formula"]:
             return plain_formula(found["formula"])
         if found["link"]:
             return _inline(found["link"]) + _target(found["link"], found["target"])
         style = "bold" if found["bold"] else "italic"
-        return _marked(style, _inline(found[style]))
+        return MARKS[style].format(_inline(found[style]))
 
     return INLINE.sub(shown, text)
-
-
-def _marked(style: str, text: str) -> str:
-    start, end = MARKS[style]
-    return f"{start}{text}{end}"
 
 
 def _target(text: str, target: str) -> str:
@@ -128,20 +113,11 @@ def place(target: str) -> str:
 
 
 def as_html(markdown: str, formula: Callable[[str, bool], str] = mathml) -> str:
-    r"""Return Markdown as HTML.
+    """Return Markdown as HTML.
 
-    Parameters
-    ----------
-    markdown
-        Same as in :func:`as_text`.
-    formula
-        Function that writes a formula, given its LaTeX and True if it stands on a line of its own; by default as
-        MathML, which a browser draws.
-
-    Notes
-    -----
-    Links to files of the course become text: a card in JupyterLab or Anki has no place from which they could lead
-    anywhere. Links into the world stay.
+    `formula` writes a formula, given its LaTeX and True if it stands on a line of its own; by default as MathML, which
+    a browser draws. Links to files of the course become text: a card in JupyterLab or Anki has no place from which they
+    could lead anywhere. Links into the world stay.
     """
     from course_tools.authoring.pages import markdown_to_html  # nbconvert: the quiz in a terminal starts without it
 
@@ -166,10 +142,9 @@ def anki_rows(questions: Iterable[Question]) -> list[list[str]]:
     """Return a row per question: its id, front and back as HTML, and tags with spaces between them."""
     rows = []
     for question in questions:
-        front = as_html(question.question, _for_anki)
-        back = as_html(titled(question), _for_anki)
-        tags = [question.level, question.topic, *question.tags]
-        rows.append([question.id, front, back, " ".join(tag.replace(" ", "_") for tag in tags)])
+        tags = " ".join(tag.replace(" ", "_") for tag in (question.level, question.topic, *question.tags))
+        sides = [as_html(markdown, _for_anki) for markdown in (question.question, titled(question))]
+        rows.append([question.id, *sides, tags])
     return rows
 
 

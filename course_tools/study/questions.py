@@ -1,7 +1,6 @@
 """The interview questions: read, check, write, count. ``course questions`` shows them.
 
-The bank is three Markdown files, one per level, that read well on their own; the quiz, the cards in JupyterLab and the
-export read the same files. A question looks like this::
+The bank is three Markdown files, one per level, for the quiz, the cards and the export. A question looks like this::
 
     <!-- id: easy-first | level: easy | topic: transfer | tags: definition, features -->
     ### What is asked?
@@ -62,8 +61,7 @@ TOPICS = (
     "deployment",
     "conceptual",
 )
-FULL_WORDS = (60, 250)
-SHORT_WORDS = (20, 80)  # 80 words take half a minute at the pace of an explanation
+WORDS = {"short": (20, 80), "full": (60, 250)}  # 80 words take half a minute at the pace of an explanation
 
 # The parts of the folded answer in their order: field of Question → its beginning in the file.
 PARTS = {
@@ -80,21 +78,11 @@ TAG = re.compile(r"[\w.]+([ -][\w.]+)*")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.)\s)")  # gap between paragraphs, or before an item of a list
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # control characters and halves of characters
-STRUCTURE = re.compile(r"<!--|</?details|#{1,6} ")
+STRUCTURE = re.compile("|".join([r"<!--|</?details|#{1,6} ", *map(re.escape, PARTS.values())]))
 
 
 class Malformed(CourseError):
-    """A question that breaks the format.
-
-    Parameters
-    ----------
-    part
-        Name of the field of :class:`Question` with the fault; the parser knows where in the file that is.
-    message
-        Text that says what is wrong and what to do.
-    offset
-        Number of lines from the first of that field to the fault.
-    """
+    """A question that breaks the format in a field, some lines below the first line of that field."""
 
     def __init__(self, part: str, message: str, offset: int = 0) -> None:
         super().__init__(message)
@@ -105,33 +93,8 @@ class Malformed(CourseError):
 class Question:
     """One interview question with its answer; texts are Markdown without white space at their ends.
 
-    Parameters
-    ----------
-    id
-        Level and subject. It never changes, because a reader's progress is kept under it.
-    level
-        One of ``LEVELS``.
-    topic
-        One of ``TOPICS``.
-    tags
-        At least one, all different.
-    question
-        One line.
-    short
-        The answer in 30 seconds: 20 to 80 words.
-    full
-        The answer in 60 to 250 words, not counting snippets. Each snippet is Python and asserts something.
-    mistake
-        Common wrong answers, and why they are wrong.
-    follow_up
-        The next question, with its answer.
-    shown
-        Places in the course: at least one link to a file of it.
-
-    Raises
-    ------
-    CourseError
-        If any of this does not hold.
+    The id never changes, because a reader's progress is kept under it. ``short`` is the answer in 30 seconds,
+    ``mistake`` what is often said and wrong. Whatever breaks the format is a :class:`CourseError`.
     """
 
     id: str
@@ -147,20 +110,21 @@ class Question:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not all(map(_is_plain, value if isinstance(value, tuple) else (value,))):
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(not text or text != text.strip() or UNSEEN.search(text) for text in texts):
                 raise Malformed(name, f"the {name} {value!r} is empty, or holds what no file of text should")
         _check_head(self)
         for part in PARTS:
             _check_structure(part, getattr(self, part))
-        _check_length("short", self.short, *SHORT_WORDS)
-        _check_length("full", self.full, *FULL_WORDS)
+        for part, (least, most) in WORDS.items():
+            words = len(without_snippets(getattr(self, part)).split())
+            if not least <= words <= most:
+                raise Malformed(part, f"{PARTS[part]} has {words} words; {least} to {most} are allowed, without code")
         _check_snippets(self.full)
         if not self.snippets:
             _check_evidence(self.full)
         if not any(is_relative(target) for _, target in LINK.findall(self.shown)):
-            raise Malformed(
-                "shown", "no link says where in the course it is shown: [day 20, section 1](../notebooks/…)"
-            )
+            raise Malformed("shown", "no link says where it is shown: [day 20, section 1](../notebooks/…)")
 
     @property
     def snippets(self) -> tuple[str, ...]:
@@ -210,11 +174,6 @@ def _snippets(text: str) -> Iterator[tuple[int, str]]:
         yield first + 1, "\n".join(lines[first + 1 : last]) + "\n"
 
 
-def _is_plain(text: str) -> bool:
-    """True for text that a file can hold and a reader can see, without white space around it."""
-    return isinstance(text, str) and bool(text) and text == text.strip() and not UNSEEN.search(text)
-
-
 def _check_head(question: Question) -> None:
     id, level, tags = question.id, question.level, question.tags
     words = len(set(tags)) == len(tags) > 0 and all(map(TAG.fullmatch, tags))
@@ -243,16 +202,10 @@ def _check_structure(part: str, text: str) -> None:
             if found != wanted:
                 raise Malformed(part, f"a block of code {end} with {found}, not with {wanted}", offset)
             inside = not inside
-        elif not inside and (STRUCTURE.match(line) or _part_of(line)):
+        elif not inside and STRUCTURE.match(line):
             raise Malformed(part, f"{line[:40]!r} cannot stand in the middle of an answer", offset)
     if inside:
         raise Malformed(part, "a block of code is not closed")
-
-
-def _check_length(part: str, text: str, least: int, most: int) -> None:
-    words = len(without_snippets(text).split())
-    if not least <= words <= most:
-        raise Malformed(part, f"{PARTS[part]} has {words} words; {least} to {most} are allowed, without code")
 
 
 def _check_snippets(full: str) -> None:
@@ -282,19 +235,9 @@ def is_relative(target: str) -> bool:
 
 
 def parse_page(text: str, name: str) -> Page:
-    """Return the content of one file of the bank.
+    """Return the content of one file of the bank, whose name begins with the level: ``easy_questions.md``.
 
-    Parameters
-    ----------
-    text
-        Content of the file.
-    name
-        Name of the file, for messages. It begins with the level: ``easy_questions.md``.
-
-    Raises
-    ------
-    CourseError
-        For the first thing that breaks the format, with file and line.
+    Raises :class:`CourseError` for the first thing that breaks the format, with file and line.
     """
     level = name.partition("_")[0]
     if level not in LEVELS:
@@ -303,7 +246,7 @@ def parse_page(text: str, name: str) -> Page:
 
 
 class _Parser:
-    """Reads the lines of one file; knows its name for messages."""
+    """The lines of one file, and its name for messages."""
 
     def __init__(self, name: str, lines: list[str]) -> None:
         self.name, self.lines = name, lines
@@ -367,8 +310,7 @@ class _Parser:
 
     def folded(self, start: int, end: int) -> tuple[int, int]:
         """Return the first line of the folded answer, and the line that closes it."""
-        while start < end and not self.lines[start].strip():
-            start += 1
+        start = next((i for i in range(start, end) if self.lines[i].strip()), end)
         if start == end or self.lines[start].strip() != OPENING:
             self.fail(start, f"the answer is not folded: {OPENING} has to stand here")
         closed = [i for i, line in _outside_code(self.lines[start:end]) if line.strip() == CLOSING]
@@ -383,25 +325,21 @@ class _Parser:
 
     def parts(self, first: int, last: int) -> Iterator[tuple[str, int, int]]:
         """Return each part of the answer with its first line and the line after its last."""
-        begins = [(part, first + i) for i, line in _outside_code(self.lines[first:last]) if (part := _part_of(line))]
-        names = [part for part, _ in begins]
-        for part, mark in PARTS.items():
-            if part not in names:
+        prose = [(first + i, line) for i, line in _outside_code(self.lines[first:last])]
+        starts = []
+        for mark in PARTS.values():
+            found = [i for i, line in prose if line.startswith(mark)]
+            if not found:
                 self.fail(first - 1, f"the answer lacks {mark}, or an open block of code hides it")
-            if names.count(part) > 1:
-                self.fail(max(begin for name, begin in begins if name == part), f"{mark} stands here again")
-        if names != [*PARTS]:
+            if len(found) > 1:
+                self.fail(found[-1], f"{mark} stands here again")
+            starts += found
+        if starts != sorted(starts):
             self.fail(first - 1, f"the parts are not in the order {', '.join(PARTS.values())}")
-        for i in range(first, begins[0][1]):
+        for i in range(first, starts[0]):
             if self.lines[i].strip():
                 self.fail(i, f"something stands before {PARTS['short']}")
-        ends = [begin for _, begin in begins[1:]] + [last]
-        return ((part, begin, end) for (part, begin), end in zip(begins, ends, strict=True))
-
-
-def _part_of(line: str) -> str | None:
-    """Return the part of the answer that begins with a line, if one does."""
-    return next((part for part, mark in PARTS.items() if line.startswith(mark)), None)
+        return zip(PARTS, starts, [*starts[1:], last], strict=True)
 
 
 def page_text(page: Page) -> str:
@@ -424,10 +362,7 @@ def page_path(folder: Path, level: str) -> Path:
 def read_pages(folder: Path = BANK) -> tuple[Page, ...]:
     """Return the three files of the bank, easy first.
 
-    Raises
-    ------
-    CourseError
-        If a file is not there or breaks the format, or if a question is asked twice.
+    Raises :class:`CourseError` if a file is missing or breaks the format, or if a question is asked twice.
     """
     pages = tuple(_read_page(page_path(folder, level)) for level in LEVELS)
     for text, times in Counter(question.question for page in pages for question in page.questions).items():
@@ -465,21 +400,9 @@ def write_bank(pages: Iterable[Page], folder: Path) -> None:
 def chosen(
     questions: Iterable[Question], levels: Sequence[str] = (), topics: Sequence[str] = ()
 ) -> tuple[Question, ...]:
-    """Return the questions of some levels and topics, in their order.
+    """Return the questions of some levels and topics (empty: of all), in their order.
 
-    Parameters
-    ----------
-    questions
-        Questions to choose from.
-    levels
-        Some of ``LEVELS``; empty for all.
-    topics
-        Topics as :func:`find_topic` understands them; empty for all.
-
-    Raises
-    ------
-    CourseError
-        If a level or topic is unknown.
+    Topics are found by :func:`find_topic`; an unknown level or topic is a :class:`CourseError`.
     """
     for level in levels:
         if level not in LEVELS:
@@ -512,7 +435,7 @@ def counts(questions: Iterable[Question]) -> str:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the two options that choose questions; both may be given several times."""
+    """Add the two options that choose questions; each may be given several times."""
     parser.add_argument("--level", action="append", default=[], help=", ".join(LEVELS))
     parser.add_argument("--topic", action="append", default=[], help="name of a topic, or a part of it")
 

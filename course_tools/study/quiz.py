@@ -13,7 +13,7 @@ import random
 import shutil
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +26,6 @@ from course_tools.study.quiz_progress import (
     Answer,
     Progress,
     Schedule,
-    counted,
     in_words,
     next_questions,
     standing,
@@ -34,10 +33,9 @@ from course_tools.study.quiz_progress import (
 )
 from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
-from course_utils.common.tables import text_table
+from course_utils.common.tables import counted, text_table
 
 WIDEST = 100  # columns; longer lines are hard to read
-INTERRUPTED = 130
 QUIT = ("q", "quit", "exit")
 HELP = "1 Again, 2 Hard, 3 Good or 4 Easy rates your answer; f shows the full answer, c the code, q ends the quiz."
 
@@ -55,32 +53,10 @@ class Ended(Exception):
 
 @dataclass
 class Session:
-    """One sitting: the reader's answers, and the functions that talk to the reader.
+    """One sitting: the reader's answers, and the functions that talk to the reader and tell the time.
 
-    Parameters
-    ----------
-    progress
-        All answers so far.
-    ask
-        Shows a prompt and returns the typed text in small letters; ``EOFError`` and ``KeyboardInterrupt`` end the
-        sitting.
-    write
-        Shows a text.
-    now
-        Returns the time, with its zone.
-    clock
-        Returns seconds that only ever grow, for measuring.
-    width
-        Number of columns.
-    styled
-        True if the terminal understands ANSI codes.
-
-    Attributes
-    ----------
-    given : list of Answer
-        Answers of this sitting.
-    taken : list of tuple
-        In an interview: each question that was rated, and the seconds that its answer took.
+    ``ask`` shows a prompt and returns the typed text in small letters; ``now`` returns an aware moment, ``clock``
+    seconds that only ever grow. ``given`` has the answers of this sitting.
     """
 
     progress: Progress
@@ -91,11 +67,10 @@ class Session:
     width: int = 80
     styled: bool = False
     given: list[Answer] = field(default_factory=list, init=False)
-    taken: list[tuple[Question, float]] = field(default_factory=list, init=False)
     _save_failed: bool = field(default=False, init=False)
 
     def schedule(self) -> Schedule:
-        """Return the schedule of every question after all answers so far."""
+        """Return the schedule after all answers so far."""
         return Schedule(self.progress.answers)
 
     def show(self, markdown: str) -> None:
@@ -105,52 +80,33 @@ class Session:
     def quiz(self, questions: Sequence[Question]) -> None:
         """Ask, reveal, rate, keep; one question after the other.
 
-        Raises
-        ------
-        EOFError, KeyboardInterrupt, Ended
-            When the reader stops early. The answers until then are kept.
+        When the reader stops early, by EOFError, KeyboardInterrupt or Ended, the answers until then are kept.
         """
         for number, question in enumerate(questions, 1):
-            self._pose(question, number, len(questions))
-            started = self.clock()
-            self._wait_for_enter("Answer aloud, then press Enter (q ends) > ")
+            started = self._pose(question, number, len(questions), "Answer aloud, then press Enter (q ends) > ")
             rating = self._reveal_and_rate(question)
             self._keep(question, rating, self.clock() - started)
 
     def interview(self, questions: Sequence[Question], seconds: float) -> None:
-        """Ask with a time limit; it runs from the question to the end of the reader's own answer.
-
-        Parameters
-        ----------
-        questions
-            Questions in the order to ask them.
-        seconds
-            Time for each.
-
-        Raises
-        ------
-        EOFError, KeyboardInterrupt, Ended
-            Same as in :meth:`quiz`.
-        """
+        """Ask as :meth:`quiz`, with a time limit that runs to the end of the reader's own answer."""
         for number, question in enumerate(questions, 1):
-            self._pose(question, number, len(questions))
-            started = self.clock()
-            self._wait_for_enter(f"You have {_minutes(seconds)}. Press Enter when you have said it (q ends) > ")
+            prompt = f"You have {_minutes(seconds)}. Press Enter when you have said it (q ends) > "
+            started = self._pose(question, number, len(questions), prompt)
             took = self.clock() - started
             late = f", {_minutes(took - seconds)} too long" if took > seconds else ""
             self.write(f"\nThat took {_minutes(took)}{late}.")
             self._keep(question, self._reveal_and_rate(question), took)
-            self.taken.append((question, took))
 
-    def _pose(self, question: Question, number: int, total: int) -> None:
+    def _pose(self, question: Question, number: int, total: int, prompt: str) -> float:
+        """Show a question and wait for Enter; return the clock's seconds at which it was shown."""
         before = self.schedule().last_time(question.id)
         place = f"{number} of {total} · {question.level} · {question.topic} · {before}"
         self.write(f"── {place} ".ljust(self.width, "─") + "\n")
         self.show(f"**{question.question}**")
-
-    def _wait_for_enter(self, prompt: str) -> None:
+        shown = self.clock()
         if self.ask(prompt) in QUIT:
             raise Ended
+        return shown
 
     def _reveal_and_rate(self, question: Question) -> int:
         self.write("")
@@ -212,26 +168,15 @@ class Session:
 
 
 def _minutes(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 60}:{whole % 60:02d}"
+    return "{}:{:02d}".format(*divmod(round(seconds), 60))
 
 
 def drawn(questions: Iterable[Question], count: int, seed: int) -> list[Question]:
-    """Return questions for an interview: from as many topics as possible, the easy ones first.
-
-    Parameters
-    ----------
-    questions
-        Questions to draw from.
-    count
-        Number of questions; fewer if there are not so many.
-    seed
-        The same seed draws the same questions.
-    """
+    """Return `count` questions, or all: from as many topics as possible, easy first; a seed draws the same again."""
     rng = random.Random(seed)
-    by_topic: dict[str, list[Question]] = {}
+    by_topic: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
-        by_topic.setdefault(question.topic, []).append(question)
+        by_topic[question.topic].append(question)
     topics = list(by_topic.values())
     rng.shuffle(topics)
     for some in topics:
@@ -240,17 +185,15 @@ def drawn(questions: Iterable[Question], count: int, seed: int) -> list[Question
     return sorted(in_turn[:count], key=lambda question: LEVELS.index(question.level))
 
 
-def interview_report(taken: Sequence[tuple[Question, float]], answers: Sequence[Answer], seconds: float) -> str:
+def interview_report(asked: Sequence[Question], answers: Sequence[Answer], seconds: float) -> str:
     """Return a table of an interview: question, topic, time and rating, and the number of answers in time."""
-    rows = [
-        [question.id, question.topic, _minutes(took), RATINGS[answer.rating]]
-        for (question, took), answer in zip(taken, answers, strict=True)
-    ]
-    within = sum(took <= seconds for _, took in taken)
-    known = sum(answer.rating > 1 for answer in answers)
+    pairs = zip(asked, answers, strict=False)  # a stopped interview has fewer answers
+    rows = [[question.id, question.topic, _minutes(one.seconds), RATINGS[one.rating]] for question, one in pairs]
     table = text_table(["question", "topic", "time", "rating"], rows)
-    total, each = _minutes(sum(took for _, took in taken)), _minutes(seconds)
-    return f"{table}\n\n{total} in all; {within} of {len(taken)} within {each}, {known} of {len(taken)} known."
+    within = sum(one.seconds <= seconds for one in answers)
+    known = sum(one.rating > 1 for one in answers)
+    total, each = _minutes(sum(one.seconds for one in answers)), _minutes(seconds)
+    return f"{table}\n\n{total} in all; {within} of {len(answers)} within {each}, {known} of {len(answers)} known."
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -310,38 +253,28 @@ def main(argv: Sequence[str]) -> int:
     if args.stats:
         session.write(statistics(questions, session.schedule(), session.now()))
         return 0
-    return _interview(session, questions, args) if args.interview else _quiz(session, questions, args)
+    return _hold(session, questions, args)
 
 
-def _quiz(session: Session, questions: Sequence[Question], args: argparse.Namespace) -> int:
-    asked = next_questions(questions, session.schedule(), session.now(), args.number, args.ahead)
-    if not asked:
-        session.write(f"Nothing is due. {session.next_due(questions)} --ahead goes on all the same.")
-        return 0
-    code = _until_stopped(session, lambda: session.quiz(asked))
-    session.close(questions)
-    return code
-
-
-def _interview(session: Session, questions: Sequence[Question], args: argparse.Namespace) -> int:
-    asked = drawn(questions, args.interview, args.seed)
-    session.write(f"A mock interview: {counted(len(asked), 'question')} (--seed {args.seed} asks them again).\n")
-    code = _until_stopped(session, lambda: session.interview(asked, args.seconds))
-    if session.taken:
-        session.write(interview_report(session.taken, session.given[: len(session.taken)], args.seconds) + "\n")
-    session.close(questions)
-    return code
-
-
-def _until_stopped(session: Session, work: Callable[[], None]) -> int:
-    """Run a quiz to its end, or until the reader ends it, which is no error; return the exit code."""
+def _hold(session: Session, questions: Sequence[Question], args: argparse.Namespace) -> int:
+    """Hold a quiz or an interview to its end, or until the reader ends it, which is no error; return the exit code."""
+    code = 0
+    if args.interview:
+        asked = drawn(questions, args.interview, args.seed)
+        session.write(f"A mock interview: {counted(len(asked), 'question')} (--seed {args.seed} asks them again).\n")
+    else:
+        asked = next_questions(questions, session.schedule(), session.now(), args.number, args.ahead)
+        if not asked:
+            session.write(f"Nothing is due. {session.next_due(questions)} --ahead goes on all the same.")
+            return 0
     try:
-        work()
-    except KeyboardInterrupt:
+        session.interview(asked, args.seconds) if args.interview else session.quiz(asked)
+    except (KeyboardInterrupt, EOFError) as end:
         session.write("\n")
-        return INTERRUPTED
-    except EOFError:
-        session.write("\n")
+        code = 130 if isinstance(end, KeyboardInterrupt) else 0
     except Ended:
         session.write("")
-    return 0
+    if args.interview and session.given:
+        session.write(interview_report(asked, session.given, args.seconds) + "\n")
+    session.close(questions)
+    return code

@@ -9,7 +9,6 @@ its lines to what the file holds by then, under a lock, and the file is replaced
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +16,8 @@ import math
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from fsrs import Card, Rating, Scheduler
 from course_tools.study.questions import TOPICS, Question
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
-from course_utils.common.tables import percent, text_table
+from course_utils.common.tables import counted, percent, text_table
 from course_utils.settings import cache_folder
 
 RATINGS = {1: "Again", 2: "Hard", 3: "Good", 4: "Easy"}
@@ -42,25 +42,9 @@ STEP = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to one question.
+    """One answer to one question, with the seconds that it took, if known, and an id that no other answer has.
 
-    Parameters
-    ----------
-    question
-        Id of the question.
-    rating
-        1 Again, 2 Hard, 3 Good, 4 Easy.
-    when
-        Time with its zone; kept in UTC.
-    seconds
-        Seconds from question to rating, or None.
-    id
-        Text that no other answer has.
-
-    Raises
-    ------
-    CourseError
-        If a value is not allowed.
+    ``when`` is an aware moment, kept in UTC. A value that is not allowed is a :class:`CourseError`.
     """
 
     question: str
@@ -106,13 +90,7 @@ def quiz_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def read_lines(path: Path) -> tuple[list[str], int]:
-    """Return the lines of a file of answers that can be read, as they are, and the number of damaged ones.
-
-    Raises
-    ------
-    CourseError
-        If the file is there and cannot be read.
-    """
+    """Return the lines of a file of answers that can be read, as they are, and the number of damaged ones."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except FileNotFoundError:
@@ -141,31 +119,16 @@ def in_order(answers: Iterable[Answer]) -> tuple[Answer, ...]:
 
 
 class Progress:
-    """A reader's answers, and the file that they are in.
+    """A reader's answers, and the file that they are in (default: :func:`quiz_path`), made with the first answer.
 
-    Parameters
-    ----------
-    path
-        Path of the file; it and its folder are made with the first answer. Default: :func:`quiz_path`.
-
-    Attributes
-    ----------
-    answers : tuple of Answer
-        All answers in the order of time, also those that another window wrote before the last reading or saving.
-    notice : str
-        Message for the reader that a damaged file was set aside. Empty otherwise.
-
-    Raises
-    ------
-    CourseError
-        If the file cannot be read.
+    ``answers`` are in the order of time, also those that another window wrote before the last reading or saving.
+    ``notice`` tells the reader that a damaged file was set aside; it is empty otherwise.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = quiz_path() if path is None else Path(path).absolute()
         self.notice = ""
         self._unsaved: list[Answer] = []
-        self.answers: tuple[Answer, ...] = ()
         self.read()
 
     def read(self) -> None:
@@ -179,10 +142,7 @@ class Progress:
     def add(self, answer: Answer) -> None:
         """Keep an answer, together with all that could not be saved before and with what other windows wrote.
 
-        Raises
-        ------
-        CourseError
-            If the file cannot be written. The answer counts all the same, and is saved with the next one.
+        After a :class:`CourseError` the answer counts all the same, and is saved with the next one.
         """
         self._unsaved.append(answer)
         self.answers = in_order([*self.answers, answer])
@@ -222,13 +182,11 @@ class Progress:
         with written_whole(self.path) as beside:
             beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager:
         """Keep all other windows of this machine from writing the file."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS)
-            lock.acquire()
+            return FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS).acquire()
         except Timeout as error:
             raise CourseError(
                 f"Another window has kept {self.path.name} locked for {LOCK_SECONDS:.0f} seconds. Close it and go on."
@@ -238,22 +196,11 @@ class Progress:
                 f"Answers cannot be kept in {self.path} ({error.strerror or error}). Set COURSE_QUIZ to a file that "
                 "you may write."
             ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 class Schedule:
-    """The times when questions are due again, computed from all answers.
+    """The times when questions are due again, computed from all answers in the order of time.
 
-    Parameters
-    ----------
-    answers
-        All answers in the order of time.
-
-    Notes
-    -----
     ``fsrs`` with its default parameters and a wanted recall of 90 %, without its random fuzz: the same answers give the
     same days on every machine. The longest interval is a year.
     """
@@ -291,7 +238,7 @@ class Schedule:
         return self._scheduler.get_card_retrievability(card, now.astimezone(UTC)) if card else None
 
     def answers(self, question: str) -> tuple[Answer, ...]:
-        """Return all answers to a question, the last one last."""
+        """Return all answers to a question."""
         return tuple(self._answers.get(question, ()))
 
     def last_time(self, question: str) -> str:
@@ -319,26 +266,12 @@ def in_words(wait: timedelta) -> str:
     return counted(round(days), "day") if round(days) < 60 else counted(round(days / 30), "month")
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: ``"1 line"``, ``"2 lines"``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def next_questions(
     questions: Iterable[Question], schedule: Schedule, now: datetime, count: int | None = None, ahead: bool = False
 ) -> list[Question]:
     """Return the questions to ask: due ones, the longest waiting first, then new ones in the order of the bank.
 
-    Parameters
-    ----------
-    questions
-        Questions to choose from.
-    schedule, now
-        The answers so far, and the time.
-    count
-        Largest number of questions; None for all.
-    ahead
-        True to go on with questions that are not due yet, the nearest first.
+    `ahead` goes on with questions that are not due yet, the nearest first; `count` is the largest number, None for all.
     """
     questions = list(questions)
     seen = sorted((q for q in questions if schedule.due(q.id)), key=lambda q: schedule.due(q.id))
@@ -350,17 +283,10 @@ def next_questions(
 
 @dataclass(frozen=True)
 class Standing:
-    """Counts that say how far a reader is with some questions.
+    """Counts that say how far a reader is with some questions: those seen, those due by now, answers rated *Again*.
 
-    Parameters
-    ----------
-    questions, seen, due
-        Number of questions, of those answered at least once, and of those that should be asked again by now.
-    answers, again
-        Number of answers, and of those rated *Again*.
-    tomorrow
-        Mean probability that an answer is remembered a day from now, over all questions; a new one counts as 0. Not
-        now: a minute after reading everything is remembered, also what was rated *Again*.
+    ``tomorrow`` is the mean probability that an answer is remembered a day from now, over all questions; a new one
+    counts as 0. Not now: a minute after reading everything is remembered, also what was rated *Again*.
     """
 
     questions: int

@@ -60,7 +60,7 @@ def nothing_left(questions: Sequence[Question], schedule: Schedule, now: datetim
 
 
 def quiz_cards(level: str | None = None, topic: str | None = None, path: Path | str | None = None) -> w.VBox:
-    """Cards to practise with: choose level and topic, think, reveal, rate.
+    """Return cards to practise with, which JupyterLab shows: choose level and topic, think, reveal, rate.
 
     Parameters
     ----------
@@ -68,16 +68,6 @@ def quiz_cards(level: str | None = None, topic: str | None = None, path: Path | 
         First position of the two filters; a part of a topic's name is enough. None for all.
     path
         Path of the file of answers; default: the one of ``course quiz``.
-
-    Returns
-    -------
-    ipywidgets.VBox
-        Shown by JupyterLab when it is the last line of a cell.
-
-    Raises
-    ------
-    CourseError
-        If level or topic is unknown, or the bank or the file of answers cannot be read.
     """
     chosen((), [level] if level else [])
     topic = find_topic(topic) if topic else None

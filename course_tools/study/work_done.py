@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
@@ -24,28 +23,11 @@ def day_of(moment: datetime | float, zone: tzinfo | None) -> date:
 
 
 def work_done(day: date, project: Path, now: datetime, zone: tzinfo | None) -> dict[str, str]:
-    """Return what is on disk of a day's work.
+    """Return what is on disk of a day's work under the course's folder; what cannot be read is left out.
 
-    Parameters
-    ----------
-    day
-        The day, in the reader's time zone.
-    project
-        The course's folder.
-    now
-        An aware moment.
-    zone
-        The reader's time zone; None for the machine's.
+    ``"Notebook day20"`` → how many of its cells ran; ``"Exercises day20"`` → how many were passed; ``"Cards"`` → how
+    many were answered and how many are due; ``"Runs"`` → how many, and the best.
 
-    Returns
-    -------
-    dict
-        ``"Notebook day20"`` → how many of its cells ran; ``"Exercises day20"`` → how many were passed; ``"Cards"`` →
-        how many were answered and how many are due; ``"Runs"`` → how many, and the best. What cannot be read is left
-        out.
-
-    Notes
-    -----
     A notebook counts for the day on which it was last saved. Looked at are the copies that ``course run`` wrote, the
     student's copies, and the notebooks of the course if their outputs are not those of ``course render``. An exercise
     counts if the cell does not hold the course's solution and the checker said "Right".
@@ -97,19 +79,17 @@ def _cards(day: date, now: datetime, zone: tzinfo | None) -> dict[str, str]:
     def until_then(when: datetime) -> bool:
         return when <= now and day_of(when, zone) <= day
 
-    with contextlib.suppress(CourseError):
+    try:
         answers = [one for one in in_order(map(Answer.from_line, read_lines(quiz_path())[0])) if until_then(one.when)]
-        schedule = Schedule(answers)
-        due = sum(until_then(schedule.due(question)) for question in {answer.question for answer in answers})
-        answered = sum(day_of(answer.when, zone) == day for answer in answers)
-        return {"Cards": f"{answered} answered, {due} due"} if answered or due else {}
-    return {}
+    except CourseError:
+        return {}
+    schedule = Schedule(answers)
+    due = sum(until_then(schedule.due(question)) for question in {answer.question for answer in answers})
+    answered = sum(day_of(answer.when, zone) == day for answer in answers)
+    return {"Cards": f"{answered} answered, {due} due"} if answered or due else {}
 
 
 def _runs(day: date, zone: tzinfo | None) -> dict[str, str]:
-    given = os.environ.get("COURSE_RUNS")
-    if given and not Path(given).expanduser().is_dir():
-        return {}
     # These import torch, which takes seconds.
     from course_utils.engine.runs import list_runs
     from course_utils.evaluation import interval_text

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from course_utils.common.errors import CourseError
+from course_utils.common.tables import counted
 from course_utils.data.downloads import is_hidden
 from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed, is_picture
 
@@ -147,7 +148,7 @@ class _Table:
         empty = [line for line, cell in zip(self.lines, cells, strict=True) if not cell]
         if empty:
             raise CourseError(
-                f"The column {column!r} of {str(self.path)!r} is empty in {_count(len(empty), 'row')}: "
+                f"The column {column!r} of {str(self.path)!r} is empty in {counted(len(empty), 'row')}: "
                 f"{_some(f'line {line}' for line in empty)}. Fill it in, or take these rows out."
             )
 
@@ -256,7 +257,7 @@ def _warn_of_other_folders(rows: list[LabelledFile], path: Path) -> None:
     ]
     if other and set(folders) == {row.label for row in rows}:
         warnings.warn(
-            f"In {str(path)!r}, {len(other)} of {_count(len(rows), 'label')} differ from the folder that the file "
+            f"In {str(path)!r}, {len(other)} of {counted(len(rows), 'label')} differ from the folder that the file "
             f"lies in: {_some(other)}. The labels of the list are used; check that no row has slipped.",
             stacklevel=3,
         )
@@ -335,7 +336,7 @@ def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> 
     outside = [name for name in dict.fromkeys(names) if folder.place(name) is None]
     if outside:
         raise CourseError(
-            f"{str(table.path)!r} names {_count(len(outside), 'file')} outside of the folder {str(folder.root)!r}: "
+            f"{str(table.path)!r} names {counted(len(outside), 'file')} outside of the folder {str(folder.root)!r}: "
             f"{listed(outside)}. Only files in it are read: call open_csv with a folder=... that holds all of them."
         )
     found = {name: folder.find(name) for name in names}
@@ -344,7 +345,7 @@ def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> 
         raise CourseError(_nothing_found(folder, table, names, column))
     if missing:
         raise CourseError(
-            f"{_count(len(missing), 'file')} of the {len(found)} that {str(table.path)!r} names "
+            f"{counted(len(missing), 'file')} of the {len(found)} that {str(table.path)!r} names "
             f"{'is' if len(missing) == 1 else 'are'} not in the folder {str(folder.root)!r}: {listed(missing)}. Put "
             "what is missing there, correct the list, or take these rows out of it."
         )
@@ -374,10 +375,6 @@ def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str
         f"None of the {len(set(names))} names in the column {column!r} of {str(table.path)!r} is a file in the folder "
         f"{str(folder.root)!r}. The first name is {names[0]!r}, {there}. {advice}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _some(texts: Iterable[str]) -> str:

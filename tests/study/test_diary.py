@@ -284,7 +284,7 @@ def test_ends_of_lines_changed_by_an_editor_are_no_handwriting(diary):
 
 def test_what_was_written_above_the_notes_is_set_aside_not_lost(diary):
     path = diary.write().path
-    edited = path.read_text(encoding="utf-8").replace("## Notes", "I saw a fox.\n\n## Notes").encode()
+    edited = path.read_text(encoding="utf-8").replace("## Notes", "I saw: a fox.\n\n## Notes").encode()
     for number in (1, 2):
         path.write_bytes(edited)
         assert diary.write().aside == diary.folder / f"2026-11-24.before-{number}.md"
