@@ -1,9 +1,7 @@
 """A check that a transform prepares pictures as the weights ask for.
 
 A wrong preparation raises no error, it only costs accuracy. :func:`check_transform` finds it, whoever wrote the
-transform, by looking at what comes out for a few made-up pictures. It looks in this order at: type and layout of the
-output, randomness, size, black and white (the normalisation), pure colours, mid-grey, gradients (what is cut out), and
-noise (the interpolation).
+transform, by looking at what comes out for a few made-up pictures.
 """
 
 from __future__ import annotations
@@ -35,19 +33,15 @@ BLUE_FIRST = "gives the channels in the order blue, green, red; red, green, blue
 def check_transform(transform: Transform, weights: Any, training: bool = False) -> list[str]:
     """Return everything in which a transform differs from the one that the weights were trained with.
 
-    The transform is judged by what it does to pictures, not by what it is made of. A hand-written function is
-    therefore checked like a ``v2.Compose``.
+    The transform is judged by what it does to pictures: a hand-written function is checked like a ``v2.Compose``.
 
     Parameters
     ----------
-    transform
-        Any callable that takes a PIL RGB picture.
-    weights
-        Same as in :func:`~course_utils.transforms.eval_transform`.
+    transform, weights
+        Any callable that takes a PIL RGB picture, and the same as in :func:`~course_utils.transforms.eval_transform`.
     training
-        True for a transform that is meant to be random, such as :func:`~course_utils.transforms.train_transform`.
-        Then only the tensor's type and size, the normalisation and the order of the channels are checked, not where it
-        cuts and how it resizes.
+        True for a transform that is meant to be random. Then only the tensor's type and size, the normalisation and
+        the order of the channels are checked, not where it cuts and how it resizes.
 
     Returns
     -------
@@ -79,25 +73,6 @@ def check_transform(transform: Transform, weights: Any, training: bool = False) 
             return _mismatches(transform, preset, side, training)
         except _Unusable as error:
             return [str(error)]
-
-
-def require_matching_transform(transform: Transform, weights: Any, training: bool = False) -> None:
-    """Stop if a transform does not fit the weights; arguments are the same as in :func:`check_transform`.
-
-    Raises
-    ------
-    CourseError
-        Naming every mismatch, and what to use instead.
-    """
-    found = check_transform(transform, weights, training)
-    if not found:
-        return
-    listed = found[0] if len(found) == 1 else "; ".join(f"({i}) {text}" for i, text in enumerate(found, 1))
-    instead = "train_transform(weights, augment)" if training else "eval_transform(weights)"
-    name = f"the weights {weights}" if hasattr(weights, "transforms") else "these weights"
-    raise CourseError(
-        f"The transform does not fit {name}: it {listed}. Use {instead}, which reads all of it from them."
-    )
 
 
 class _Unusable(Exception):
@@ -134,10 +109,7 @@ def _mismatches(transform: Transform, preset: Any, side: int, training: bool) ->
 
 @dataclass(frozen=True)
 class _Viewer:
-    """Pictures as a transform gives them: several views of each if ``is_random``.
-
-    ``size`` is the width and height of the pictures of one colour that it is given.
-    """
+    """Pictures as a transform gives them; `size` is (width, height) of the pictures of one colour that it is given."""
 
     transform: Transform
     is_random: bool
