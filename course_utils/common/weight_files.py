@@ -110,16 +110,9 @@ def _read_tensors(path: Path) -> dict:
 
 
 def check_fit(name: str, path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Raise :class:`CourseError` unless a file has the tensors that a network wants.
+    """Raise :class:`CourseError` unless the file at `path` has the tensors that the network `name` wants.
 
-    Parameters
-    ----------
-    name
-        Name of the network.
-    path
-        Path of the file.
-    wanted, given
-        State dicts of the network and of the file.
+    The state dict of the network is `wanted`, that of the file is `given`.
     """
     problems = {
         # Old checkpoints do not count batches; torch fills that in.

@@ -40,17 +40,7 @@ MEASURES = ("rank", "ssim")
 def masks_of(dataset: PhotoDataset, weights: Any) -> np.ndarray:
     """Return the masks of a data set, cropped as the network's pictures are: bool ``(N, H, W)``, True on the animal.
 
-    Parameters
-    ----------
-    dataset
-        The drawn pets; photographs have no masks.
-    weights
-        Same as in :func:`~course_utils.transforms.eval_transform`.
-
-    Raises
-    ------
-    CourseError
-        If there are no pictures, or one has no mask.
+    Photographs have no masks: a :class:`CourseError` is raised if there are no pictures, or one has no mask.
     """
     masks = [dataset.mask(i) for i in range(len(dataset))]
     if not masks or None in masks:
@@ -69,10 +59,8 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    maps
-        ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``.
-    masks
-        bool ``(N, H, W)``, or ``(H, W)`` for all.
+    maps, masks
+        ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``; and bool ``(N, H, W)``, or ``(H, W)`` for all.
 
     Raises
     ------
@@ -137,12 +125,7 @@ def centred_blob(shape: tuple[int, int, int], spread: float = 0.25) -> np.ndarra
     which spread you compare with, and compare with the maps of other pictures too, ``np.roll(maps, 1, axis=0)``: they
     are as wide and as centred as the maps themselves, and know nothing about the picture.
 
-    Parameters
-    ----------
-    shape
-        ``(N, H, W)``, that of the maps to compare with.
-    spread
-        Standard deviation of the blob, as a share of the shorter side, above 0.
+    `shape` is that of the maps, ``(N, H, W)``; `spread` is the standard deviation as a share of the shorter side.
     """
     if not spread > 0:
         raise CourseError(f"spread={spread}: the blob needs a width above 0; 0.25 is a quarter of the side.")
@@ -166,22 +149,11 @@ class Mean(NamedTuple):
 
 
 def mean_with_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> Mean:
-    """Return the mean of scores with a 95 % bootstrap interval over pictures.
+    """Return the mean of scores ``(N,)`` with a 95 % bootstrap interval over pictures.
 
-    Parameters
-    ----------
-    values
-        ``(N,)``; NaN (no object in the picture) is left out. Of two ways to make maps, give the differences picture by
-        picture: an interval that lies above 0 says that the first is better.
-    resamples
-        Number of times that N of the N values are drawn with replacement.
-    seed
-        Seed of these draws; the global generators stay as they are.
-
-    Raises
-    ------
-    CourseError
-        If fewer than two values are left: one value says nothing about its spread.
+    NaN (no object in the picture) is left out; a :class:`CourseError` is raised if fewer than two values are left. Of
+    two ways to make maps, give the differences picture by picture: an interval that lies above 0 says that the first is
+    better. N of the N values are drawn `resamples` times with replacement, from a generator of its own.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
@@ -217,8 +189,7 @@ def road(
     percentiles
         Shares of the pixels that stay, in percent, above 0 and below 100; the score is the mean over them.
     seed
-        Seed of the order among equal values and of the noise on what is filled in; the global generators stay as they
-        are.
+        Seed of the order among equal values and of the noise on what is filled in.
 
     Raises
     ------
@@ -287,10 +258,8 @@ def similarity(first: np.ndarray, second: np.ndarray, measure: str = "rank") -> 
         raise CourseError(f"measure={measure!r} is unknown: choose one of {', '.join(MEASURES)}.")
     if first.shape != second.shape or first.ndim != 3:
         raise CourseError(f"Maps of {first.shape} and {second.shape} cannot be compared: both have to be (N, H, W).")
-    return _rank_correlation(first, second) if measure == "rank" else _structural_similarity(first, second)
-
-
-def _rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    if measure == "ssim":
+        return _structural_similarity(first, second)
     pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
     return np.array([spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs])
 
@@ -333,11 +302,9 @@ def randomisation_check(
 
     Parameters
     ----------
-    model
-        Trained; a copy of it is randomised.
-    images, target, method, stage
-        Same as in :func:`~course_utils.gradcam.explain`. Without a target, what the trained network takes for most
-        probable is explained in every step.
+    model, images, target, method, stage
+        Same as in :func:`~course_utils.gradcam.explain`; a copy of the model is randomised. Without a target, what the
+        trained network takes for most probable is explained in every step.
     measure
         Same as in :func:`similarity`.
     seed
@@ -363,14 +330,8 @@ def randomisation_check(
 def randomise_stage(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """Give one stage of a network new random weights, as if it had never been trained, and return the model.
 
-    Parameters
-    ----------
-    model
-        Changed in place: convolutions as He et al. draw them, norms as the identity, linear layers as torch draws them.
-    stage
-        Name of any stage.
-    seed
-        Seed of the weights; the global generator stays as it is.
+    The model is changed in place: convolutions as He et al. draw them, norms as the identity, linear layers as torch
+    draws them. The global generator stays as it is.
     """
     row = stages(model)
     if stage not in row:
@@ -414,19 +375,13 @@ def patch_check(
 
     Parameters
     ----------
-    model, method, stage
-        Same as in :func:`~course_utils.gradcam.explain`.
+    model, target, method, stage
+        Same as in :func:`~course_utils.gradcam.explain`; the target is the class that the patch speaks for.
     background, patch
         ``(3, H, W)`` and ``(3, h, w)``, both transformed as for the network.
     places
-        ``(top, left)`` of the patch in pixels, two places or more.
-    target
-        The class that the patch speaks for.
-
-    Raises
-    ------
-    CourseError
-        If there are fewer than two places, or the patch reaches over the edge at one of them.
+        ``(top, left)`` of the patch in pixels: two places or more, and none of them over the edge, otherwise a
+        :class:`CourseError` is raised.
     """
     if len(places) < 2:
         raise CourseError(f"{len(places)} place was given: to see whether a map moves takes two places or more.")
@@ -439,8 +394,8 @@ def patch_check(
                 f"A patch of {height} × {width} pixels at {(top, left)} reaches over the edge of a picture of "
                 f"{background.shape[1]} × {background.shape[2]}."
             )
-        image[:, top : top + height, left : left + width] = patch
-        mask[top : top + height, left : left + width] = True
+        place = slice(top, top + height), slice(left, left + width)
+        image[:, *place], mask[place] = patch, True
     heat = explain(model, images, target, method, stage).heat
     energy = np.stack([energy_inside(heat, mask) for mask in masks], axis=1)
     return PatchCheck(images, masks, heat, energy)

@@ -51,21 +51,8 @@ class Then:
 def shifted(settings: Settings, splits: Splits, kind: str, transform: Callable[[Any], Any] | None = None) -> Splits:
     """Return the splits in another domain: the same scenes and labels, seen differently.
 
-    Parameters
-    ----------
-    settings
-        Settings of the notebook.
-    splits
-        Opened splits; photographs are changed on the fly, pets are drawn anew.
-    kind
-        ``"night"`` or ``"sketch"``.
-    transform
-        Transform applied after the shift, as in :meth:`PhotoDataset.with_transform`.
-
-    Raises
-    ------
-    CourseError
-        If the kind is unknown.
+    Photographs are changed on the fly, pets are drawn anew. `kind` is ``"night"`` or ``"sketch"``, otherwise a
+    :class:`CourseError` is raised; `transform` is applied after the shift.
     """
     if kind not in SHIFTS:
         raise CourseError(f"There is no shift {kind!r}; choose one of {', '.join(SHIFTS)}.")

@@ -45,12 +45,8 @@ class FamilyCard:
 
     Parameters
     ----------
-    family, model
-        Names, such as ``"vgg"`` and ``"vgg16"``.
     parameters, multiply_adds
         Numbers for the network as it was pre-trained; multiply-adds for one picture of `size` × `size` pixels.
-    size
-        Side in pixels of the pictures that it wants.
     last_layer, features
         Name of its last layer, and how many numbers go into it.
     milliseconds
@@ -134,10 +130,9 @@ def compare_families(
 
     Parameters
     ----------
-    models
-        Family → name of a network, as ``settings.models``.
-    splits
-        Photos without transforms: each network gets the one of its own weights.
+    models, splits
+        Family → name of a network, as ``settings.models``, and photos without transforms: each network gets the one of
+        its own weights.
     seeds, epochs, batch_size, device
         Same as in :func:`~course_utils.experiments.compare.compare_strategies`.
 
@@ -219,16 +214,9 @@ def as_record(
 
 
 def strategy_table(record: dict, value: str = "test", markdown: bool = False) -> str:
-    """Return a table with strategies in rows and networks in columns.
+    """Return a table of :func:`as_record`'s results with strategies in rows and networks in columns.
 
-    Parameters
-    ----------
-    record
-        From :func:`as_record`.
-    value
-        ``"test"``, ``"val"``, ``"seconds"`` or ``"trainable"``.
-    markdown
-        True for a Markdown table, False for plain text.
+    `value` is ``"test"``, ``"val"``, ``"seconds"`` or ``"trainable"``.
     """
     networks = record["networks"]
     strategies = list(next(iter(networks.values()))["summary"])
