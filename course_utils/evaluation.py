@@ -68,15 +68,11 @@ class Report:
     classes
         C names, in the order of the labels.
     labels, probabilities
-        int ``(N,)`` with N at least 1, and float ``(N, C)`` with rows that sum to 1.
+        int ``(N,)`` with N at least 1, and float ``(N, C)`` with rows that sum to 1. A :class:`CourseError` is raised
+        if the lengths do not fit together or a label is no index into ``classes``.
     names
         File name of each sample, from the folder that all of them share and with ``/`` on every system; empty if
         unknown.
-
-    Raises
-    ------
-    CourseError
-        If the lengths do not fit together or a label is no index into ``classes``.
     """
 
     classes: tuple[str, ...]
@@ -288,14 +284,8 @@ def _as_rows(columns: Mapping[str, Sequence[object]]) -> list[dict[str, Any]]:
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report:
     """Return the report of a model's answers on every sample of a data set.
 
-    Parameters
-    ----------
-    model
-        Network, run in eval mode without gradients and left as it was found.
-    dataset
-        Pairs ``(image, label)``. Its ``classes`` and ``paths``, where it has them, name the classes and samples.
-    batch_size
-        Pictures per forward pass.
+    The model runs in eval mode without gradients and is left as it was found. The data set has pairs ``(image,
+    label)``; its ``classes`` and ``paths``, where it has them, name the classes and samples.
 
     Raises
     ------
@@ -350,14 +340,7 @@ class PairedComparison:
     """Counts of where two models that answered the same samples differ, and a test of whether chance explains it.
 
     It is about these two trained networks and other test pictures. Several runs are needed to learn how much another
-    training seed would change.
-
-    Parameters
-    ----------
-    both_right, only_first, only_second, both_wrong
-        Numbers of samples answered right by both, by one, and by neither of the models.
-    names
-        Names of the two models, for printing.
+    training seed would change. The names of the models are for printing.
     """
 
     both_right: int
@@ -505,13 +488,11 @@ def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 
 
     Parameters
     ----------
-    dataset
+    dataset, weights
         Data set of the report. A :class:`~course_utils.datasets.PhotoDataset` is asked for its pictures without the
-        transform; any other has to give PIL pictures, or tensors in [0, 1], or normalised tensors with `weights`.
+        transform; any other has to give PIL pictures, or tensors in [0, 1], or normalised tensors with their `weights`.
     n, columns
         Largest number of pictures, and pictures per row, at least 1 each.
-    weights
-        Weights entry whose normalisation the tensors of `dataset` have.
 
     Returns
     -------

@@ -39,9 +39,6 @@ METHODS = {
 CAM_BATCH = 32
 
 
-# --- heat maps ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Explanation:
     """The heat maps of N pictures; made by :func:`explain`.
@@ -107,16 +104,14 @@ def explain(
     model
         A network of one of the families, on any device, frozen or not, in any mode. Afterwards modes,
         ``requires_grad``, ``grad``, hooks and random generators are as they were.
-    images
-        ``(N, 3, H, W)``, transformed as for the network.
+    images, batch_size
+        ``(N, 3, H, W)``, transformed as for the network, and number of them at a time. ``"scorecam"`` always takes one:
+        it needs memory for as many copies of a picture as the stage has channels.
     target
         The class to explain: one for all pictures, or one for each; None takes the most probable class of each. Its
         logit is explained, before softmax: a probability also rises where others fall.
     method, stage
         One of ``METHODS``, and one of :func:`~course_utils.pretrained_models.map_stages`; None for the last.
-    batch_size
-        Pictures at a time. ``"scorecam"`` always takes one: it needs memory for as many copies of a picture as the
-        stage has channels.
 
     Raises
     ------
@@ -259,9 +254,6 @@ def class_numbers(target: int | Sequence[int] | Tensor, pictures: int, classes: 
                 f"target={number} is out of range: the model has {classes} classes, numbered from 0 to {classes - 1}."
             )
     return np.broadcast_to(numbers, (pictures,)).astype(np.int64)
-
-
-# --- looking at them ---------------------------------------------------------------------------------------------
 
 
 def overlay(pictures: Tensor, maps: np.ndarray, opacity: float = 0.6, colors: str = "inferno") -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,9 +17,7 @@ from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator
-from matplotlib.transforms import Bbox
 from PIL import Image, ImageOps
 
 from course_utils.common.errors import CourseError
@@ -179,15 +177,9 @@ def _mosaic(bank: np.ndarray, columns: int) -> np.ndarray:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-class Recorded(Protocol):
-    """A run with its records by epoch: ``epoch`` from 0, ``val_loss`` in nats, ``val_accuracy`` in [0, 1]."""
-
-    history: Sequence[Any]
-
-
 @styled
-def learning_curves(runs: Mapping[str, Recorded]) -> Figure:
-    """Return a figure of validation loss and accuracy by epoch, one line per run."""
+def learning_curves(runs: Mapping[str, Any]) -> Figure:
+    """Return a figure of validation loss and accuracy by epoch, one line per :class:`~course_utils.training.Run`."""
     figure, axes = new_figure(1, 2, width=11, height=4)
     loss, accuracy = axes.flat
     for i, (name, run) in enumerate(runs.items()):
@@ -392,12 +384,10 @@ def bars(
 
     Parameters
     ----------
-    values, xlabel
-        Name → length of the bar, and label of the axis of lengths, with units.
-    intervals
-        Name → (low, high) around the value, drawn as a thin line; names may be left out.
-    form
-        Format of the number, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, ….
+    values, intervals
+        Name → length of the bar, and name → (low, high) around it, drawn as a thin line; names may be left out.
+    xlabel, form
+        Label with units, and format of the numbers, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, ….
 
     Raises
     ------
@@ -433,12 +423,10 @@ def scatter(
 
     Parameters
     ----------
-    points
-        Name → (x, y).
+    points, intervals
+        Name → (x, y), and name → (low, high) around y, drawn as a thin line; names may be left out.
     xlabel, ylabel, log_x
         Labels, with units, and True for a logarithmic x axis.
-    intervals
-        Name → (low, high) around y, drawn as a thin line; names may be left out.
 
     Raises
     ------
@@ -498,21 +486,16 @@ _PLACES = (
 def _write_beside(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write each name in the first place where it covers no marker and no other name; in the first of all if none."""
     figure.draw_without_rendering()  # the layout has to be known before two boxes can be compared
-    taken = [line.get_window_extent().padded(5) for line in axis.lines]
+    frame, taken = axis.get_window_extent(), [line.get_window_extent().padded(5) for line in axis.lines]
     for name, point in points.items():
         text = axis.annotate(name, point, _PLACES[0][0], textcoords="offset points")
-        taken.append(_settle(text, axis.get_window_extent(), taken))
-
-
-def _settle(text: Annotation, frame: Bbox, taken: Sequence[Bbox]) -> Bbox:
-    """Move a name to the first free place and return the box that it fills."""
-    for offset, horizontal, vertical in (*_PLACES, _PLACES[0]):
-        text.set(position=offset, ha=horizontal, va=vertical)
-        box = text.get_window_extent()
-        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-        if inside and not box.count_overlaps(taken):
-            break
-    return box
+        for offset, horizontal, vertical in (*_PLACES, _PLACES[0]):
+            text.set(position=offset, ha=horizontal, va=vertical)
+            box = text.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not box.count_overlaps(taken):
+                break
+        taken.append(box)
 
 
 def _require_some(values: Mapping, what: str) -> None:

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-# --- random generators -------------------------------------------------------------------------------------------
-
 
 def generator_states() -> dict[str, Any]:
     """Return where the global generators of Python, NumPy, torch and CUDA are.
@@ -68,9 +66,6 @@ def generators_put_back(seed: int | None = None) -> Iterator[None]:
         torch.default_generator.set_state(cpu)
         if gpus is not None:
             torch.cuda.set_rng_state_all(gpus)
-
-
-# --- modes -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -1,11 +1,10 @@
 """Checks that say whether a heat map of :mod:`course_utils.gradcam` is worth believing.
 
 * Where there is a mask of the object, :func:`pointing_game` and :func:`energy_inside` score a map against it, beside
-  :func:`centred_blob`, a map that knows nothing about the picture.
-* Where there is none, :func:`road` removes what the map marks and watches the answer.
+  :func:`centred_blob`, a map that knows nothing about the picture. Where there is none, :func:`road` removes what the
+  map marks and watches the answer.
 * :func:`randomisation_check` destroys what was learned, stage by stage: a map that does not change shows the picture,
-  not the network (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
-* :func:`patch_check` moves a piece of a picture: the map has to follow.
+  not the network. :func:`patch_check` moves a piece of a picture: the map has to follow.
 """
 
 from __future__ import annotations
@@ -60,12 +59,8 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     maps, masks
-        ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``; and bool ``(N, H, W)``, or ``(H, W)`` for all.
-
-    Raises
-    ------
-    CourseError
-        If shapes do not fit, a mask is not bool, or a map has negative values or NaN.
+        ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``; and bool ``(N, H, W)``, or ``(H, W)`` for all. Others are a
+        :class:`CourseError`.
 
     Notes
     -----
@@ -191,11 +186,6 @@ def road(
     seed
         Seed of the order among equal values and of the noise on what is filled in.
 
-    Raises
-    ------
-    CourseError
-        If shapes do not fit, or for a class or percentile out of range.
-
     Notes
     -----
     Rong, Y. et al. (2022). A Consistent and Efficient Evaluation Strategy for Attribution Methods (ROAD).
@@ -242,12 +232,7 @@ def similarity(first: np.ndarray, second: np.ndarray, measure: str = "rank") -> 
     measure
         ``"rank"``: Spearman's rank correlation over the pixels; 1 the same order, 0 none (also where a map is the same
         everywhere), -1 the reverse. ``"ssim"``: structural similarity, which compares light, contrast and form in small
-        windows; 1 the same picture.
-
-    Raises
-    ------
-    CourseError
-        For an unknown measure or different shapes.
+        windows; 1 the same picture. Any other is a :class:`CourseError`, as maps of different shapes are.
 
     Notes
     -----
@@ -305,10 +290,8 @@ def randomisation_check(
     model, images, target, method, stage
         Same as in :func:`~course_utils.gradcam.explain`; a copy of the model is randomised. Without a target, what the
         trained network takes for most probable is explained in every step.
-    measure
-        Same as in :func:`similarity`.
-    seed
-        Seed of the random weights; the global generators stay as they are.
+    measure, seed
+        Same as in :func:`similarity`, and seed of the random weights.
 
     Notes
     -----

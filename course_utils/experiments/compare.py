@@ -43,16 +43,9 @@ from course_utils.transforms import eval_transform
 class Trial:
     """The result of one strategy with one seed.
 
-    Parameters
-    ----------
-    strategy, seed, epochs
-        Name of the strategy, seed, and number of epochs trained.
-    val_accuracy
-        Validation accuracy of the best epoch, in [0, 1]; the epoch was chosen by it.
-    test_right, test_total
-        Number of test pictures recognised by the weights of that epoch, and of all; None if test was not touched.
-    seconds, trainable
-        Duration of the training, and the largest number of parameters that learned in any epoch.
+    The validation accuracy, in [0, 1], is that of the best epoch, which was chosen by it. `test_right` of `test_total`
+    test pictures were recognised by the weights of that epoch; None if test was not touched. `trainable` is the largest
+    number of parameters that learned in any epoch.
     """
 
     strategy: str
@@ -79,14 +72,8 @@ class Trial:
 class Comparison:
     """The trials of several strategies over the same seeds; ``print`` shows one row per strategy.
 
-    Parameters
-    ----------
-    trials
-        Results, in the order in which they were measured.
-    runs
-        (strategy, seed) → :class:`~course_utils.training.Run` of the trial.
-    models
-        Strategy → trained network of its first seed only: nine VGGs would fill a laptop's memory.
+    The trials are in the order in which they were measured; `runs` has the run of each (strategy, seed). Only the
+    trained network of a strategy's first seed is in `models`: nine VGGs would fill a laptop's memory.
     """
 
     trials: tuple[Trial, ...]

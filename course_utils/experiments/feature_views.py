@@ -42,20 +42,16 @@ def top_activations(
 
     Parameters
     ----------
-    model
-        A network of one of the families; left as it was found.
+    model, stage, batch_size
+        Same as in :func:`~course_utils.gradcam.explain`; the model is left as it was found.
     dataset
         Pairs ``(image, label)`` with images ``(3, H, W)`` of one size, already transformed.
     channels
         Numbers of the channels to look at. ``last_layer(model).weight[c].topk(4).indices`` are those that speak for
         class c, where the last layer sees the mean of each channel (ResNet, EfficientNet).
-    stage, batch_size
-        Same as in :func:`~course_utils.gradcam.explain`.
-    count
-        Number of crops for each channel, each from another picture.
-    side
-        Side of a crop in pixels. A channel sees a larger or smaller part than that; in deep stages much of the
-        picture.
+    count, side
+        Number of crops for each channel, each from another picture, and their side in pixels. A channel sees a larger
+        or smaller part than that; in deep stages much of the picture.
 
     Raises
     ------
@@ -118,10 +114,8 @@ def _check_channels(channels: list[int], available: int) -> None:
 
 def _crop(image: Tensor, centre: Tensor, side: int) -> Tensor:
     """Return the square around a place, moved inwards where it would reach over the edge."""
-    top, left = (
-        min(max(int(middle) - side // 2, 0), whole - side)
-        for middle, whole in zip(centre, image.shape[1:], strict=True)
-    )
+    highest = torch.tensor(image.shape[1:]) - side
+    top, left = torch.minimum((centre - side // 2).clamp(min=0), highest).tolist()
     return image[:, top : top + side, left : left + side]
 
 
