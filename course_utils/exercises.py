@@ -1,7 +1,6 @@
 """Checkers for the exercises: each says whether an answer is right, and if not, what about it is not.
 
-A checker never gives the answer away. It works on what the reader built, so every right solution passes, not only
-the one that the course has in mind.
+A checker never gives the answer away. It works on what the reader built, so every right solution passes.
 """
 
 from __future__ import annotations

@@ -63,11 +63,8 @@ def _check_file(path: Path) -> None:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file of your own.
 
-    Parameters
-    ----------
-    path
-        ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
-        ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
+    The file is ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
+    ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
 
     Raises
     ------

@@ -56,15 +56,9 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     A map of zeros counts as one that is the same everywhere: its share is that of the object in the picture, which is
     what chance gives. NaN where there is no object.
 
-    Parameters
-    ----------
-    maps, masks
-        ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``; and bool ``(N, H, W)``, or ``(H, W)`` for all. Others are a
-        :class:`CourseError`.
-
-    Notes
-    -----
-    Called the energy-based pointing game by Wang et al. (2020), Score-CAM, https://arxiv.org/abs/1910.01279.
+    Maps are ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``; masks bool ``(N, H, W)``, or ``(H, W)`` for all. Others
+    are a :class:`CourseError`. Wang et al. call it the energy-based pointing game (2020, Score-CAM,
+    https://arxiv.org/abs/1910.01279).
     """
     maps, masks = _maps_and_masks(maps, masks)
     whole = maps.sum((1, 2))
@@ -76,19 +70,9 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray, tolerance: float = 0) -> 
     """Return 1 for each map whose highest place lies on the object, else 0: ``(N,)``.
 
     Where several places are equally high, it is the share of them that hit; so a map that is the same everywhere gets
-    what chance gives. NaN where there is no object.
-
-    Parameters
-    ----------
-    maps, masks
-        Same as in :func:`energy_inside`.
-    tolerance
-        Distance to the object in pixels that still counts, 0 or more. A map of 8 × 8 positions on 128 pixels is not
-        finer than 8.
-
-    Notes
-    -----
-    Zhang, J. et al. (2016). Top-down Neural Attention by Excitation Backprop. https://arxiv.org/abs/1608.00507
+    what chance gives. NaN where there is no object. Parameters are those of :func:`energy_inside`, and `tolerance`: the
+    distance to the object in pixels that still counts. A map of 8 × 8 positions on 128 pixels is not finer than 8.
+    (Zhang, J. et al. 2016. Top-down Neural Attention by Excitation Backprop. https://arxiv.org/abs/1608.00507)
     """
     maps, masks = _maps_and_masks(maps, masks)
     if tolerance < 0:
@@ -209,8 +193,7 @@ def road(
 def _ranks(maps: np.ndarray, seed: int) -> np.ndarray:
     """Return the ranks of each map's values, stretched to [0, 1]; equal values get theirs in random order.
 
-    A Grad-CAM is 0 in large parts of a picture. A threshold at 0 would remove all of it, and nothing would be left to
-    fill the holes from.
+    A Grad-CAM is 0 in large parts: a threshold at 0 would leave nothing to fill the holes from.
     """
     flat = maps.reshape(len(maps), -1)
     order = np.lexsort((np.random.default_rng(seed).random(flat.shape), flat), axis=1)

@@ -43,16 +43,9 @@ FIVE = (FROM_SCRATCH, FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIV
 class FamilyCard:
     """The facts about a pre-trained network before it meets new data.
 
-    Parameters
-    ----------
-    parameters, multiply_adds
-        Numbers for the network as it was pre-trained; multiply-adds for one picture of `size` × `size` pixels.
-    last_layer, features
-        Name of its last layer, and how many numbers go into it.
-    milliseconds
-        Time for one picture in a batch of 16 on this machine, forward only: the median of three.
-    top1, learned_from
-        Accuracy in percent, and the data set, that its weights entry states.
+    Numbers are those of the network as it was pre-trained: multiply-adds for one picture of `size` × `size` pixels,
+    `features` that go into its last layer, and `milliseconds` for one picture in a batch of 16 on this machine, forward
+    only, the median of three. Its weights entry states the accuracy `top1` in percent on the data set `learned_from`.
     """
 
     family: str
@@ -139,12 +132,8 @@ def compare_families(
     Returns
     -------
     dict
-        Name of the network → its comparison, without the trained models.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        After a Stop, at once. Its attribute ``comparisons`` holds what was finished, if there is any.
+        Name of the network → its comparison, without the trained models. After a Stop, the attribute ``comparisons`` of
+        the KeyboardInterrupt holds what was finished, if there is any.
     """
     comparisons = {}
     options = {"seeds": seeds, "epochs": epochs, "batch_size": batch_size, "device": device}

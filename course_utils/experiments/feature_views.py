@@ -129,17 +129,9 @@ def plot_top_activations(found: TopActivations, weights: Any) -> Figure:
 def plane_of(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return features as points on the plane that keeps most of their spread (principal component analysis).
 
-    Parameters
-    ----------
-    features
-        ``(N, D)``, from :func:`~course_utils.feature_extraction.extract_features`, of three pictures and two features
-        or more; otherwise a :class:`CourseError` is raised.
-
-    Returns
-    -------
-    points, shares
-        ``(N, 2)``, and the share of the variance along either axis ``(2,)``. What the two shares lack to 1 is not in
-        the picture: classes that overlap in it may well be apart.
+    The features are ``(N, D)``, of three pictures and two features or more, otherwise a :class:`CourseError` is raised.
+    The points are ``(N, 2)``, and come with the share of the variance along either axis ``(2,)``. What the two shares
+    lack to 1 is not in the picture: classes that overlap in it may well be apart.
     """
     if features.ndim != 2 or len(features) < 3 or features.shape[1] < 2:
         raise CourseError(

@@ -35,11 +35,6 @@ class Watermarked(PhotoDataset):
     share, seed
         Share of each of these classes that is marked, in [0, 1], rounded to whole pictures, and seed of their choice.
 
-    Raises
-    ------
-    CourseError
-        For an unknown class, or a share outside of [0, 1].
-
     Notes
     -----
     The mark is put on before the transform. A crop may cut it off and a mirror image moves it to the left, so the

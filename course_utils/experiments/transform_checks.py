@@ -47,7 +47,6 @@ def check_transform(transform: Transform, weights: Any, training: bool = False) 
     -------
     list of str
         One entry per mismatch, each the rest of a sentence that begins with "The transform"; empty when it fits.
-        The random generators of Python, NumPy and torch are left as they were.
 
     Raises
     ------
@@ -164,17 +163,14 @@ def _scale_mismatches(scale: _Scale, preset: Any, tolerance: float) -> list[str]
         return [f"makes negatives: white comes out darker than black; {goal} are wanted"]
     if not scale.usable:
         return [f"makes the same of black and of white, as if by each picture's own mean; {goal} are wanted"]
-    zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+    zero, one, blue_first = torch.zeros_like(mean), torch.ones_like(mean), (black.flip(0), white.flip(0))
     usual = {
         f"leaves values from 0 to 255; they have to be divided by 255, then normalised with {goal}": (zero, 255 * one),
         f"leaves values from 0 to 1; they have to be normalised with {goal}": (zero, one),
         "normalises values from 0 to 255; they have to be divided by 255 before that": (black, (255 - mean) / std),
         "divides by 255 twice before it normalises": (black, (1 / 255 - mean) / std),
         "normalises twice": ((black - mean) / std, (white - mean) / std),
-        f"normalises with mean and standard deviation in the order blue, green, red; {goal} are wanted": (
-            black.flip(0),
-            white.flip(0),
-        ),
+        f"normalises with mean and standard deviation in the order blue, green, red; {goal} are wanted": blue_first,
     }
     for text, known in usual.items():
         if scale.equals(_Scale(*known), tolerance):
