@@ -63,16 +63,10 @@ def _with_interval(share: float, interval: Sequence[float], more: str = "") -> s
 class Report:
     """The answers of a model on a data set, and the scores computed from them with the definitions of scikit-learn.
 
-    Parameters
-    ----------
-    classes
-        C names, in the order of the labels.
-    labels, probabilities
-        int ``(N,)`` with N at least 1, and float ``(N, C)`` with rows that sum to 1. A :class:`CourseError` is raised
-        if the lengths do not fit together or a label is no index into ``classes``.
-    names
-        File name of each sample, from the folder that all of them share and with ``/`` on every system; empty if
-        unknown.
+    The C classes are in the order of the labels, int ``(N,)`` with N at least 1. Probabilities are float ``(N, C)``
+    with rows that sum to 1. The names are those of the samples' files, from the folder that all of them share and with
+    ``/`` on every system; empty if unknown. A :class:`CourseError` is raised if the lengths do not fit together or a
+    label is no index into ``classes``.
     """
 
     classes: tuple[str, ...]
@@ -287,11 +281,8 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report
     The model runs in eval mode without gradients and is left as it was found. The data set has pairs ``(image,
     label)``; its ``classes`` and ``paths``, where it has them, name the classes and samples.
 
-    Raises
-    ------
-    CourseError
-        If the data set is empty, has another number of classes than the model has outputs, or labels beyond them; if
-        the model's answers are no numbers.
+    A :class:`CourseError` is raised if the data set is empty, has another number of classes than the model has
+    outputs, or labels beyond them; or if the model's answers are no numbers.
     """
     if len(dataset) == 0:
         raise CourseError("The data set is empty: there is nothing to evaluate on.")
@@ -489,8 +480,9 @@ def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 
     Parameters
     ----------
     dataset, weights
-        Data set of the report. A :class:`~course_utils.datasets.PhotoDataset` is asked for its pictures without the
-        transform; any other has to give PIL pictures, or tensors in [0, 1], or normalised tensors with their `weights`.
+        Data set of the report, otherwise a :class:`CourseError` is raised. A
+        :class:`~course_utils.datasets.PhotoDataset` is asked for its pictures without the transform; any other has to
+        give PIL pictures, or tensors in [0, 1], or normalised tensors with their `weights`.
     n, columns
         Largest number of pictures, and pictures per row, at least 1 each.
 
@@ -498,11 +490,6 @@ def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 
     -------
     Figure
         A sentence if everything was answered right: a good model is no reason for a cell to fail.
-
-    Raises
-    ------
-    CourseError
-        If the data set is not the one of the report, or its tensors cannot be shown as they are.
     """
     if n < 1 or columns < 1:
         raise CourseError(f"n={n} pictures in {columns} columns were asked for: both must be 1 or more.")

@@ -113,16 +113,9 @@ def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
 def picture_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 6, colors: Sequence[str] | None = None
 ) -> Figure:
-    """Return a figure of pictures in rows, each with a title.
+    """Return a figure of pictures in rows, each with a title in its colour (None: black).
 
-    Parameters
-    ----------
-    pictures
-        PIL pictures, arrays ``(H, W)`` or ``(H, W, 3)``, or tensors ``(3, H, W)`` with values in [0, 1].
-    titles, colors
-        Title of each picture, and its colour; None for black.
-    columns
-        Pictures per row.
+    The pictures are PIL pictures, arrays ``(H, W)`` or ``(H, W, 3)``, or tensors ``(3, H, W)`` with values in [0, 1].
     """
     rows = -(-len(pictures) // columns)
     figure, axes = new_figure(rows, columns, width=2.0 * columns, height=2.25 * rows)
@@ -337,16 +330,9 @@ def lines(
 ) -> Figure:
     """Return a figure with a line per curve, such as a loss by epoch or a gradient by depth.
 
-    Parameters
-    ----------
-    curves
-        Name → values, of any lengths. A value that is not finite, or not above zero on a logarithmic scale, leaves a
-        gap.
-    xlabel, ylabel, log_y
-        Labels, with units, and True for a logarithmic axis.
-    xs
-        Positions of the values, at least as many as the longest curve has, otherwise a :class:`CourseError` is raised;
-        None for 1, 2, 3, ….
+    The curves have values of any lengths. A value that is not finite, or not above zero on a logarithmic scale, leaves
+    a gap. `xs` are the positions of the values, at least as many as the longest curve has, otherwise a
+    :class:`CourseError` is raised; None for 1, 2, 3, …. The labels name units.
     """
     _require_some(curves, "lines")
     longest = max(curves, key=lambda name: len(curves[name]))
@@ -382,12 +368,8 @@ def bars(
 ) -> Figure:
     """Return a figure of horizontal bars, the first on top, each with its number at the end.
 
-    Parameters
-    ----------
-    values, intervals
-        Name → length of the bar, and name → (low, high) around it, drawn as a thin line; names may be left out.
-    xlabel, form
-        Label with units, and format of the numbers, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, ….
+    `intervals` are (low, high) around a value, drawn as thin lines; names may be left out. `form` is the format of the
+    numbers, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, …. The label names units.
 
     Raises
     ------
@@ -421,12 +403,8 @@ def scatter(
 ) -> Figure:
     """Return a figure of named points, such as size against accuracy; each name stands where there is room for it.
 
-    Parameters
-    ----------
-    points, intervals
-        Name → (x, y), and name → (low, high) around y, drawn as a thin line; names may be left out.
-    xlabel, ylabel, log_x
-        Labels, with units, and True for a logarithmic x axis.
+    Points are (x, y), `intervals` (low, high) around y, drawn as thin lines; names may be left out. The labels name
+    units.
 
     Raises
     ------

@@ -47,13 +47,9 @@ class View:
 class Gallery:
     """The networks and the pictures that the explorer can show.
 
-    Parameters
-    ----------
-    models
-        Name → network. Their heads may have different numbers of classes.
-    dataset, weights
-        Transformed pictures with their labels, such as ``in_memory(splits.test)``, and the weights entry that they
-        were transformed for. A :class:`CourseError` is raised if there is no model or no picture.
+    The networks' heads may have different numbers of classes. The data set has transformed pictures with their labels,
+    such as ``in_memory(splits.test)``; `weights` is the entry that they were transformed for. A :class:`CourseError` is
+    raised if there is no model or no picture.
     """
 
     models: Mapping[str, nn.Module]

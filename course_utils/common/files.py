@@ -49,12 +49,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path to write to; that file becomes `path` only when the block ends without an error.
 
     A reader of `path` sees the old file or the new one, never half of one, even if the writer is killed. The folder of
-    `path` is made. The yielded file lies in it too, where renaming is one step.
-
-    Raises
-    ------
-    CourseError
-        If the disk is full or the folder cannot be written to; `path` is unchanged then.
+    `path` is made. The yielded file lies in it too, where renaming is one step. If the disk is full or the folder
+    cannot be written to a :class:`CourseError` is raised; `path` is unchanged then.
     """
     path = Path(path)
     beside = None

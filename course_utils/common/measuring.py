@@ -20,15 +20,7 @@ class Measured:
     whole process, read fifty times a second. Python, torch, the pictures and remains of earlier work are part of it:
     it is the memory that a machine needs.
 
-    Parameters
-    ----------
-    device
-        ``"cuda"``, ``"mps"`` or ``"cpu"``.
-
-    Attributes
-    ----------
-    seconds, memory
-        Duration of the block, and peak in bytes.
+    The device is ``"cuda"``, ``"mps"`` or ``"cpu"``; `memory` is the peak in bytes.
     """
 
     def __init__(self, device: str = "cpu") -> None:

@@ -361,7 +361,8 @@ def patch_check(
                 f"{background.shape[1]} × {background.shape[2]}."
             )
         place = slice(top, top + height), slice(left, left + width)
-        image[:, *place], mask[place] = patch, True
+        image[:, *place] = patch
+        mask[place] = True
     heat = explain(model, images, target, method, stage).heat
     energy = np.stack([energy_inside(heat, mask) for mask in masks], axis=1)
     return PatchCheck(images, masks, heat, energy)

@@ -85,7 +85,8 @@ def _mismatches(transform: Transform, preset: Any, side: int, training: bool) ->
     if view.is_random and not training:
         found.append("is random: the same picture comes out differently each time; only training may draw")
     sizes = _size_mismatches(view, side)
-    scale = _Scale.of(view)
+    # A random change of brightness or contrast moves black up and white down: the extremes are undisturbed.
+    scale = _Scale(view.flat(0, 0, 0).min(0).values, view.flat(255, 255, 255).max(0).values)
     found += sizes + _scale_mismatches(scale, preset, SAME_SCALE_AT_RANDOM if view.is_random else SAME_SCALE)
     if not scale.usable:
         return found
@@ -131,11 +132,6 @@ class _Scale:
 
     black: Tensor
     white: Tensor
-
-    @classmethod
-    def of(cls, view: _Viewer) -> _Scale:
-        # A random change of brightness or contrast moves black up and white down: the extremes are undisturbed.
-        return cls(view.flat(0, 0, 0).min(0).values, view.flat(255, 255, 255).max(0).values)
 
     @property
     def usable(self) -> bool:
