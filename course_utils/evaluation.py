@@ -40,18 +40,8 @@ SIGNIFICANT = 0.05
 def wilson_interval(right: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """Return the interval in which the true accuracy plausibly lies when `right` of `total` answers were right.
 
-    Parameters
-    ----------
-    right, total
-        Counts, ``0 <= right <= total`` and ``total >= 1``.
-    level
-        Confidence level, between 0 and 1.
-
-    Returns
-    -------
-    low, high
-        In [0, 1]. Unlike ``p ± z·sd`` it stays there, and it has a width even at 0 % and 100 %
-        (Wilson 1927, https://doi.org/10.2307/2276774).
+    `level` is the confidence, between 0 and 1. Unlike ``p ± z·sd`` the interval stays in [0, 1], and it has a width
+    even at 0 % and 100 % (Wilson 1927, https://doi.org/10.2307/2276774).
     """
     if total < 1 or not 0 <= right <= total:
         raise CourseError(f"{right} right of {total}: an interval needs 0 <= right <= total and total >= 1.")
@@ -73,20 +63,10 @@ def _with_interval(share: float, interval: Sequence[float], more: str = "") -> s
 class Report:
     """The answers of a model on a data set, and the scores computed from them with the definitions of scikit-learn.
 
-    Parameters
-    ----------
-    classes
-        C names, in the order of the labels.
-    labels, probabilities
-        int ``(N,)`` with N at least 1, and float ``(N, C)`` with rows that sum to 1.
-    names
-        File name of each sample, from the folder that all of them share and with ``/`` on every system; empty if
-        unknown.
-
-    Raises
-    ------
-    CourseError
-        If the lengths do not fit together or a label is no index into ``classes``.
+    The C classes are in the order of the labels, int ``(N,)`` with N at least 1. Probabilities are float ``(N, C)``
+    with rows that sum to 1. The names are those of the samples' files, from the folder that all of them share and with
+    ``/`` on every system; empty if unknown. A :class:`CourseError` is raised if the lengths do not fit together or a
+    label is no index into ``classes``.
     """
 
     classes: tuple[str, ...]
@@ -166,17 +146,10 @@ class Report:
     def macro_f1_interval(self, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
         """Return the 95 % interval of the macro F1 by the bootstrap, in [0, 1].
 
-        Wilson's formula holds for shares of samples, and F1 is not one. The bootstrap needs no formula: draw N of
-        the N samples with replacement, compute the score, repeat, and cut off 2.5 % at either end
-        (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). Without a single mistake both ends are
-        1, because an error that is not in the test set cannot be drawn from it. Look at :attr:`interval` then.
-
-        Parameters
-        ----------
-        resamples
-            Number of repetitions, at least 100; otherwise a :class:`CourseError`.
-        seed
-            Seed of a generator of its own; the same seed gives the same interval.
+        Draw N of the N samples with replacement, compute the score, repeat `resamples` times (at least 100), and cut
+        off 2.5 % at either end (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). Without a
+        mistake both ends are 1, because an error that is not in the test set cannot be drawn from it; look at
+        :attr:`interval` then. The same `seed` gives the same interval.
         """
         if resamples < FEWEST_RESAMPLES:
             raise CourseError(
@@ -223,10 +196,7 @@ class Report:
 
     @property
     def f1(self) -> np.ndarray:
-        """For each class, the harmonic mean of precision and recall, ``(C,)`` in [0, 1].
-
-        It is high only if both are. 0 where no sample was recognised, for a class without samples too.
-        """
+        """For each class, the harmonic mean of precision and recall, ``(C,)``; 0 where no sample was recognised."""
         return self._of_each_class(f1_score, zero_division=0)
 
     def _of_each_class(self, score: Callable[..., np.ndarray], zero_division: float) -> np.ndarray:
@@ -237,10 +207,9 @@ class Report:
     # --- to print and to store -----------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all numbers as plain Python values, ready for ``json.dump``.
+        """Return all numbers as plain Python values for ``json.dump``, without the answers of :meth:`samples`.
 
         Shares are in [0, 1], intervals ``[low, high]`` hold 95 %, and the recall of a class without samples is None.
-        The answers themselves are in :meth:`samples`.
         """
         return {
             "n": len(self.labels),
@@ -259,13 +228,9 @@ class Report:
         names = [name.replace("|", "\\|") for name in self.classes]
         rows = [[name, *row[1:]] for name, row in zip(names, self._rows(), strict=True)]
         matrix = [[f"**{name}**", *counts] for name, counts in zip(names, self.confusion.tolist(), strict=True)]
-        parts = [
-            self._all_in_one_line(),
-            markdown_table(_COLUMNS, rows),
-            "Confusion matrix: true classes in rows, predicted ones in columns.",
-            markdown_table(["", *names], matrix),
-        ]
-        return "\n\n".join(parts) + "\n"
+        heading = "Confusion matrix: true classes in rows, predicted ones in columns."
+        tables = markdown_table(_COLUMNS, rows), markdown_table(["", *names], matrix)
+        return f"{self._all_in_one_line()}\n\n{tables[0]}\n\n{heading}\n\n{tables[1]}\n"
 
     def __str__(self) -> str:
         """Return precision, recall and F1 by class, then a line for all; a dash where there is nothing to divide."""
@@ -313,21 +278,11 @@ def _as_rows(columns: Mapping[str, Sequence[object]]) -> list[dict[str, Any]]:
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report:
     """Return the report of a model's answers on every sample of a data set.
 
-    Parameters
-    ----------
-    model
-        Network, run in eval mode without gradients and left as it was found.
-    dataset
-        Gives ``(image, label)``. Names of the classes come from its ``classes``, names of the samples from its
-        ``paths``, where it has them.
-    batch_size
-        Pictures per forward pass.
+    The model runs in eval mode without gradients and is left as it was found. The data set has pairs ``(image,
+    label)``; its ``classes`` and ``paths``, where it has them, name the classes and samples.
 
-    Raises
-    ------
-    CourseError
-        If the data set is empty, has another number of classes than the model has outputs, or labels beyond them; if
-        the model's answers are no numbers.
+    A :class:`CourseError` is raised if the data set is empty, has another number of classes than the model has
+    outputs, or labels beyond them; or if the model's answers are no numbers.
     """
     if len(dataset) == 0:
         raise CourseError("The data set is empty: there is nothing to evaluate on.")
@@ -345,8 +300,7 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report
             f"The model has {scores.shape[1]} outputs, the data set {len(names)} classes ({', '.join(names[:6])}). "
             f"Give the model a head for them: replace_head(model, {len(names)})."
         )
-    broken = int((~np.isfinite(scores).all(1)).sum())
-    if broken:
+    if broken := int((~np.isfinite(scores).all(1)).sum()):
         raise CourseError(
             f"For {broken} of {len(scores)} samples the model's answer is not a number (NaN). Either its weights are "
             "damaged, as after a training that diverged, or these pictures hold values that are no numbers."
@@ -377,14 +331,7 @@ class PairedComparison:
     """Counts of where two models that answered the same samples differ, and a test of whether chance explains it.
 
     It is about these two trained networks and other test pictures. Several runs are needed to learn how much another
-    training seed would change.
-
-    Parameters
-    ----------
-    both_right, only_first, only_second, both_wrong
-        Numbers of samples answered right by both, by one, and by neither of the models.
-    names
-        Names of the two models, for printing.
+    training seed would change. The names of the models are for printing.
     """
 
     both_right: int
@@ -412,9 +359,8 @@ class PairedComparison:
     def interval(self) -> tuple[float, float]:
         """95 % interval of the difference, by Newcombe's method for paired proportions.
 
-        The distances from each accuracy to the ends of its Wilson interval are combined like two sides of a triangle
-        to the third. The correlation of the two models' successes is the cosine of the angle between them: models that
-        fail on the same samples can be told apart more finely.
+        The distances from each accuracy to the ends of its Wilson interval are two sides of a triangle, and the
+        correlation of the two models' successes is the cosine of the angle between them.
         (Newcombe 1998, Statistics in Medicine 17, 2635-2650, method 10, https://pubmed.ncbi.nlm.nih.gov/9839354)
         """
         first, second = self.accuracies
@@ -437,11 +383,10 @@ class PairedComparison:
 
     @property
     def p_value(self) -> float:
-        """Exact two-sided McNemar test: how often chance makes the difference at least as large, in [0, 1].
+        """P-value of the exact two-sided McNemar test, in [0, 1].
 
-        Samples on which both are right or both wrong say nothing about which one is better. Among the others, each of
-        two equally good models is right as often as a coin shows heads (McNemar 1947,
-        https://doi.org/10.1007/BF02295996).
+        Only samples on which the models disagree count: on them, each of two equally good models is right as often as
+        a coin shows heads (McNemar 1947, https://doi.org/10.1007/BF02295996).
         """
         disagreements = self.only_first + self.only_second
         return float(binomtest(self.only_first, disagreements).pvalue) if disagreements else 1.0
@@ -489,25 +434,15 @@ def compare_models(
 ) -> PairedComparison:
     """Return the comparison of two models sample by sample: it sees smaller differences than two accuracies do.
 
-    Parameters
-    ----------
-    first, second
-        Reports on the same data set, in the same order.
-    names
-        Names of the two models, for printing.
-
-    Raises
-    ------
-    CourseError
-        If the reports are not about the same samples.
+    Both reports have to be about the same samples in the same order, otherwise a :class:`CourseError` says how they
+    differ. The `names` of the models are for printing.
     """
     if mismatch := _mismatch(first, second):
         raise CourseError(
             f"{mismatch} Evaluate both models on one data set, in one order, and compare these two reports."
         )
     a, b = first.predictions == first.labels, second.predictions == second.labels
-    counts = (int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b))
-    return PairedComparison(*counts, names=tuple(names))
+    return PairedComparison(*(int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b)), names=tuple(names))
 
 
 def _mismatch(first: Report, second: Report) -> str | None:
@@ -533,13 +468,8 @@ def _mismatch(first: Report, second: Report) -> str | None:
 def plot_confusion(report: Report, normalise: bool = False) -> Figure:
     """Return the confusion matrix of a report as a figure.
 
-    Parameters
-    ----------
-    report
-        From :func:`evaluate`.
-    normalise
-        True to show the share of each true class instead of counts: with classes of different sizes the colours of
-        the rows can then be compared. The diagonal holds the recalls.
+    With `normalise` it shows the share of each true class instead of counts, and the diagonal holds the recalls: with
+    classes of different sizes the colours of the rows can then be compared.
     """
     return plots.confusion(report.confusion, report.classes, normalise=normalise)
 
@@ -549,27 +479,17 @@ def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 
 
     Parameters
     ----------
-    report
-        From :func:`evaluate`.
-    dataset
-        Data set of the report. A :class:`~course_utils.datasets.PhotoDataset` is asked for its pictures without the
-        transform; any other has to give PIL pictures, or tensors in [0, 1], or normalised tensors with `weights`.
-    n
-        Largest number of pictures, at least 1.
-    columns
-        Pictures per row, at least 1.
-    weights
-        Weights entry whose normalisation the tensors of `dataset` have.
+    dataset, weights
+        Data set of the report, otherwise a :class:`CourseError` is raised. A
+        :class:`~course_utils.datasets.PhotoDataset` is asked for its pictures without the transform; any other has to
+        give PIL pictures, or tensors in [0, 1], or normalised tensors with their `weights`.
+    n, columns
+        Largest number of pictures, and pictures per row, at least 1 each.
 
     Returns
     -------
     Figure
         A sentence if everything was answered right: a good model is no reason for a cell to fail.
-
-    Raises
-    ------
-    CourseError
-        If the data set is not the one of the report, or its tensors cannot be shown as they are.
     """
     if n < 1 or columns < 1:
         raise CourseError(f"n={n} pictures in {columns} columns were asked for: both must be 1 or more.")
@@ -631,48 +551,22 @@ def linear_probe(
 ) -> np.ndarray:
     """Return the answers of a logistic regression on fixed features: a new head, fitted by scikit-learn.
 
-    Parameters
-    ----------
-    features, labels
-        Training data ``(N, D)`` and ``(N,)``.
-    test_features
-        ``(M, D)``, answered after the same standardisation.
-    penalty
-        Strength of the L2 penalty, above 0; scikit-learn's ``1 / C``.
-
-    Returns
-    -------
-    ndarray
-        Predicted labels ``(M,)``.
+    It is trained on ``(N, D)`` and ``(N,)`` and returns the labels ``(M,)`` that it predicts for ``(M, D)``. `penalty`
+    is the strength of the L2 penalty, above 0; scikit-learn's ``1 / C``.
     """
     return probe(penalty).fit(np.asarray(features), np.asarray(labels)).predict(np.asarray(test_features))
 
 
 def probe(penalty: float = 1.0) -> Pipeline:
-    """Return the unfitted model of :func:`linear_probe`: standardise, then logistic regression.
-
-    Parameters
-    ----------
-    penalty
-        Same as in :func:`linear_probe`.
-    """
+    """Return the unfitted model of :func:`linear_probe`: standardise, then logistic regression."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
 
 
 def color_histograms(dataset: Dataset, bins: int = 6) -> torch.Tensor:
     """Return how much of each colour a picture has: features of a baseline that cannot see form.
 
-    Parameters
-    ----------
-    dataset
-        Gives ``(image, label)`` with PIL pictures: use ``dataset.with_transform(None)``.
-    bins
-        Bins per channel.
-
-    Returns
-    -------
-    Tensor
-        Shares ``(N, bins³)``; each row sums to 1.
+    The data set gives PIL pictures: use ``dataset.with_transform(None)``. With `bins` per channel the shares are
+    ``(N, bins³)``; each row sums to 1.
     """
     rows = []
     for i in range(len(dataset)):

@@ -1,7 +1,6 @@
 """Checkers for the exercises: each says whether an answer is right, and if not, what about it is not.
 
-A checker never gives the answer away. It works on what the reader built, so every right solution passes, not only
-the one that the course has in mind.
+A checker never gives the answer away. It works on what the reader built, so every right solution passes.
 """
 
 from __future__ import annotations
@@ -45,14 +44,15 @@ def _unanswered(*answers: object) -> Verdict | None:
     return _no("replace the three dots by your answer.") if missing else None
 
 
-def _wrong_in_table(
+def _judge_table(
     answers: Mapping[str, object],
     expected: Mapping[str, tuple[object, str]],
     allowed: tuple[object, ...],
     words: str,
+    praise: str,
     read: Callable[[object], object] = lambda given: given,
-) -> Verdict | None:
-    """Return the verdict on the first question that is not answered right, None if all are.
+) -> Verdict:
+    """Return the verdict on the first question that is not answered right, or the praise.
 
     `expected` has the right answer to each question and the hint for a wrong one, `words` names the `allowed` answers
     in a hint, and `read` maps what the reader wrote to one of them.
@@ -65,7 +65,7 @@ def _wrong_in_table(
             return _no(f"{question!r}: answer with {words}, not {given!r}.")
         if read(given) != right:
             return _no(f"{question!r}: {hint}")
-    return None
+    return Verdict(True, praise)
 
 
 # --- day 20 ------------------------------------------------------------------------------------------------------
@@ -87,10 +87,8 @@ def check_frozen_up_to(model: nn.Module, first_learning: str) -> Verdict:
     if too_few := [name for name in names[border:] if name not in learning]:
         return _no(f"{', '.join(too_few)} should learn, and does not.")
     if any(module.training for name in names[:border] for module in row[name].modules()):
-        return _no(
-            "the right parameters are frozen, but something in a frozen stage is in training mode. "
-            "What would BatchNorm do there?",
-        )
+        wrong = "the right parameters are frozen, but something in a frozen stage is in training mode."
+        return _no(f"{wrong} What would BatchNorm do there?")
     return Verdict(True, f"{', '.join(learning)} learn, and nothing else can move.")
 
 
@@ -127,9 +125,8 @@ def check_scenarios(answers: Mapping[str, str]) -> Verdict:
     scenarios = {"two cats": "A", "factory parts": "B", "street scenes": "C", "tiny satellite set": "A"}
     hint = "think again about how many pictures there are for how many parameters."
     expected = {name: (scenario, hint) for name, scenario in scenarios.items()}
-    if wrong := _wrong_in_table(answers, expected, ("A", "B", "C"), "A, B or C", lambda given: str(given).upper()):
-        return wrong
-    return Verdict(True, "the amount of data decides how much of the network you can afford to move.")
+    praise = "the amount of data decides how much of the network you can afford to move."
+    return _judge_table(answers, expected, ("A", "B", "C"), "A, B or C", praise, lambda given: str(given).upper())
 
 
 def check_repaired_step(step: Callable[[nn.Module, Tensor, Tensor], None]) -> Verdict:
@@ -235,9 +232,8 @@ def check_label_keeping(answers: Mapping[str, str]) -> Verdict:
     }
     hint = "imagine the changed picture. What would a careful person write on it?"
     expected = {task: (verdict, hint) for task, verdict in verdicts.items()}
-    if wrong := _wrong_in_table(answers, expected, ("keeps", "breaks"), "'keeps' or 'breaks'"):
-        return wrong
-    return Verdict(True, "an augmentation is a statement about the task: this change does not matter.")
+    praise = "an augmentation is a statement about the task: this change does not matter."
+    return _judge_table(answers, expected, ("keeps", "breaks"), "'keeps' or 'breaks'", praise)
 
 
 def check_macro_f1(function: Callable[[np.ndarray], float]) -> Verdict:
@@ -386,9 +382,8 @@ def check_statements(answers: Mapping[str, bool]) -> Verdict:
             "an animal can be overlooked, or seen and misread. How would you tell?",
         ),
     }
-    if wrong := _wrong_in_table(answers, expected, (True, False), "True or False"):
-        return wrong
-    return Verdict(True, "a map is evidence to be tested, not a verdict.")
+    praise = "a map is evidence to be tested, not a verdict."
+    return _judge_table(answers, expected, (True, False), "True or False", praise)
 
 
 def check_no_hint(function: Callable[[Sequence[int], Sequence[bool]], Sequence[int]]) -> Verdict:

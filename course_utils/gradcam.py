@@ -39,9 +39,6 @@ METHODS = {
 CAM_BATCH = 32
 
 
-# --- heat maps ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Explanation:
     """The heat maps of N pictures; made by :func:`explain`.
@@ -53,10 +50,8 @@ class Explanation:
         two of them can be compared in form and not in strength. All 0 where nothing speaks for the class.
     signed
         Float32 ``(N, h, w)``: the result at the stage, before negative values are cut off and before it is enlarged.
-    targets
-        Int ``(N,)``: the class that each map explains.
-    probabilities
-        Float32 ``(N, C)``: the answers of the network.
+    targets, probabilities
+        Int ``(N,)``: the class that each map explains; and float32 ``(N, C)``: the answers of the network.
     method, stage
         Same as in :func:`explain`; the stage by its name, never None.
     """
@@ -82,10 +77,7 @@ class Explanation:
 def common_scale(*explanations: Explanation) -> list[np.ndarray]:
     """Return ``raw`` of each explanation divided by the largest value of all of them, so in [0, 1].
 
-    Raises
-    ------
-    CourseError
-        If the methods differ: their values have different units.
+    A :class:`CourseError` is raised if the methods differ: their values have different units.
     """
     methods = sorted({explanation.method for explanation in explanations})
     if len(methods) != 1:
@@ -112,18 +104,14 @@ def explain(
     model
         A network of one of the families, on any device, frozen or not, in any mode. Afterwards modes,
         ``requires_grad``, ``grad``, hooks and random generators are as they were.
-    images
-        ``(N, 3, H, W)``, transformed as for the network.
+    images, batch_size
+        ``(N, 3, H, W)``, transformed as for the network, and number of them at a time. ``"scorecam"`` always takes one:
+        it needs memory for as many copies of a picture as the stage has channels.
     target
         The class to explain: one for all pictures, or one for each; None takes the most probable class of each. Its
         logit is explained, before softmax: a probability also rises where others fall.
-    method
-        One of ``METHODS``.
-    stage
-        One of :func:`~course_utils.pretrained_models.map_stages`; None for the last.
-    batch_size
-        Pictures at a time. ``"scorecam"`` always takes one: it needs memory for as many copies of a picture as the
-        stage has channels.
+    method, stage
+        One of ``METHODS``, and one of :func:`~course_utils.pretrained_models.map_stages`; None for the last.
 
     Raises
     ------
@@ -268,9 +256,6 @@ def class_numbers(target: int | Sequence[int] | Tensor, pictures: int, classes: 
     return np.broadcast_to(numbers, (pictures,)).astype(np.int64)
 
 
-# --- looking at them ---------------------------------------------------------------------------------------------
-
-
 def overlay(pictures: Tensor, maps: np.ndarray, opacity: float = 0.6, colors: str = "inferno") -> np.ndarray:
     """Return pictures with maps laid over them, uint8 ``(N, H, W, 3)``.
 
@@ -278,20 +263,14 @@ def overlay(pictures: Tensor, maps: np.ndarray, opacity: float = 0.6, colors: st
 
     Parameters
     ----------
-    pictures
-        ``(N, 3, H, W)`` in [0, 1]: ``denormalise(images, weights)``.
-    maps
-        ``(N, H, W)`` in [0, 1].
+    pictures, maps
+        ``(N, 3, H, W)`` and ``(N, H, W)`` in [0, 1], such as ``denormalise(images, weights)``; otherwise a
+        :class:`CourseError` is raised.
     opacity
         Share of its colour that the picture loses, and of the hottest places that the map covers, in [0, 1].
     colors
         Name of a colour map of matplotlib. ``"inferno"`` gets lighter from end to end, so that it reads in grey and for
         colour-blind eyes too; the usual ``"jet"`` does not.
-
-    Raises
-    ------
-    CourseError
-        If shapes or ranges are others.
     """
     if not 0 <= opacity <= 1:
         raise CourseError(f"opacity={opacity}: it is a share, from 0 (picture alone) to 1.")
@@ -316,14 +295,8 @@ def overlay(pictures: Tensor, maps: np.ndarray, opacity: float = 0.6, colors: st
 def as_seen(picture: Image.Image, weights: Any, side: int | None = None) -> Image.Image:
     """Return the part of a picture that a network is shown: resized and cropped as its weights ask for, nothing else.
 
-    Parameters
-    ----------
-    picture
-        PIL picture of any mode; a mask too, which then lies on the network's picture.
-    weights
-        Same as in :func:`~course_utils.transforms.eval_transform`.
-    side
-        Side of the result in pixels; None for that of the network's picture. Larger shows the same in more detail.
+    A mask can be given too, and then lies on the network's picture. `side` is that of the result in pixels, None for
+    that of the network's picture; a larger one shows the same in more detail.
     """
     preset = eval_transform(weights)
     factor = 1 if side is None else side / preset.crop_size[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,9 +17,7 @@ from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator
-from matplotlib.transforms import Bbox
 from PIL import Image, ImageOps
 
 from course_utils.common.errors import CourseError
@@ -76,10 +74,7 @@ def one_axis(width: float = 8.0, height: float = 4.0) -> tuple[Figure, Axes]:
 def png_bytes(figure: Figure, limit: int = LARGEST_PNG) -> bytes:
     """Return a figure as PNG of at most `limit` bytes, with 256 colours, or fewer colours and pixels where needed.
 
-    Raises
-    ------
-    CourseError
-        If it does not fit at less than half the resolution either.
+    A :class:`CourseError` is raised if it does not fit at less than half the resolution either.
     """
     with mpl.rc_context(STYLE):
         for scale in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
@@ -97,22 +92,11 @@ def png_bytes(figure: Figure, limit: int = LARGEST_PNG) -> bytes:
 
 
 def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
-    """Put a figure into the notebook with its description.
+    """Put a figure into the notebook with its description, as a PNG of at most `limit` bytes.
 
-    Parameters
-    ----------
-    figure
-        From one of the functions of this module.
-    alt
-        Description for somebody who cannot see it. It becomes the alternative text in the file's metadata, which
-        GitHub and screen readers use, and a visible line below, because JupyterLab and nbconvert ignore the metadata.
-    limit
-        Largest size of the stored PNG in bytes; above the default only where many pictures have to be legible.
-
-    Raises
-    ------
-    CourseError
-        If `alt` is empty.
+    `alt` describes it for somebody who cannot see it; a :class:`CourseError` asks for it if it is empty. It becomes
+    the alternative text in the file's metadata, which GitHub and screen readers use, and a visible line below, because
+    JupyterLab and nbconvert ignore the metadata.
     """
     if not alt.strip():
         raise CourseError("Every figure needs a description: show(figure, alt='what it shows').")
@@ -129,18 +113,9 @@ def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
 def picture_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 6, colors: Sequence[str] | None = None
 ) -> Figure:
-    """Return a figure of pictures in rows, each with a title.
+    """Return a figure of pictures in rows, each with a title in its colour (None: black).
 
-    Parameters
-    ----------
-    pictures
-        PIL pictures, arrays ``(H, W)`` or ``(H, W, 3)``, or tensors ``(3, H, W)`` with values in [0, 1].
-    titles
-        Title of each picture.
-    columns
-        Pictures per row.
-    colors
-        Colour of each title, or None for black.
+    The pictures are PIL pictures, arrays ``(H, W)`` or ``(H, W, 3)``, or tensors ``(3, H, W)`` with values in [0, 1].
     """
     rows = -(-len(pictures) // columns)
     figure, axes = new_figure(rows, columns, width=2.0 * columns, height=2.25 * rows)
@@ -173,13 +148,8 @@ def _as_array(picture: object) -> np.ndarray:
 def filters(weights: Mapping[str, torch.Tensor], columns: int = 8) -> Figure:
     """Return a figure of the first-layer filters of several networks, one panel each.
 
-    Parameters
-    ----------
-    weights
-        Name → filters ``(out, 3, k, k)``. Each filter is stretched to the full range by itself, so that its pattern
-        shows; the colours of two filters cannot be compared.
-    columns
-        Filters per row.
+    The filters of a network are ``(out, 3, k, k)``; three rows of `columns` are shown. Each is stretched to the full
+    range by itself, so that its pattern shows; the colours of two filters cannot be compared.
     """
     figure, axes = new_figure(1, len(weights), width=4.4 * len(weights), height=2.7)
     for axis, (name, bank) in zip(axes.flat, weights.items(), strict=True):
@@ -200,21 +170,9 @@ def _mosaic(bank: np.ndarray, columns: int) -> np.ndarray:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-class Recorded(Protocol):
-    """The part of a run that :func:`learning_curves` draws.
-
-    Parameters
-    ----------
-    history
-        Record of each epoch, with ``epoch`` (from 0), ``val_loss`` (nats) and ``val_accuracy`` (in [0, 1]).
-    """
-
-    history: Sequence[Any]
-
-
 @styled
-def learning_curves(runs: Mapping[str, Recorded]) -> Figure:
-    """Return a figure of validation loss and accuracy by epoch, one line per run."""
+def learning_curves(runs: Mapping[str, Any]) -> Figure:
+    """Return a figure of validation loss and accuracy by epoch, one line per :class:`~course_utils.training.Run`."""
     figure, axes = new_figure(1, 2, width=11, height=4)
     loss, accuracy = axes.flat
     for i, (name, run) in enumerate(runs.items()):
@@ -231,15 +189,7 @@ def learning_curves(runs: Mapping[str, Recorded]) -> Figure:
 
 @styled
 def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
-    """Return a figure of stage × epoch: which stage learns when, and at which rate.
-
-    Parameters
-    ----------
-    plans
-        Name → plan, one panel each, three in a row.
-    epochs
-        Number of columns of a panel.
-    """
+    """Return a figure of stage × epoch, a panel for each plan: which stage learns when, and at which rate."""
     columns = min(3, len(plans))
     rows = -(-len(plans) // columns)
     figure, axes = new_figure(rows, columns, width=3.3 * columns, height=2.8 * rows)
@@ -276,14 +226,7 @@ def dots_with_mean(
 ) -> Figure:
     """Return a figure with every single result as a dot and the mean of each group as a bar across.
 
-    Parameters
-    ----------
-    groups
-        Name → values in percent.
-    xlabel
-        Label of the axis of values.
-    marks
-        Name → value of vertical lines to compare with, such as the majority baseline.
+    `groups` hold values in percent, `marks` vertical lines to compare with, such as the majority baseline.
     """
     figure, axis = one_axis(8, 0.75 * len(groups) + 1.5)
     for i, values in enumerate(groups.values()):
@@ -305,16 +248,7 @@ def curves_with_spread(
 ) -> Figure:
     """Return a figure with a line per group through the means, and a band from the lowest to the highest value.
 
-    Parameters
-    ----------
-    xs
-        Positions of the values.
-    groups
-        Name → one sequence of values per position.
-    xlabel, ylabel
-        Labels, with units.
-    log_x
-        True for a logarithmic axis.
+    A group has a sequence of values for each of the positions `xs`. The labels name units.
     """
     figure, axis = one_axis(8, 4.2)
     for i, (name, values) in enumerate(groups.items()):
@@ -335,21 +269,17 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = Fals
 
     Parameters
     ----------
-    matrix
-        Counts ``(C, C)``.
-    classes
-        C names.
+    matrix, classes
+        Counts ``(C, C)`` and C names. The number stands in each cell as long as the cells are large enough, up to
+        about 25 classes; otherwise a colour bar stands beside the matrix.
     normalise
         True to show the share of each row instead of counts; the row of a class without samples is grey.
-
-    Returns
-    -------
-    Figure
-        The number stands in each cell as long as the cells are large enough, up to about 25 classes; a colour bar
-        stands beside the matrix when they are not.
     """
     matrix = np.asarray(matrix)
-    shown, highest = (_shares_of_rows(matrix), 1) if normalise else (matrix, max(matrix.max(), 1))
+    shown, highest = matrix, max(matrix.max(), 1)
+    if normalise:
+        totals = matrix.sum(1, keepdims=True)
+        shown, highest = matrix / np.where(totals == 0, np.nan, totals), 1
     side = min(1.1 * len(classes) + 2, 12)
     cell = 72 * (side - 2) / len(classes)  # in points, as fonts are
     figure, axis = one_axis(side + 1, side)
@@ -367,12 +297,6 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = Fals
     axis.set(xlabel="predicted", ylabel="true", facecolor="#dddddd")
     axis.grid(False)
     return figure
-
-
-def _shares_of_rows(matrix: np.ndarray) -> np.ndarray:
-    """Return each row divided by its sum; NaN in rows without a sample."""
-    totals = matrix.sum(1, keepdims=True)
-    return matrix / np.where(totals == 0, np.nan, totals)
 
 
 def _write_in_cells(axis: Axes, values: np.ndarray, highest: float, form: str, font: float) -> None:
@@ -406,22 +330,9 @@ def lines(
 ) -> Figure:
     """Return a figure with a line per curve, such as a loss by epoch or a gradient by depth.
 
-    Parameters
-    ----------
-    curves
-        Name → values, of any lengths. A value that is not finite, or not above zero on a logarithmic scale, leaves a
-        gap.
-    xlabel, ylabel
-        Labels, with units.
-    log_y
-        True for a logarithmic axis.
-    xs
-        Positions of the values, as many as the longest curve has; None for 1, 2, 3, ….
-
-    Raises
-    ------
-    CourseError
-        If there is no curve, or a curve has more values than there are positions.
+    The curves have values of any lengths. A value that is not finite, or not above zero on a logarithmic scale, leaves
+    a gap. `xs` are the positions of the values, at least as many as the longest curve has, otherwise a
+    :class:`CourseError` is raised; None for 1, 2, 3, …. The labels name units.
     """
     _require_some(curves, "lines")
     longest = max(curves, key=lambda name: len(curves[name]))
@@ -457,16 +368,8 @@ def bars(
 ) -> Figure:
     """Return a figure of horizontal bars, the first on top, each with its number at the end.
 
-    Parameters
-    ----------
-    values
-        Name → length of the bar.
-    xlabel
-        Label of the axis of lengths, with units.
-    intervals
-        Name → (low, high) around the value, drawn as a thin line; names may be left out.
-    form
-        Format of the number, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, ….
+    `intervals` are (low, high) around a value, drawn as thin lines; names may be left out. `form` is the format of the
+    numbers, as in ``format(value, form)``: ``".1f"``, ``",d"``, ``".1%"``, …. The label names units.
 
     Raises
     ------
@@ -482,9 +385,8 @@ def bars(
         low, high = intervals.get(name, (value, value))
         if name in intervals:
             axis.plot([low, high], [i, i], color="black", linewidth=2, marker="|", markersize=10)
-        axis.annotate(
-            format(value, form), (max(high, 0), i), (7, 0), textcoords="offset points", ha="left", va="center"
-        )
+        end = (max(high, 0), i)
+        axis.annotate(format(value, form), end, (7, 0), textcoords="offset points", ha="left", va="center")
     axis.set_yticks(range(len(values)), values)
     axis.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
     axis.grid(False, axis="y")
@@ -501,16 +403,8 @@ def scatter(
 ) -> Figure:
     """Return a figure of named points, such as size against accuracy; each name stands where there is room for it.
 
-    Parameters
-    ----------
-    points
-        Name → (x, y).
-    xlabel, ylabel
-        Labels, with units.
-    log_x
-        True for a logarithmic x axis.
-    intervals
-        Name → (low, high) around y, drawn as a thin line; names may be left out.
+    Points are (x, y), `intervals` (low, high) around y, drawn as thin lines; names may be left out. The labels name
+    units.
 
     Raises
     ------
@@ -570,21 +464,16 @@ _PLACES = (
 def _write_beside(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write each name in the first place where it covers no marker and no other name; in the first of all if none."""
     figure.draw_without_rendering()  # the layout has to be known before two boxes can be compared
-    taken = [line.get_window_extent().padded(5) for line in axis.lines]
+    frame, taken = axis.get_window_extent(), [line.get_window_extent().padded(5) for line in axis.lines]
     for name, point in points.items():
-        text = axis.annotate(name, point, _PLACES[0][0], textcoords="offset points", ha="left", va="center")
-        taken.append(_settle(text, axis.get_window_extent(), taken))
-
-
-def _settle(text: Annotation, frame: Bbox, taken: Sequence[Bbox]) -> Bbox:
-    """Move a name to the first free place and return the box that it fills."""
-    for offset, horizontal, vertical in (*_PLACES, _PLACES[0]):
-        text.set(position=offset, ha=horizontal, va=vertical)
-        box = text.get_window_extent()
-        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-        if inside and not box.count_overlaps(taken):
-            break
-    return box
+        text = axis.annotate(name, point, _PLACES[0][0], textcoords="offset points")
+        for offset, horizontal, vertical in (*_PLACES, _PLACES[0]):
+            text.set(position=offset, ha=horizontal, va=vertical)
+            box = text.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not box.count_overlaps(taken):
+                break
+        taken.append(box)
 
 
 def _require_some(values: Mapping, what: str) -> None:

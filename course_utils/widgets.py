@@ -30,22 +30,9 @@ KEPT_MAPS = 200
 
 @dataclass(frozen=True)
 class View:
-    """The position of the explorer's knobs.
+    """The position of the explorer's knobs: numbers of the picture and the class, names of all others.
 
-    Parameters
-    ----------
-    picture
-        Number of the picture in the data set.
-    model
-        Name of one of the networks.
-    stage
-        Name of one of its stages with a map.
-    target
-        Number of the class to explain, None for the most probable one.
-    method
-        One of ``gradcam.METHODS``.
-    opacity
-        Opacity of the map, in [0, 1].
+    The class to explain is the most probable one if `target` is None. `opacity`, that of the map, is in [0, 1].
     """
 
     picture: int
@@ -60,19 +47,9 @@ class View:
 class Gallery:
     """The networks and the pictures that the explorer can show.
 
-    Parameters
-    ----------
-    models
-        Name → network. Their heads may have different numbers of classes.
-    dataset
-        Transformed pictures with their labels: ``in_memory(splits.test)``.
-    weights
-        Weights entry that the pictures were transformed for.
-
-    Raises
-    ------
-    CourseError
-        If there is no model or no picture.
+    The networks' heads may have different numbers of classes. The data set has transformed pictures with their labels,
+    such as ``in_memory(splits.test)``; `weights` is the entry that they were transformed for. A :class:`CourseError` is
+    raised if there is no model or no picture.
     """
 
     models: Mapping[str, nn.Module]
@@ -107,12 +84,7 @@ def explain_view(gallery: Gallery, view: View) -> Explanation:
 def draw_view(gallery: Gallery, view: View, found: Explanation | None = None) -> Figure:
     """Return a figure of what the explorer shows: the picture, the map on it, and the most probable classes.
 
-    Parameters
-    ----------
-    gallery, view
-        The networks and pictures, and the choice among them.
-    found
-        Result of :func:`explain_view`, to save computing it again.
+    `found` is the result of :func:`explain_view`, given to save computing it again.
     """
     found = explain_view(gallery, view) if found is None else found
     picture = denormalise(gallery.image(view.picture), gallery.weights)
@@ -169,16 +141,8 @@ def _where(heat: np.ndarray) -> str:
 def explorer(models: Mapping[str, nn.Module], dataset: Any, weights: Any) -> w.VBox:
     """Return an explorer of heat maps: choose picture, network, stage, class, method and opacity.
 
-    Parameters
-    ----------
-    models, dataset, weights
-        Same as in :class:`Gallery`.
-
-    Returns
-    -------
-    ipywidgets.VBox
-        Shown by JupyterLab when it is the last line of a cell. Maps are computed when they are first looked at and
-        kept, so turning the opacity costs only the drawing.
+    Parameters are those of :class:`Gallery`. JupyterLab shows the result when it is the last line of a cell. Maps are
+    computed when they are first looked at and kept, so turning the opacity costs only the drawing.
     """
     return _Explorer(Gallery(models, dataset, weights)).box
 
@@ -190,9 +154,8 @@ class _Explorer:
         self.gallery = gallery
         self.map_of = functools.lru_cache(KEPT_MAPS)(functools.partial(explain_view, gallery))
         wide = {"description_width": "70px"}
-        self.picture = w.IntSlider(
-            0, 0, len(gallery.dataset) - 1, description="picture", style=wide, continuous_update=False
-        )
+        last = len(gallery.dataset) - 1
+        self.picture = w.IntSlider(0, 0, last, description="picture", style=wide, continuous_update=False)
         self.model = w.Dropdown(options=list(gallery.models), description="network", style=wide)
         self.stage = w.Dropdown(description="stage", style=wide)
         self.target = w.Dropdown(description="class", style=wide)

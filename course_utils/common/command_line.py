@@ -27,15 +27,7 @@ class OneLineParser(argparse.ArgumentParser):
 def exit_code(command: Callable[[], int | None]) -> int:
     """Return the exit code of a command, and print one line on stderr about an error that stopped it.
 
-    Parameters
-    ----------
-    command
-        Function that returns its exit code, or None for 0.
-
-    Returns
-    -------
-    int
-        1 for a :class:`CourseError`, 130 for Ctrl-C, otherwise the result of `command`.
+    It is 1 for a :class:`CourseError`, 130 for Ctrl-C, otherwise the result of `command`, with 0 for None.
     """
     try:
         return command() or 0

@@ -14,19 +14,9 @@ from course_utils.common.errors import CourseError
 
 
 def write_record(path: Path, record: dict, page: str) -> None:
-    """Write a record as JSON, and a Markdown page for readers beside it.
+    """Write a record as JSON to `path`, and a Markdown page for readers beside it, with the same name and ``.md``.
 
-    Parameters
-    ----------
-    path
-        Path of the JSON file; the page has the same name and ends in ``.md``.
-    record, page
-        Plain data, and the text of the page.
-
-    Raises
-    ------
-    CourseError
-        If one of them cannot be written; what was there before is untouched.
+    If one of them cannot be written a :class:`CourseError` is raised; what was there before is untouched.
     """
     for place, text in (
         (path, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
@@ -37,21 +27,9 @@ def write_record(path: Path, record: dict, page: str) -> None:
 
 
 def put_between(path: Path, start: str, end: str, section: str) -> None:
-    """Replace the text of a file from one marker to another, the markers included.
+    """Replace the text of a file from one marker to another by a section with both markers in it.
 
-    Parameters
-    ----------
-    path
-        Path of the text file.
-    start, end
-        Markers.
-    section
-        New text, with both markers in it.
-
-    Raises
-    ------
-    CourseError
-        If a marker is missing; the file is unchanged then.
+    If a marker is missing a :class:`CourseError` is raised; the file is unchanged then.
     """
     text = path.read_text(encoding="utf-8")
     if start not in text or end not in text:
@@ -70,22 +48,9 @@ def sha256_of(path: Path) -> str:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path to write to; that file becomes `path` only when the block ends without an error.
 
-    A reader of `path` sees the old file or the new one, never half of one, even if the writer is killed.
-
-    Parameters
-    ----------
-    path
-        Path of the final file. Its folder is made.
-
-    Yields
-    ------
-    Path
-        A new file in the same folder, where renaming is one step.
-
-    Raises
-    ------
-    CourseError
-        If the disk is full or the folder cannot be written to; `path` is unchanged then.
+    A reader of `path` sees the old file or the new one, never half of one, even if the writer is killed. The folder of
+    `path` is made. The yielded file lies in it too, where renaming is one step. If the disk is full or the folder
+    cannot be written to a :class:`CourseError` is raised; `path` is unchanged then.
     """
     path = Path(path)
     beside = None

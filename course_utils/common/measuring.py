@@ -6,7 +6,6 @@ import platform
 import threading
 import time
 from datetime import UTC, datetime
-from types import TracebackType
 
 import psutil
 import torch
@@ -21,17 +20,7 @@ class Measured:
     whole process, read fifty times a second. Python, torch, the pictures and remains of earlier work are part of it:
     it is the memory that a machine needs.
 
-    Parameters
-    ----------
-    device
-        ``"cuda"``, ``"mps"`` or ``"cpu"``.
-
-    Attributes
-    ----------
-    seconds
-        Duration of the block.
-    memory
-        Peak in bytes.
+    The device is ``"cuda"``, ``"mps"`` or ``"cpu"``; `memory` is the peak in bytes.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -49,9 +38,7 @@ class Measured:
         self._watcher.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.on_gpu:
             torch.cuda.synchronize()
             self.memory = torch.cuda.max_memory_allocated()
@@ -79,12 +66,7 @@ def hardware(device: str) -> str:
 def circumstances(command: str, device: str) -> dict[str, str]:
     """Return the beginning of a results file: command, date, hardware and Python version.
 
-    Parameters
-    ----------
-    command
-        Command that repeats the measurement, without private paths.
-    device
-        Same as in :class:`Measured`.
+    The command repeats the measurement, without private paths; `device` as in :class:`Measured`.
     """
     return {
         "command": command,

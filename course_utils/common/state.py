@@ -11,16 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-# --- random generators -------------------------------------------------------------------------------------------
-
 
 def generator_states() -> dict[str, Any]:
     """Return where the global generators of Python, NumPy, torch and CUDA are.
 
-    Returns
-    -------
-    dict
-        Tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it back.
+    The dict has tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it back.
     """
     numpy = np.random.get_state(legacy=False)
     return {
@@ -53,10 +48,7 @@ def generator_marks() -> tuple[Any, ...]:
 def generators_put_back(seed: int | None = None) -> Iterator[None]:
     """Put the generators of Python, NumPy and torch back after the block; seed them for the block if asked.
 
-    Parameters
-    ----------
-    seed
-        At least 0; None leaves the generators where they are when the block begins. A seed is that of the GPUs too.
+    The seed is at least 0 and that of the GPUs too; with None the generators stay where they are when the block begins.
     """
     # By hand, because generator_states copies the 624 numbers of NumPy's generator: this runs for every picture.
     python, numpy = random.getstate(), np.random.get_state()
@@ -74,9 +66,6 @@ def generators_put_back(seed: int | None = None) -> Iterator[None]:
         torch.default_generator.set_state(cpu)
         if gpus is not None:
             torch.cuda.set_rng_state_all(gpus)
-
-
-# --- modes -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

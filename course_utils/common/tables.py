@@ -8,12 +8,7 @@ from collections.abc import Iterable, Sequence
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows under columns as text, numbers to the right and everything else to the left.
 
-    Parameters
-    ----------
-    columns
-        Headings.
-    rows
-        Cells of each row, as many as `columns`; integers get thousands separators, None becomes a dash.
+    Each row has as many cells as `columns`; integers get thousands separators, None becomes a dash.
 
     Examples
     --------

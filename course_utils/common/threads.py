@@ -18,18 +18,10 @@ def thread_count() -> int:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in order, and compute the next ones meanwhile.
+    """Yield ``function(item)`` for each item, in order, and compute the next ones meanwhile in several threads.
 
-    Threads are enough for decoding pictures: Pillow releases Python's lock while it does that.
-
-    Parameters
-    ----------
-    function
-        Called in several threads at the same time.
-    items
-        Read one by one, `ahead` of the results.
-    ahead
-        Number of results that may wait in memory, at least 0.
+    Threads are enough for decoding pictures: Pillow releases Python's lock while it does that. `items` are read one by
+    one, `ahead` of the results: so many (at least 0) may wait in memory.
     """
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(max_workers=thread_count())

@@ -63,11 +63,8 @@ def _check_file(path: Path) -> None:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file of your own.
 
-    Parameters
-    ----------
-    path
-        ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
-        ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
+    The file is ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
+    ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
 
     Raises
     ------
@@ -110,16 +107,9 @@ def _read_tensors(path: Path) -> dict:
 
 
 def check_fit(name: str, path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Raise :class:`CourseError` unless a file has the tensors that a network wants.
+    """Raise :class:`CourseError` unless the file at `path` has the tensors that the network `name` wants.
 
-    Parameters
-    ----------
-    name
-        Name of the network.
-    path
-        Path of the file.
-    wanted, given
-        State dicts of the network and of the file.
+    The state dict of the network is `wanted`, that of the file is `given`.
     """
     problems = {
         # Old checkpoints do not count batches; torch fills that in.

@@ -1,11 +1,10 @@
 """Checks that say whether a heat map of :mod:`course_utils.gradcam` is worth believing.
 
 * Where there is a mask of the object, :func:`pointing_game` and :func:`energy_inside` score a map against it, beside
-  :func:`centred_blob`, a map that knows nothing about the picture.
-* Where there is none, :func:`road` removes what the map marks and watches the answer.
+  :func:`centred_blob`, a map that knows nothing about the picture. Where there is none, :func:`road` removes what the
+  map marks and watches the answer.
 * :func:`randomisation_check` destroys what was learned, stage by stage: a map that does not change shows the picture,
-  not the network (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
-* :func:`patch_check` moves a piece of a picture: the map has to follow.
+  not the network. :func:`patch_check` moves a piece of a picture: the map has to follow.
 """
 
 from __future__ import annotations
@@ -40,17 +39,7 @@ MEASURES = ("rank", "ssim")
 def masks_of(dataset: PhotoDataset, weights: Any) -> np.ndarray:
     """Return the masks of a data set, cropped as the network's pictures are: bool ``(N, H, W)``, True on the animal.
 
-    Parameters
-    ----------
-    dataset
-        The drawn pets; photographs have no masks.
-    weights
-        Same as in :func:`~course_utils.transforms.eval_transform`.
-
-    Raises
-    ------
-    CourseError
-        If there are no pictures, or one has no mask.
+    Photographs have no masks: a :class:`CourseError` is raised if there are no pictures, or one has no mask.
     """
     masks = [dataset.mask(i) for i in range(len(dataset))]
     if not masks or None in masks:
@@ -67,21 +56,9 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     A map of zeros counts as one that is the same everywhere: its share is that of the object in the picture, which is
     what chance gives. NaN where there is no object.
 
-    Parameters
-    ----------
-    maps
-        ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``.
-    masks
-        bool ``(N, H, W)``, or ``(H, W)`` for all.
-
-    Raises
-    ------
-    CourseError
-        If shapes do not fit, a mask is not bool, or a map has negative values or NaN.
-
-    Notes
-    -----
-    Called the energy-based pointing game by Wang et al. (2020), Score-CAM, https://arxiv.org/abs/1910.01279.
+    Maps are ``(N, H, W)``, 0 and above: ``.heat`` or ``.raw``; masks bool ``(N, H, W)``, or ``(H, W)`` for all. Others
+    are a :class:`CourseError`. Wang et al. call it the energy-based pointing game (2020, Score-CAM,
+    https://arxiv.org/abs/1910.01279).
     """
     maps, masks = _maps_and_masks(maps, masks)
     whole = maps.sum((1, 2))
@@ -93,19 +70,9 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray, tolerance: float = 0) -> 
     """Return 1 for each map whose highest place lies on the object, else 0: ``(N,)``.
 
     Where several places are equally high, it is the share of them that hit; so a map that is the same everywhere gets
-    what chance gives. NaN where there is no object.
-
-    Parameters
-    ----------
-    maps, masks
-        Same as in :func:`energy_inside`.
-    tolerance
-        Distance to the object in pixels that still counts, 0 or more. A map of 8 × 8 positions on 128 pixels is not
-        finer than 8.
-
-    Notes
-    -----
-    Zhang, J. et al. (2016). Top-down Neural Attention by Excitation Backprop. https://arxiv.org/abs/1608.00507
+    what chance gives. NaN where there is no object. Parameters are those of :func:`energy_inside`, and `tolerance`: the
+    distance to the object in pixels that still counts. A map of 8 × 8 positions on 128 pixels is not finer than 8.
+    (Zhang, J. et al. 2016. Top-down Neural Attention by Excitation Backprop. https://arxiv.org/abs/1608.00507)
     """
     maps, masks = _maps_and_masks(maps, masks)
     if tolerance < 0:
@@ -137,12 +104,7 @@ def centred_blob(shape: tuple[int, int, int], spread: float = 0.25) -> np.ndarra
     which spread you compare with, and compare with the maps of other pictures too, ``np.roll(maps, 1, axis=0)``: they
     are as wide and as centred as the maps themselves, and know nothing about the picture.
 
-    Parameters
-    ----------
-    shape
-        ``(N, H, W)``, that of the maps to compare with.
-    spread
-        Standard deviation of the blob, as a share of the shorter side, above 0.
+    `shape` is that of the maps, ``(N, H, W)``; `spread` is the standard deviation as a share of the shorter side.
     """
     if not spread > 0:
         raise CourseError(f"spread={spread}: the blob needs a width above 0; 0.25 is a quarter of the side.")
@@ -166,22 +128,11 @@ class Mean(NamedTuple):
 
 
 def mean_with_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> Mean:
-    """Return the mean of scores with a 95 % bootstrap interval over pictures.
+    """Return the mean of scores ``(N,)`` with a 95 % bootstrap interval over pictures.
 
-    Parameters
-    ----------
-    values
-        ``(N,)``; NaN (no object in the picture) is left out. Of two ways to make maps, give the differences picture by
-        picture: an interval that lies above 0 says that the first is better.
-    resamples
-        Number of times that N of the N values are drawn with replacement.
-    seed
-        Seed of these draws; the global generators stay as they are.
-
-    Raises
-    ------
-    CourseError
-        If fewer than two values are left: one value says nothing about its spread.
+    NaN (no object in the picture) is left out; a :class:`CourseError` is raised if fewer than two values are left. Of
+    two ways to make maps, give the differences picture by picture: an interval that lies above 0 says that the first is
+    better. N of the N values are drawn `resamples` times with replacement, from a generator of its own.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
@@ -217,13 +168,7 @@ def road(
     percentiles
         Shares of the pixels that stay, in percent, above 0 and below 100; the score is the mean over them.
     seed
-        Seed of the order among equal values and of the noise on what is filled in; the global generators stay as they
-        are.
-
-    Raises
-    ------
-    CourseError
-        If shapes do not fit, or for a class or percentile out of range.
+        Seed of the order among equal values and of the noise on what is filled in.
 
     Notes
     -----
@@ -248,8 +193,7 @@ def road(
 def _ranks(maps: np.ndarray, seed: int) -> np.ndarray:
     """Return the ranks of each map's values, stretched to [0, 1]; equal values get theirs in random order.
 
-    A Grad-CAM is 0 in large parts of a picture. A threshold at 0 would remove all of it, and nothing would be left to
-    fill the holes from.
+    A Grad-CAM is 0 in large parts: a threshold at 0 would leave nothing to fill the holes from.
     """
     flat = maps.reshape(len(maps), -1)
     order = np.lexsort((np.random.default_rng(seed).random(flat.shape), flat), axis=1)
@@ -271,12 +215,7 @@ def similarity(first: np.ndarray, second: np.ndarray, measure: str = "rank") -> 
     measure
         ``"rank"``: Spearman's rank correlation over the pixels; 1 the same order, 0 none (also where a map is the same
         everywhere), -1 the reverse. ``"ssim"``: structural similarity, which compares light, contrast and form in small
-        windows; 1 the same picture.
-
-    Raises
-    ------
-    CourseError
-        For an unknown measure or different shapes.
+        windows; 1 the same picture. Any other is a :class:`CourseError`, as maps of different shapes are.
 
     Notes
     -----
@@ -287,10 +226,8 @@ def similarity(first: np.ndarray, second: np.ndarray, measure: str = "rank") -> 
         raise CourseError(f"measure={measure!r} is unknown: choose one of {', '.join(MEASURES)}.")
     if first.shape != second.shape or first.ndim != 3:
         raise CourseError(f"Maps of {first.shape} and {second.shape} cannot be compared: both have to be (N, H, W).")
-    return _rank_correlation(first, second) if measure == "rank" else _structural_similarity(first, second)
-
-
-def _rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    if measure == "ssim":
+        return _structural_similarity(first, second)
     pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
     return np.array([spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs])
 
@@ -333,15 +270,11 @@ def randomisation_check(
 
     Parameters
     ----------
-    model
-        Trained; a copy of it is randomised.
-    images, target, method, stage
-        Same as in :func:`~course_utils.gradcam.explain`. Without a target, what the trained network takes for most
-        probable is explained in every step.
-    measure
-        Same as in :func:`similarity`.
-    seed
-        Seed of the random weights; the global generators stay as they are.
+    model, images, target, method, stage
+        Same as in :func:`~course_utils.gradcam.explain`; a copy of the model is randomised. Without a target, what the
+        trained network takes for most probable is explained in every step.
+    measure, seed
+        Same as in :func:`similarity`, and seed of the random weights.
 
     Notes
     -----
@@ -363,14 +296,8 @@ def randomisation_check(
 def randomise_stage(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """Give one stage of a network new random weights, as if it had never been trained, and return the model.
 
-    Parameters
-    ----------
-    model
-        Changed in place: convolutions as He et al. draw them, norms as the identity, linear layers as torch draws them.
-    stage
-        Name of any stage.
-    seed
-        Seed of the weights; the global generator stays as it is.
+    The model is changed in place: convolutions as He et al. draw them, norms as the identity, linear layers as torch
+    draws them. The global generator stays as it is.
     """
     row = stages(model)
     if stage not in row:
@@ -414,19 +341,13 @@ def patch_check(
 
     Parameters
     ----------
-    model, method, stage
-        Same as in :func:`~course_utils.gradcam.explain`.
+    model, target, method, stage
+        Same as in :func:`~course_utils.gradcam.explain`; the target is the class that the patch speaks for.
     background, patch
         ``(3, H, W)`` and ``(3, h, w)``, both transformed as for the network.
     places
-        ``(top, left)`` of the patch in pixels, two places or more.
-    target
-        The class that the patch speaks for.
-
-    Raises
-    ------
-    CourseError
-        If there are fewer than two places, or the patch reaches over the edge at one of them.
+        ``(top, left)`` of the patch in pixels: two places or more, and none of them over the edge, otherwise a
+        :class:`CourseError` is raised.
     """
     if len(places) < 2:
         raise CourseError(f"{len(places)} place was given: to see whether a map moves takes two places or more.")
@@ -439,8 +360,9 @@ def patch_check(
                 f"A patch of {height} × {width} pixels at {(top, left)} reaches over the edge of a picture of "
                 f"{background.shape[1]} × {background.shape[2]}."
             )
-        image[:, top : top + height, left : left + width] = patch
-        mask[top : top + height, left : left + width] = True
+        place = slice(top, top + height), slice(left, left + width)
+        image[:, *place] = patch
+        mask[place] = True
     heat = explain(model, images, target, method, stage).heat
     energy = np.stack([energy_inside(heat, mask) for mask in masks], axis=1)
     return PatchCheck(images, masks, heat, energy)

@@ -43,18 +43,9 @@ from course_utils.transforms import eval_transform
 class Trial:
     """The result of one strategy with one seed.
 
-    Parameters
-    ----------
-    strategy, seed, epochs
-        Name of the strategy, seed, and number of epochs trained.
-    val_accuracy
-        Validation accuracy of the best epoch, in [0, 1]; the epoch was chosen by it.
-    test_right, test_total
-        Number of test pictures recognised by the weights of that epoch, and of all; None if test was not touched.
-    seconds
-        Duration of the training.
-    trainable
-        Largest number of parameters that learned in any epoch.
+    The validation accuracy, in [0, 1], is that of the best epoch, which was chosen by it. `test_right` of `test_total`
+    test pictures were recognised by the weights of that epoch; None if test was not touched. `trainable` is the largest
+    number of parameters that learned in any epoch.
     """
 
     strategy: str
@@ -81,14 +72,8 @@ class Trial:
 class Comparison:
     """The trials of several strategies over the same seeds; ``print`` shows one row per strategy.
 
-    Parameters
-    ----------
-    trials
-        Results, in the order in which they were measured.
-    runs
-        (strategy, seed) → :class:`~course_utils.training.Run` of the trial.
-    models
-        Strategy → trained network of its first seed only: nine VGGs would fill a laptop's memory.
+    The trials are in the order in which they were measured; `runs` has the run of each (strategy, seed). Only the
+    trained network of a strategy's first seed is in `models`: nine VGGs would fill a laptop's memory.
     """
 
     trials: tuple[Trial, ...]
@@ -171,7 +156,7 @@ def compare_strategies(
     KeyboardInterrupt
         After a Stop, at once. If runs were finished before it, its attribute ``comparison`` holds them.
     """
-    finished: list[tuple[Trial, Run, nn.Module | None]] = []
+    trials, runs, models = [], {}, {}
     try:
         for strategy in strategies:
             for seed in seeds:
@@ -184,37 +169,24 @@ def compare_strategies(
                 right, total = (evaluate(network, test).right, len(test)) if test is not None else (None, None)
                 most = max(run.plan.trainable_at(epoch) for epoch in range(epochs))
                 trial = Trial(strategy.name, seed, epochs, run.best.val_accuracy, right, total, run.seconds, most)
-                finished.append((trial, run, network if seed == seeds[0] else None))
+                runs[strategy.name, seed] = run
+                models.setdefault(strategy.name, network)
+                trials.append(trial)
     except KeyboardInterrupt as stop:
-        line = f"Stopped after {len(finished)} of {len(strategies) * len(seeds)} runs"
-        if finished:
-            stop.comparison = _comparison(finished)
-            names = ", ".join(f"{trial.strategy} (seed {trial.seed})" for trial in stop.comparison.trials)
+        line = f"Stopped after {len(trials)} of {len(strategies) * len(seeds)} runs"
+        if trials:
+            stop.comparison = Comparison(tuple(trials), runs, models)
+            names = ", ".join(f"{trial.strategy} (seed {trial.seed})" for trial in trials)
             line += f": {names}; the finished ones are in the error's .comparison (sys.last_value.comparison)"
         print(line, flush=True)
         raise
-    return _comparison(finished)
-
-
-def _comparison(finished: Sequence[tuple[Trial, Run, nn.Module | None]]) -> Comparison:
-    return Comparison(
-        tuple(trial for trial, _, _ in finished),
-        {(trial.strategy, trial.seed): run for trial, run, _ in finished},
-        {trial.strategy: network for trial, _, network in finished if network is not None},
-    )
+    return Comparison(tuple(trials), runs, models)
 
 
 def compare_on(model: str, splits: Splits, strategies: Sequence[Strategy], **options: Any) -> Comparison:
     """Return :func:`compare_strategies` on splits without transforms, which get the one of the model's weights.
 
-    Parameters
-    ----------
-    model, strategies
-        Same as in :func:`compare_strategies`.
-    splits
-        Photos to train, to choose the epoch, and to test.
-    options
-        Keyword arguments of :func:`compare_strategies`, without ``num_classes``.
+    `options` are keyword arguments of :func:`compare_strategies`, without ``num_classes``.
     """
     transform = eval_transform(weights_entry(model))
     parts = splits.with_transforms(transform, transform)
@@ -305,11 +277,9 @@ def write_results(path: Path, record: dict) -> None:
 def as_markdown(record: dict) -> str:
     """Return the results as a Markdown page: how they were made, then a table for each data set."""
     lines = [f"# {record['model']}: six strategies at an equal budget", "", source_text(record), ""]
+    headings = ["strategy", "trainable", "test % (mean ± sd over seeds)"]
     for name, data in record["data"].items():
-        table = markdown_table(
-            ["strategy", "trainable", "test % (mean ± sd over seeds)"],
-            [[s, row["trainable"], row["test"]] for s, row in data["summary"].items()],
-        )
+        table = markdown_table(headings, [[s, row["trainable"], row["test"]] for s, row in data["summary"].items()])
         sizes = sizes_text(data["pictures"], data["trials"])
         lines += [f"## {name}", "", f"{sizes}. Majority class: {data['majority']}.", "", table, ""]
     return "\n".join(lines)
@@ -351,17 +321,9 @@ def readme_section(record: dict) -> str:
     rows += [[s, *(record["data"][name]["summary"][s]["test"] for name in names)] for s in strategies]
     seeds = len({trial["seed"] for trial in record["data"][names[0]]["trials"]})
     headings = [f"{name}, test % of {record['data'][name]['pictures']['test']}" for name in names]
-    return "\n".join(
-        [
-            START,
-            "",
-            markdown_table([f"`{record['model']}`, mean ± sd over {seeds} seeds", *headings], rows),
-            "",
-            f"(`{record['command']}`, {record['date']}, {record['hardware']})",
-            "",
-            END,
-        ]
-    )
+    table = markdown_table([f"`{record['model']}`, mean ± sd over {seeds} seeds", *headings], rows)
+    source = f"(`{record['command']}`, {record['date']}, {record['hardware']})"
+    return f"{START}\n\n{table}\n\n{source}\n\n{END}"
 
 
 def update_readme(readme: Path, record: dict) -> None:

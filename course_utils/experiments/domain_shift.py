@@ -7,11 +7,11 @@ of the same kind.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
+from torchvision.transforms import v2
 
 from course_utils.common.errors import CourseError
 from course_utils.datasets import Splits, open_dataset
@@ -36,36 +36,11 @@ SHIFTS: dict[str, tuple[dict[str, str], Callable[[Image.Image], Image.Image]]] =
 }
 
 
-@dataclass(frozen=True)
-class Then:
-    """One transform after another; a class in a module, because DataLoader workers import it by name."""
-
-    first: Callable[[Any], Any]
-    second: Callable[[Any], Any] | None
-
-    def __call__(self, picture: Image.Image) -> Any:
-        """Return the picture after both transforms."""
-        return self.first(picture) if self.second is None else self.second(self.first(picture))
-
-
 def shifted(settings: Settings, splits: Splits, kind: str, transform: Callable[[Any], Any] | None = None) -> Splits:
     """Return the splits in another domain: the same scenes and labels, seen differently.
 
-    Parameters
-    ----------
-    settings
-        Settings of the notebook.
-    splits
-        Opened splits; photographs are changed on the fly, pets are drawn anew.
-    kind
-        ``"night"`` or ``"sketch"``.
-    transform
-        Transform applied after the shift, as in :meth:`PhotoDataset.with_transform`.
-
-    Raises
-    ------
-    CourseError
-        If the kind is unknown.
+    Photographs are changed on the fly, pets are drawn anew. `kind` is ``"night"`` or ``"sketch"``, otherwise a
+    :class:`CourseError` is raised; `transform` is applied after the shift.
     """
     if kind not in SHIFTS:
         raise CourseError(f"There is no shift {kind!r}; choose one of {', '.join(SHIFTS)}.")
@@ -73,5 +48,5 @@ def shifted(settings: Settings, splits: Splits, kind: str, transform: Callable[[
     if settings.dataset == "pets":
         drawn = open_dataset("pets", seed=settings.seed, cache=settings.cache, **options)
         return drawn.with_transforms(transform, transform)
-    both = Then(change, transform)
+    both = change if transform is None else v2.Compose([change, transform])
     return splits.with_transforms(both, both)

@@ -43,20 +43,9 @@ FIVE = (FROM_SCRATCH, FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIV
 class FamilyCard:
     """The facts about a pre-trained network before it meets new data.
 
-    Parameters
-    ----------
-    family, model
-        Names, such as ``"vgg"`` and ``"vgg16"``.
-    parameters, multiply_adds
-        Numbers for the network as it was pre-trained; multiply-adds for one picture of `size` × `size` pixels.
-    size
-        Side in pixels of the pictures that it wants.
-    last_layer, features
-        Name of its last layer, and how many numbers go into it.
-    milliseconds
-        Time for one picture in a batch of 16 on this machine, forward only: the median of three.
-    top1, learned_from
-        Accuracy in percent, and the data set, that its weights entry states.
+    Numbers are those of the network as it was pre-trained: multiply-adds for one picture of `size` × `size` pixels,
+    `features` that go into its last layer, and `milliseconds` for one picture in a batch of 16 on this machine, forward
+    only, the median of three. Its weights entry states the accuracy `top1` in percent on the data set `learned_from`.
     """
 
     family: str
@@ -134,22 +123,17 @@ def compare_families(
 
     Parameters
     ----------
-    models
-        Family → name of a network, as ``settings.models``.
-    splits
-        Photos without transforms: each network gets the one of its own weights.
+    models, splits
+        Family → name of a network, as ``settings.models``, and photos without transforms: each network gets the one of
+        its own weights.
     seeds, epochs, batch_size, device
         Same as in :func:`~course_utils.experiments.compare.compare_strategies`.
 
     Returns
     -------
     dict
-        Name of the network → its comparison, without the trained models.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        After a Stop, at once. Its attribute ``comparisons`` holds what was finished, if there is any.
+        Name of the network → its comparison, without the trained models. After a Stop, the attribute ``comparisons`` of
+        the KeyboardInterrupt holds what was finished, if there is any.
     """
     comparisons = {}
     options = {"seeds": seeds, "epochs": epochs, "batch_size": batch_size, "device": device}
@@ -219,16 +203,9 @@ def as_record(
 
 
 def strategy_table(record: dict, value: str = "test", markdown: bool = False) -> str:
-    """Return a table with strategies in rows and networks in columns.
+    """Return a table of :func:`as_record`'s results with strategies in rows and networks in columns.
 
-    Parameters
-    ----------
-    record
-        From :func:`as_record`.
-    value
-        ``"test"``, ``"val"``, ``"seconds"`` or ``"trainable"``.
-    markdown
-        True for a Markdown table, False for plain text.
+    `value` is ``"test"``, ``"val"``, ``"seconds"`` or ``"trainable"``.
     """
     networks = record["networks"]
     strategies = list(next(iter(networks.values()))["summary"])

@@ -20,27 +20,13 @@ from course_utils.transforms import denormalise
 
 
 class TopActivations(NamedTuple):
-    """The places that excite some channels most; made by :func:`top_activations`.
+    """The places that excite some channels most; made by :func:`top_activations`."""
 
-    Parameters
-    ----------
-    channels
-        Int ``(K,)``: numbers of the channels.
-    values
-        Float32 ``(K, count)``: values of the channel at these places, falling along each row.
-    indices
-        Int ``(K, count)``: numbers of the pictures in the data set. A picture appears once in a row.
-    places
-        Int ``(K, count, 2)``: row and column of the place in pixels.
-    crops
-        ``(K, count, 3, side, side)``: the pictures around these places, still normalised.
-    """
-
-    channels: np.ndarray
-    values: np.ndarray
-    indices: np.ndarray
-    places: np.ndarray
-    crops: Tensor
+    channels: np.ndarray  # int (K,): numbers of the channels
+    values: np.ndarray  # float32 (K, count): values of the channel at these places, falling along each row
+    indices: np.ndarray  # int (K, count): numbers of the pictures in the data set; each appears once in a row
+    places: np.ndarray  # int (K, count, 2): row and column of the place in pixels
+    crops: Tensor  # (K, count, 3, side, side): the pictures around these places, still normalised
 
 
 def top_activations(
@@ -56,22 +42,16 @@ def top_activations(
 
     Parameters
     ----------
-    model
-        A network of one of the families; left as it was found.
+    model, stage, batch_size
+        Same as in :func:`~course_utils.gradcam.explain`; the model is left as it was found.
     dataset
         Pairs ``(image, label)`` with images ``(3, H, W)`` of one size, already transformed.
     channels
         Numbers of the channels to look at. ``last_layer(model).weight[c].topk(4).indices`` are those that speak for
         class c, where the last layer sees the mean of each channel (ResNet, EfficientNet).
-    stage
-        Same as in :func:`~course_utils.gradcam.explain`.
-    count
-        Number of crops for each channel, each from another picture.
-    side
-        Side of a crop in pixels. A channel sees a larger or smaller part than that; in deep stages much of the
-        picture.
-    batch_size
-        Pictures at a time.
+    count, side
+        Number of crops for each channel, each from another picture, and their side in pixels. A channel sees a larger
+        or smaller part than that; in deep stages much of the picture.
 
     Raises
     ------
@@ -93,12 +73,8 @@ def top_activations(
     indices = best.indices.T  # (K, count)
     rows = torch.arange(len(indices))[:, None]
     centres = places[indices, rows]
-    crops = torch.stack(
-        [
-            _crop(dataset[int(i)][0], centre, side)
-            for i, centre in zip(indices.flatten(), centres.flatten(0, 1), strict=True)
-        ]
-    )
+    pairs = zip(indices.flatten(), centres.flatten(0, 1), strict=True)
+    crops = torch.stack([_crop(dataset[int(i)][0], centre, side) for i, centre in pairs])
     return TopActivations(
         np.asarray(channels), best.values.T.numpy(), indices.numpy(), centres.numpy(), crops.unflatten(0, indices.shape)
     )
@@ -138,23 +114,13 @@ def _check_channels(channels: list[int], available: int) -> None:
 
 def _crop(image: Tensor, centre: Tensor, side: int) -> Tensor:
     """Return the square around a place, moved inwards where it would reach over the edge."""
-    top, left = (
-        min(max(int(middle) - side // 2, 0), whole - side)
-        for middle, whole in zip(centre, image.shape[1:], strict=True)
-    )
+    highest = torch.tensor(image.shape[1:]) - side
+    top, left = torch.minimum((centre - side // 2).clamp(min=0), highest).tolist()
     return image[:, top : top + side, left : left + side]
 
 
 def plot_top_activations(found: TopActivations, weights: Any) -> Figure:
-    """Return a figure with one row of crops for each channel, the strongest first.
-
-    Parameters
-    ----------
-    found
-        Result of :func:`top_activations`.
-    weights
-        Weights entry of the transform, to undo the normalisation.
-    """
+    """Return a figure with one row of crops per channel, the strongest first, as they were before normalisation."""
     crops = denormalise(found.crops.flatten(0, 1), weights)
     titles = [f"channel {c}: {v:.1f}" for c, row in zip(found.channels, found.values, strict=True) for v in row]
     return plots.picture_grid(list(crops), titles, columns=found.crops.shape[1])
@@ -163,21 +129,9 @@ def plot_top_activations(found: TopActivations, weights: Any) -> Figure:
 def plane_of(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return features as points on the plane that keeps most of their spread (principal component analysis).
 
-    Parameters
-    ----------
-    features
-        ``(N, D)``, from :func:`~course_utils.feature_extraction.extract_features`.
-
-    Returns
-    -------
-    points, shares
-        ``(N, 2)``, and the share of the variance along either axis ``(2,)``. What the two shares lack to 1 is not in
-        the picture: classes that overlap in it may well be apart.
-
-    Raises
-    ------
-    CourseError
-        If there are fewer than three pictures or two features.
+    The features are ``(N, D)``, of three pictures and two features or more, otherwise a :class:`CourseError` is raised.
+    The points are ``(N, 2)``, and come with the share of the variance along either axis ``(2,)``. What the two shares
+    lack to 1 is not in the picture: classes that overlap in it may well be apart.
     """
     if features.ndim != 2 or len(features) < 3 or features.shape[1] < 2:
         raise CourseError(
@@ -191,17 +145,8 @@ def plane_of(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def plot_planes(features: Mapping[str, Tensor], labels: Sequence[int], classes: Sequence[str]) -> Figure:
     """Return a figure of the same pictures on the planes of several networks, one panel each.
 
-    Parameters
-    ----------
-    features
-        Name of the network → ``(N, D)``, all of the same pictures in the same order.
-    labels, classes
-        Labels of these pictures and names of the classes, each with a colour and a marker. After seven they repeat.
-
-    Raises
-    ------
-    CourseError
-        If the number of features and of labels differ.
+    Features are ``(N, D)``, all of the same pictures in the same order, with a label for each. A class has a colour and
+    a marker; after seven they repeat.
     """
     labels = np.asarray(labels)
     figure, axes = plots.new_figure(1, len(features), width=4.6 * len(features) + 1.2, height=4.2)

@@ -32,15 +32,8 @@ class Watermarked(PhotoDataset):
     classes
         Names of the classes whose pictures are marked. One class: the mark is a shortcut. None of them (an empty
         list): the test without it. All of them with ``share=0.5``: the repair, in which the mark tells nothing.
-    share
-        Share of each of these classes that is marked, in [0, 1], rounded to whole pictures.
-    seed
-        Seed of the choice of pictures; the global generators stay as they are.
-
-    Raises
-    ------
-    CourseError
-        For an unknown class, or a share outside of [0, 1].
+    share, seed
+        Share of each of these classes that is marked, in [0, 1], rounded to whole pictures, and seed of their choice.
 
     Notes
     -----
@@ -63,7 +56,8 @@ class Watermarked(PhotoDataset):
         self.marked = tuple(marked.tolist())
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture = _square(load_picture(self.paths[index]))
+        picture = load_picture(self.paths[index])
+        picture = ImageOps.fit(picture, (min(picture.size),) * 2)
         if self.marked[index]:
             picture = stamp(picture)
         return (picture if self.transform is None else self.transform(picture)), self.labels[index]
@@ -85,25 +79,11 @@ class Watermarked(PhotoDataset):
         return f"Watermarked({len(self)} pictures, {sum(self.marked)} of them marked)"
 
 
-def _square(picture: Image.Image) -> Image.Image:
-    side = min(picture.size)
-    return ImageOps.fit(picture, (side, side))
-
-
 def watermark_mask(weights: Any, side: int = 512) -> np.ndarray:
-    """Return where the badge is in the picture that a network sees.
+    """Return where the badge is in the picture that a network sees: bool ``(H, W)``.
 
-    Parameters
-    ----------
-    weights
-        Same as in :func:`~course_utils.transforms.eval_transform`.
-    side
-        Side of the picture on which the badge is tried out, in pixels.
-
-    Returns
-    -------
-    ndarray
-        bool ``(H, W)``; ``cam_checks.energy_inside(maps, watermark_mask(weights))`` is the share of a map on it.
+    ``cam_checks.energy_inside(maps, watermark_mask(weights))`` is the share of a map on it. The badge is tried out on
+    a picture of `side` × `side` pixels.
     """
     blank = Image.new("RGB", (side, side))
     drawn = np.asarray(stamp(blank)).any(2)

@@ -1,9 +1,7 @@
 """A check that a transform prepares pictures as the weights ask for.
 
 A wrong preparation raises no error, it only costs accuracy. :func:`check_transform` finds it, whoever wrote the
-transform, by looking at what comes out for a few made-up pictures. It looks in this order at: type and layout of the
-output, randomness, size, black and white (the normalisation), pure colours, mid-grey, gradients (what is cut out), and
-noise (the interpolation).
+transform, by looking at what comes out for a few made-up pictures.
 """
 
 from __future__ import annotations
@@ -35,25 +33,20 @@ BLUE_FIRST = "gives the channels in the order blue, green, red; red, green, blue
 def check_transform(transform: Transform, weights: Any, training: bool = False) -> list[str]:
     """Return everything in which a transform differs from the one that the weights were trained with.
 
-    The transform is judged by what it does to pictures, not by what it is made of. A hand-written function is
-    therefore checked like a ``v2.Compose``.
+    The transform is judged by what it does to pictures: a hand-written function is checked like a ``v2.Compose``.
 
     Parameters
     ----------
-    transform
-        Any callable that takes a PIL RGB picture.
-    weights
-        Same as in :func:`~course_utils.transforms.eval_transform`.
+    transform, weights
+        Any callable that takes a PIL RGB picture, and the same as in :func:`~course_utils.transforms.eval_transform`.
     training
-        True for a transform that is meant to be random, such as :func:`~course_utils.transforms.train_transform`.
-        Then only the tensor's type and size, the normalisation and the order of the channels are checked, not where it
-        cuts and how it resizes.
+        True for a transform that is meant to be random. Then only the tensor's type and size, the normalisation and
+        the order of the channels are checked, not where it cuts and how it resizes.
 
     Returns
     -------
     list of str
         One entry per mismatch, each the rest of a sentence that begins with "The transform"; empty when it fits.
-        The random generators of Python, NumPy and torch are left as they were.
 
     Raises
     ------
@@ -81,25 +74,6 @@ def check_transform(transform: Transform, weights: Any, training: bool = False) 
             return [str(error)]
 
 
-def require_matching_transform(transform: Transform, weights: Any, training: bool = False) -> None:
-    """Stop if a transform does not fit the weights; arguments are the same as in :func:`check_transform`.
-
-    Raises
-    ------
-    CourseError
-        Naming every mismatch, and what to use instead.
-    """
-    found = check_transform(transform, weights, training)
-    if not found:
-        return
-    listed = found[0] if len(found) == 1 else "; ".join(f"({i}) {text}" for i, text in enumerate(found, 1))
-    instead = "train_transform(weights, augment)" if training else "eval_transform(weights)"
-    name = f"the weights {weights}" if hasattr(weights, "transforms") else "these weights"
-    raise CourseError(
-        f"The transform does not fit {name}: it {listed}. Use {instead}, which reads all of it from them."
-    )
-
-
 class _Unusable(Exception):
     """The output of a transform allows no further measurement; the message is the mismatch."""
 
@@ -111,7 +85,8 @@ def _mismatches(transform: Transform, preset: Any, side: int, training: bool) ->
     if view.is_random and not training:
         found.append("is random: the same picture comes out differently each time; only training may draw")
     sizes = _size_mismatches(view, side)
-    scale = _Scale.of(view)
+    # A random change of brightness or contrast moves black up and white down: the extremes are undisturbed.
+    scale = _Scale(view.flat(0, 0, 0).min(0).values, view.flat(255, 255, 255).max(0).values)
     found += sizes + _scale_mismatches(scale, preset, SAME_SCALE_AT_RANDOM if view.is_random else SAME_SCALE)
     if not scale.usable:
         return found
@@ -134,10 +109,7 @@ def _mismatches(transform: Transform, preset: Any, side: int, training: bool) ->
 
 @dataclass(frozen=True)
 class _Viewer:
-    """Pictures as a transform gives them: several views of each if ``is_random``.
-
-    ``size`` is the width and height of the pictures of one colour that it is given.
-    """
+    """Pictures as a transform gives them; `size` is (width, height) of the pictures of one colour that it is given."""
 
     transform: Transform
     is_random: bool
@@ -160,11 +132,6 @@ class _Scale:
 
     black: Tensor
     white: Tensor
-
-    @classmethod
-    def of(cls, view: _Viewer) -> _Scale:
-        # A random change of brightness or contrast moves black up and white down: the extremes are undisturbed.
-        return cls(view.flat(0, 0, 0).min(0).values, view.flat(255, 255, 255).max(0).values)
 
     @property
     def usable(self) -> bool:
@@ -192,17 +159,14 @@ def _scale_mismatches(scale: _Scale, preset: Any, tolerance: float) -> list[str]
         return [f"makes negatives: white comes out darker than black; {goal} are wanted"]
     if not scale.usable:
         return [f"makes the same of black and of white, as if by each picture's own mean; {goal} are wanted"]
-    zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+    zero, one, blue_first = torch.zeros_like(mean), torch.ones_like(mean), (black.flip(0), white.flip(0))
     usual = {
         f"leaves values from 0 to 255; they have to be divided by 255, then normalised with {goal}": (zero, 255 * one),
         f"leaves values from 0 to 1; they have to be normalised with {goal}": (zero, one),
         "normalises values from 0 to 255; they have to be divided by 255 before that": (black, (255 - mean) / std),
         "divides by 255 twice before it normalises": (black, (1 / 255 - mean) / std),
         "normalises twice": ((black - mean) / std, (white - mean) / std),
-        f"normalises with mean and standard deviation in the order blue, green, red; {goal} are wanted": (
-            black.flip(0),
-            white.flip(0),
-        ),
+        f"normalises with mean and standard deviation in the order blue, green, red; {goal} are wanted": blue_first,
     }
     for text, known in usual.items():
         if scale.equals(_Scale(*known), tolerance):
