@@ -74,7 +74,7 @@ class Recording:
     Parameters
     ----------
     facts
-        Everything that is said in words, as plain values: see :func:`record`.
+        Everything that is said in words, as plain values.
     pictures
         Float ``(K, 3, H, W)`` in [0, 1].
     heat
@@ -92,25 +92,20 @@ def record(
 ) -> Recording:
     """Train a network, and keep what the animation shows of it.
 
+    Shown are pictures of the validation split with an animal that takes a tenth of them or more: the first one of each
+    class, and one more, so that there are right and wrong answers among them at the end, if there are any.
+
     Parameters
     ----------
-    name
-        Name of the network, as ``load_pretrained`` takes it.
+    name, strategy, epochs, seed
+        Same as in ``load_pretrained`` and ``fit``.
     splits
         Data set with masks, such as the drawn pets.
-    strategy, epochs, seed
-        Same as in ``fit``.
-
-    Returns
-    -------
-    Recording
-        It shows pictures of the validation split with an animal that takes a tenth of them or more: the first one of
-        each class, and one more, so that there are right and wrong answers among them at the end, if there are any.
 
     Raises
     ------
     CourseError
-        If pictures have no masks, or there is no animal in those of a class.
+        If pictures have no masks, or there is no such animal in those of a class.
     """
     entry = weights_entry(name)
     data = splits.with_transforms(eval_transform(entry), eval_transform(entry))
@@ -126,6 +121,17 @@ def record(
     answers = np.stack([_answers(network, state, val) for state in snapshots.states])
     shown = _chosen(masks, labels, answers[run.best.epoch + 1], len(splits.classes))
     maps, energies = zip(*(_maps(network, state, val, masks, shown) for state in snapshots.states), strict=True)
+    epochs = [
+        {
+            "epoch": result.epoch + 1,
+            "learning": list(result.learning),
+            "val_right": round(result.val_accuracy * len(val)),
+            "val_loss": round(result.val_loss, 4),
+            "train_accuracy": round(result.train_accuracy, 4),
+            "energy": energies[result.epoch + 1],
+        }
+        for result in run.history
+    ]
     facts = {
         "model": name,
         "strategy": strategy.name,
@@ -138,24 +144,11 @@ def record(
         "stages": [row.stage for row in run.plan.rows],
         "pictures": {"train": len(train), "val": len(val), "test": len(test)},
         "start": {"val_right": int((answers[0] == labels).sum()), "energy": energies[0]},
-        "epochs": [
-            {
-                "epoch": r.epoch + 1,
-                "learning": list(r.learning),
-                "val_right": round(r.val_accuracy * len(val)),
-                "val_loss": round(r.val_loss, 4),
-                "train_accuracy": round(r.train_accuracy, 4),
-                "energy": energies[r.epoch + 1],
-            }
-            for r in run.history
-        ],
+        "epochs": epochs,
         "best_epoch": run.best.epoch + 1,
         "test_right": test_report.right,
         "majority_right": majority_baseline(train.labels, test.labels),
-        "shown": [
-            {"truth": val.classes[labels[i]], "answers": [val.classes[answer] for answer in answers[:, i]]}
-            for i in shown
-        ],
+        "shown": [{"truth": val.classes[labels[i]], "answers": [val.classes[k] for k in answers[:, i]]} for i in shown],
     }
     return Recording(facts, denormalise(val.images[shown], entry), np.stack(common_scale(*maps)))
 
@@ -201,13 +194,11 @@ class Scene:
     Parameters
     ----------
     kind
-        Key of ``DRAWN_BY``: ``"title"``, ``"task"``, ``"state"``, ``"comparison"`` or ``"result"``.
+        Key of ``DRAWN_BY``.
     seconds
         Time that it stays.
-    title, caption
-        Text that is written in it.
-    description
-        Text for readers who cannot see it: all that title and caption do not say.
+    title, caption, description
+        Text that is written in it, and for readers who cannot see it, all that is not written.
     state
         Number of the epoch after which the network is shown; 0 is before the first.
     """
@@ -222,9 +213,8 @@ class Scene:
 
 def scenes_of(facts: dict[str, Any]) -> list[Scene]:
     """Return the scenes of an animation, in order, with every number in them."""
-    n, classes, best_epoch = facts["pictures"], facts["classes"], facts["best_epoch"]
+    n, classes, best = facts["pictures"], facts["classes"], facts["epochs"][facts["best_epoch"] - 1]
     names = ", ".join(picture["truth"] for picture in facts["shown"])
-    best = facts["epochs"][best_epoch - 1]
     title = Scene(
         "title",
         4,
@@ -253,8 +243,8 @@ def scenes_of(facts: dict[str, Any]) -> list[Scene]:
         "Before and after",
         f"Share of the heat on the animal: {_energy(facts['start'])} before, {_energy(best)} after (mean of the "
         f"{best['energy']['n']} validation pictures with an animal, 95 % interval).",
-        f"The same pictures in two rows, before the first and after epoch {best_epoch}, the best one.",
-        best_epoch,
+        f"The same pictures in two rows, before the first and after epoch {best['epoch']}, the best one.",
+        best["epoch"],
     )
     result = Scene(
         "result",
@@ -270,19 +260,16 @@ def scenes_of(facts: dict[str, Any]) -> list[Scene]:
 def _epoch_scenes(facts: dict[str, Any]) -> list[Scene]:
     scenes, awake = [], set()
     for epoch in facts["epochs"]:
-        woken = [stage for stage in reversed(epoch["learning"]) if stage not in awake]
+        number, learning = epoch["epoch"], epoch["learning"]
+        woken = [stage for stage in reversed(learning) if stage not in awake]
         awake.update(woken)
         news = f"{' and '.join(woken)} {'begin' if len(woken) > 1 else 'begins'} to learn" if woken else "all go on"
-        scene = Scene(
-            "state",
-            3.5,
-            f"Epoch {epoch['epoch']} of {len(facts['epochs'])}: {news}",
-            f"{interval_text(epoch['val_right'], facts['pictures']['val'])} of the validation pictures are right.",
-            f"Learning: {', '.join(epoch['learning'])}. {_answers_in_words(facts, epoch['epoch'])} Share of the heat "
-            f"on the animal: {_energy(epoch)}.",
-            epoch["epoch"],
-        )
-        scenes.append(scene)
+        title = f"Epoch {number} of {len(facts['epochs'])}: {news}"
+        right = interval_text(epoch["val_right"], facts["pictures"]["val"])
+        caption = f"{right} of the validation pictures are right."
+        description = f"Learning: {', '.join(learning)}. {_answers_in_words(facts, number)} "
+        description += f"Share of the heat on the animal: {_energy(epoch)}."
+        scenes.append(Scene("state", 3.5, title, caption, description, number))
     return scenes
 
 
@@ -313,9 +300,7 @@ def _caption(figure: Figure, text: str) -> None:
     figure.text(0.5, 0.085, "\n".join(lines), ha="center", va="center", fontsize=14, linespacing=1.35)
 
 
-def _picture(
-    figure: Figure, place: tuple[float, float, float, float], pixels: np.ndarray, title: str, **style: object
-) -> None:
+def _picture(figure: Figure, place: tuple[float, ...], pixels: np.ndarray, title: str, **style: object) -> None:
     axis = figure.add_axes(place, xticks=[], yticks=[])
     axis.imshow(pixels)
     axis.grid(visible=False)
@@ -338,9 +323,12 @@ def _with_heat(recording: Recording, state: int) -> np.ndarray:
 
 def _verdicts(facts: dict[str, Any], state: int) -> list[tuple[str, str]]:
     """Return class, answer and a mark of each shown picture, with the colour of the text."""
-    pairs = [(picture["truth"], picture["answers"][state]) for picture in facts["shown"]]
-    return [(f"{truth} → {said} {'✓' if said == truth else '✗'}", RIGHT if said == truth else WRONG)
-            for truth, said in pairs]  # fmt: skip
+    verdicts = []
+    for picture in facts["shown"]:
+        truth, said = picture["truth"], picture["answers"][state]
+        mark, color = ("✓", RIGHT) if said == truth else ("✗", WRONG)
+        verdicts.append((f"{truth} → {said} {mark}", color))
+    return verdicts
 
 
 def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:

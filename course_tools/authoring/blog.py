@@ -70,13 +70,7 @@ class Printed:
     pattern: str
 
     def look_up(self, root: Path) -> str:
-        """Return the number as text; a remark as long as the notebook is not there or not rendered.
-
-        Raises
-        ------
-        CourseError
-            If the notebook has printed nothing that fits.
-        """
+        """Return the number as text; a remark as long as the notebook is not there or not rendered."""
         outputs = outputs_of(root / "notebooks" / f"{self.day}.ipynb")
         if not outputs:
             return NOT_YET
@@ -136,16 +130,7 @@ def outputs_of(path: Path) -> list[NotebookNode]:
 
 
 def picture_of(file: str, beginning: str, root: Path) -> bytes | None:
-    """Return a blog's picture as its notebook stores it; None if the notebook is not there or not rendered.
-
-    Parameters
-    ----------
-    file
-        Name of the picture; it begins with the notebook's, as in ``"day20-pets.png"``.
-    beginning
-        Beginning of its description in the notebook.
-    root
-        Folder of the project.
+    """Return a picture of ``FIGURES`` as its notebook stores it; None if that is not there or not rendered.
 
     Raises
     ------
@@ -179,7 +164,7 @@ def with_numbers(text: str, root: Path) -> str:
     Raises
     ------
     CourseError
-        For a name that is not in ``NUMBERS``, or a number that cannot be found.
+        If a name is not in ``NUMBERS``, or its notebook prints nothing that fits.
     """
     return NUMBER.sub(lambda match: f"{match[1]}{_number(match[2], root)}{match[4]}", text)
 

@@ -352,7 +352,8 @@ def test_doctor_turns_any_error_into_a_finding():
 
 
 def test_doctor_names_versions_and_missing_packages(monkeypatch):
-    monkeypatch.setattr(doctor, "PACKAGES", ("pytest", "no-such-package"))
+    needs = ["pytest>=8.3", "no-such-package", "left-out; extra == 'test'"]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: needs)
     present, missing = check("_packages")
     assert present.found == f"pytest {pytest.__version__}"
     assert missing.found == "missing: no-such-package"
