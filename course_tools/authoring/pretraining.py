@@ -73,8 +73,7 @@ class Recipe:
         Share of a cycle's steps in which the learning rate climbs; it then falls as a cosine to zero.
     cycles
         Epochs of each such cycle; empty for one over all. Every later one climbs to half the rate of the one before
-        (warm restarts, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983), so a recipe can be made longer
-        without beginning again.
+        (warm restarts, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983), so a recipe can be made longer.
     smallest_crop
         Least share of a picture's area that a random view keeps, in (0, 1].
     bfloat16
@@ -146,22 +145,16 @@ def read_categories(folder: Path) -> tuple[list[str], list[str]]:
 def read_training(folder: Path, per_class: int) -> Pictures:
     """Read the first `per_class` training pictures of every class, as far as they are there."""
     ids, _ = read_categories(folder)
-    numbered = [(_training_file(folder, i, n), label) for label, i in enumerate(ids) for n in range(per_class)]
-    there = [(path, label) for path, label in numbered if path.exists()]
-    return _decode([path for path, _ in there], [label for _, label in there])
-
-
-def _training_file(folder: Path, wnid: str, number: int) -> Path:
-    return folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG"
+    paths = [path for path in training_files(folder, per_class) if path.exists()]
+    return _decode(paths, [ids.index(path.parts[-3]) for path in paths])
 
 
 def read_validation(folder: Path) -> Pictures:
     """Read the 10,000 validation pictures, which the training never sees."""
     ids, _ = read_categories(folder)
     rows = (folder / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
-    names_and_ids = [row.split("\t")[:2] for row in rows if row]
-    paths = [folder / "val" / "images" / name for name, _ in names_and_ids]
-    return _decode(paths, [ids.index(wnid) for _, wnid in names_and_ids])
+    names, wnids = zip(*(row.split("\t")[:2] for row in rows if row), strict=True)
+    return _decode([folder / "val" / "images" / name for name in names], [ids.index(wnid) for wnid in wnids])
 
 
 def _decode(paths: list[Path], labels: list[int]) -> Pictures:
@@ -240,15 +233,11 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def train_one_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pictures: Pictures,
-    recipe: Recipe,
-    epoch: int,
-    device: torch.device,
+    model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Pictures, recipe: Recipe, epoch: int
 ) -> float:
     """Train on all pictures once; return the mean loss."""
     model.train()
+    device = next(model.parameters()).device
     steps_per_epoch = len(pictures) // recipe.batch_size
     total = 0.0
     for i, (images, labels) in enumerate(batches(pictures, recipe, epoch, device)):
@@ -298,13 +287,11 @@ def pretrain(
     name
         Key of ``networks.BUILDERS``.
     folder
-        Folder ``tiny-imagenet-200``, unpacked.
+        Tiny ImageNet, unpacked.
     work
         Folder for the checkpoint, which is written after every epoch.
-    recipe
-        Settings of the training.
-    per_class
-        Number of training pictures per class, at least 1.
+    recipe, per_class
+        Settings of the training, and number of training pictures per class, at least 1.
     notify
         Function that is given a line about each epoch.
 
@@ -329,7 +316,7 @@ def pretrain(
     watched = Pictures(validation.images[:2000], validation.labels[:2000], validation.names[:2000])
     for epoch in range(state["epoch"], recipe.epochs):
         start = time.perf_counter()
-        loss = train_one_epoch(model, optimizer, pictures, recipe, epoch, device)
+        loss = train_one_epoch(model, optimizer, pictures, recipe, epoch)
         state["seconds"] += time.perf_counter() - start
         right = count_correct(model, watched, preprocess)
         row = {"epoch": epoch + 1, "size": recipe.size_at(epoch), "loss": round(loss, 4), "val_correct": right}
@@ -375,24 +362,23 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
 
     Parameters
     ----------
-    name
-        Name of the model; the files are ``<name>.safetensors`` and ``<name>.json``.
-    result
-        Result of :func:`pretrain`.
-    folder
-        Tiny ImageNet, for the validation pictures and the names of the classes.
+    name, folder
+        Same as in :func:`pretrain`, whose return value is `result`.
     command
         Command line that made the model, for the card.
     out
-        Folder of the two files.
+        Folder of ``<name>.safetensors`` and ``<name>.json``.
 
     Returns
     -------
     dict
-        The card: it becomes the ``meta`` of the torchvision weights entry. ``seconds`` is the wall-clock time of the
-        training epochs.
+        The card: it becomes the ``meta`` of the torchvision weights entry.
     """
-    state = {key: _stored(tensor) for key, tensor in result.model.state_dict().items()}
+    # clone: memory_format=channels_last leaves strides that safetensors does not store.
+    state = {
+        key: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for key, tensor in result.model.state_dict().items()
+    }
     file = out / f"{name}.safetensors"
     with written_whole(file) as beside:
         beside.write_bytes(save(state))
@@ -426,13 +412,10 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
     return card
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    # clone: memory_format=channels_last leaves strides that safetensors does not store.
-    return (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
-
-
 def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
     """Return a Markdown page about all embedded weights, from their cards."""
+    headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
+    headings += ["command", "seed", "seconds", "SHA-256"]
     rows, about = [], []
     for path in sorted(folder.glob("*.json")):
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -441,8 +424,6 @@ def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
         origin = f"`{card['command']}`", card["seed"], card["seconds"], f"`{card['sha256']}`"
         rows.append([name, card["num_params"], accuracy, interval, *origin])
         about.append(f"{name}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} pictures.")
-    headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
-    headings += ["command", "seed", "seconds", "SHA-256"]
     measured = (
         "Measured on the 10,000 validation pictures of Tiny ImageNet, which training did not see, on the stored file. "
         "Seconds are wall-clock time on a machine that did other work beside it. This page is written by `course "
@@ -469,10 +450,11 @@ def validation_files(folder: Path) -> list[Path]:
     return [folder / "wnids.txt", folder / "words.txt", folder / "val" / "val_annotations.txt", *pictures]
 
 
-def training_files(folder: Path) -> list[Path]:
-    """Return the first 300 training pictures of every class."""
+def training_files(folder: Path, per_class: int | None = None) -> list[Path]:
+    """Return the paths of the first training pictures of every class, 300 of each if `per_class` is None."""
     ids, _ = read_categories(folder)
-    return [_training_file(folder, i, n) for i in ids for n in range(DIGEST_PER_CLASS)]
+    count = DIGEST_PER_CLASS if per_class is None else per_class
+    return [folder / "train" / i / "images" / f"{i}_{n}.JPEG" for i in ids for n in range(count)]
 
 
 def check_tiny_imagenet(folder: Path) -> None:
@@ -508,8 +490,7 @@ def find_tiny_imagenet(given: Path | None, cache: Path, mirror: Path | None) -> 
     if given is not None and given.is_dir():
         unpacked = given / FOLDER if (given / FOLDER).is_dir() else given
     elif given is not None or not unpacked.is_dir():
-        archive = given or _in_mirror(mirror) or _download(cache)
-        _unpack(archive, unpacked)
+        _unpack(given or _in_mirror(mirror) or _download(cache), unpacked)
     check_tiny_imagenet(unpacked)
     return unpacked
 
