@@ -7,6 +7,7 @@ Only the standard library is imported at the top. A command imports what it need
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -32,15 +33,10 @@ def lab_command(args: argparse.Namespace) -> int:
     """Return the exit code of JupyterLab, opened on the project with this Python as its kernel and without news."""
     environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PATH": ""}
     environ.pop("MPLBACKEND", None)
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={args.root}",
-        "--LabApp.default_url=/lab/tree/README.md",
-        f"--LabApp.app_settings_dir={Path(__file__).parent / 'lab'}",
-    ]
-    return _call([*command, *args.rest], args.root, environ)
+    settings = Path(__file__).parent / "lab"
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={args.root}"]
+    command += ["--LabApp.default_url=/lab/tree/README.md", f"--LabApp.app_settings_dir={settings}", *args.rest]
+    return _call(command, args.root, environ)
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -147,11 +143,10 @@ def _side_by_side(environ: dict[str, str]) -> list[str]:
 def _call(command: list[str], folder: Path, environ: dict[str, str]) -> int:
     """Return the exit code of a program. Ctrl-C reaches the program itself, so it can end in its own way."""
     with subprocess.Popen(command, cwd=folder, env=environ) as process:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue
+        while process.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
+    return process.returncode
 
 
 def doctor_command(args: argparse.Namespace) -> int:
@@ -252,10 +247,7 @@ def make_parser(root: Path = ROOT) -> argparse.ArgumentParser:
 def parse(argv: Sequence[str], root: Path = ROOT) -> argparse.Namespace:
     """Return the parsed command line, after every check that can be made before anything runs.
 
-    Returns
-    -------
-    argparse.Namespace
-        ``function``, the options of the command, and ``rest``: the arguments for a module or another program.
+    ``function`` does the command, and ``rest`` has the arguments for a module or another program.
 
     Raises
     ------

@@ -362,12 +362,12 @@ def _draw_stages(figure: Figure, stages: Sequence[str], learning: Sequence[str])
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(0, len(stages)))
     for i, stage in enumerate(stages):
-        word, fill, ink, weight = (
-            ("learns", LEARNS, "white", "bold") if stage in learning else ("frozen", FROZEN, "#333333", "normal")
-        )
+        word, fill, style = "frozen", FROZEN, {"color": "#333333"}
+        if stage in learning:
+            word, fill, style = "learns", LEARNS, {"color": "white", "weight": "bold"}
         axis.add_patch(FancyBboxPatch((0.06, i + 0.12), 0.88, 0.74, boxstyle="round,pad=0.02", color=fill))
-        axis.text(0.5, i + 0.49, f"{stage}\n{word}", ha="center", va="center", fontsize=11, color=ink, weight=weight,
-                  linespacing=0.95)  # fmt: skip
+        label = f"{stage}\n{word}"
+        axis.text(0.5, i + 0.49, label, ha="center", va="center", fontsize=11, linespacing=0.95, **style)
 
 
 def _draw_curve(figure: Figure, facts: dict[str, Any], state: int) -> None:
@@ -405,13 +405,8 @@ def _draw_result(figure: Figure, scene: Scene, recording: Recording) -> None:
     figure.text(0.5, 0.14, scene.caption, ha="center", va="center", fontsize=16, linespacing=1.5)
 
 
-DRAWN_BY = {
-    "title": _draw_title,
-    "task": _draw_task,
-    "state": _draw_state,
-    "comparison": _draw_comparison,
-    "result": _draw_result,
-}
+DRAWN_BY = {"title": _draw_title, "task": _draw_task, "state": _draw_state}
+DRAWN_BY |= {"comparison": _draw_comparison, "result": _draw_result}
 
 
 @plots.styled

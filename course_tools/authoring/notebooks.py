@@ -72,19 +72,9 @@ class Execution:
 
 
 def find_notebooks(root: Path, days: Sequence[str] = ()) -> list[Path]:
-    """Return the paths of the notebooks in ``root/notebooks``.
+    """Return the paths of the notebooks in ``root/notebooks``: all in order, or those of the days that are named.
 
-    Parameters
-    ----------
-    root
-        Folder of the project.
-    days
-        Names such as ``"day20"``, ``"20"`` or ``"day20.ipynb"``; empty for all notebooks, in order.
-
-    Raises
-    ------
-    CourseError
-        If there are no notebooks, or a day is unknown.
+    A day has a name such as ``"day20"``, ``"20"`` or ``"day20.ipynb"``; an unknown one is a :class:`CourseError`.
     """
     existing = {path.stem: path for path in sorted((root / "notebooks").glob("day*.ipynb"))}
     if not existing:
@@ -96,7 +86,7 @@ def find_notebooks(root: Path, days: Sequence[str] = ()) -> list[Path]:
     for given, name in zip(days, wanted, strict=True):
         if name not in existing:
             raise CourseError(f"There is no notebook {given!r}: choose among {', '.join(existing)}.")
-    return [existing[name] for name in dict.fromkeys(wanted)] if wanted else list(existing.values())
+    return [existing[name] for name in dict.fromkeys(wanted or existing)]
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -107,9 +97,8 @@ def read_notebook(path: Path) -> NotebookNode:
         return nbformat.read(path, as_version=4)
     except (OSError, ValueError, AttributeError, nbformat.ValidationError, nbformat.reader.NotJSONError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CourseError(
-            f"{path} could not be read as a notebook ({reason}). Restore it, with git for example."
-        ) from error
+        text = f"{path} could not be read as a notebook ({reason}). Restore it, with git for example."
+        raise CourseError(text) from error
 
 
 def write_notebook(notebook: NotebookNode, path: Path) -> None:
@@ -161,10 +150,8 @@ def run_notebook(
     ----------
     path
         Notebook file; it is read, never written.
-    environ
-        Environment variables of the kernel; those of this process by default.
-    timeout
-        Seconds that one cell may take.
+    environ, timeout
+        Environment variables of the kernel, by default those of this process; seconds that one cell may take.
     on_cell
         Function that is called with the number of the code cell that starts, from 1, and the number of code cells.
     """
@@ -191,15 +178,9 @@ def _client(notebook: NotebookNode, timeout: float) -> NotebookClient:
 
     # With no folders to look in, "python3" can only mean the interpreter that runs this.
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    return NotebookClient(
-        notebook,
-        km=manager,
-        timeout=timeout,
-        record_timing=False,
-        store_widget_state=False,
-        coalesce_streams=True,
-        extra_arguments=["--log-level=40"],  # errors only: warnings of the kernel itself would mix with the table
-    )
+    options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}
+    errors_only = ["--log-level=40"]  # warnings of the kernel itself would mix with the table
+    return NotebookClient(notebook, km=manager, timeout=timeout, extra_arguments=errors_only, **options)
 
 
 def _execute(client: NotebookClient, cell: NotebookNode, index: int) -> tuple[str, str] | None:
@@ -251,13 +232,9 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
     import nbformat
 
     notebook = copy.deepcopy(notebook)
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-            **{key: notebook.metadata[key] for key in ("course", "title") if key in notebook.metadata},
-        }
-    )
+    metadata = {key: notebook.metadata[key] for key in ("course", "title") if key in notebook.metadata}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}, **metadata})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({"tags": tags(cell)} if tags(cell) else {})
         for output in cell.get("outputs", []):
@@ -267,13 +244,10 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
 
 
 def stamp(notebook: NotebookNode, package: Path = PACKAGE) -> dict[str, str]:
-    """Return fingerprints that tell if stored outputs still belong to the code.
+    """Return the SHA-256 of ``sources``, ``outputs`` and ``package``: they tell if outputs still belong to the code.
 
-    Returns
-    -------
-    dict
-        SHA-256 of ``sources`` (the code cells), of ``outputs``, and of ``package``: the modules of that folder that the
-        notebook imports, directly or through one another, and the data files that they name.
+    ``package`` covers the modules that the notebook imports, directly or through one another, and the data files that
+    they name.
     """
     sources = [cell.source for cell in code_cells(notebook)]
     outputs = [cell.outputs for cell in code_cells(notebook)]

@@ -20,12 +20,12 @@ import json
 import math
 import os
 import shutil
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -171,19 +171,17 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def random_views(images: Tensor, size: int, smallest_crop: float, generator: torch.Generator) -> Tensor:
-    """Cut a random window out of each picture, mirror half of them, and resample to ``(N, C, size, size)``.
+    """Cut a random window out of each picture, mirror half of them, and resample to float ``(N, C, size, size)``.
 
     Parameters
     ----------
-    images
-        Float ``(N, C, H, W)``.
-    size
-        Side of the result in pixels.
+    images, size
+        Float ``(N, C, H, W)``, and side of the result in pixels.
     smallest_crop
         Least area: area and shape of the window are drawn from ``[smallest_crop, 1]`` and ``exp([-0.2, 0.2])``. A side
         that would be longer than the picture is cut to its size, so the area can be up to a fifth smaller.
     generator
-        Source of windows and mirrors; the same state gives the same views.
+        Source of windows and mirrors.
     """
     n = len(images)
     area = torch.empty(n).uniform_(smallest_crop, 1, generator=generator)
@@ -414,8 +412,6 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
 
 def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
     """Return a Markdown page about all embedded weights, from their cards."""
-    headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
-    headings += ["command", "seed", "seconds", "SHA-256"]
     rows, about = [], []
     for path in sorted(folder.glob("*.json")):
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -429,6 +425,8 @@ def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
         "Seconds are wall-clock time on a machine that did other work beside it. This page is written by `course "
         "pretrain`."
     )
+    headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
+    headings += ["command", "seed", "seconds", "SHA-256"]
     title = "# Pre-training of the embedded weights"
     return "\n\n".join([title, measured, markdown_table(headings, rows), "\n".join(about)]) + "\n"
 
@@ -519,8 +517,8 @@ def _unpack(archive: Path, target: Path) -> None:
         if archive.suffix == ".zip":
             unpack_zip(archive, Path(scratch), max_bytes=2_000_000_000, max_files=300_000)
         else:
-            with tarfile.open(archive) as tar:  # the filter refuses links, devices and paths that lead outside
-                tar.extractall(scratch, filter="data")
+            # The filter refuses links, devices and paths that lead outside.
+            shutil.unpack_archive(archive, scratch, filter="data")
         if not (Path(scratch) / FOLDER).is_dir():
             raise CourseError(f"{archive} has no folder {FOLDER} in it: it is another archive.")
         shutil.rmtree(target, ignore_errors=True)
@@ -532,9 +530,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="course pretrain", description=__doc__.split("\n\n")[0])
     parser.add_argument("name", choices=sorted(networks.BUILDERS))
     parser.add_argument("--data", type=Path, help="Tiny ImageNet, unpacked or as an archive (default: downloaded)")
-    parser.add_argument(
-        "--per-class", type=at_least_one, default=500, help="training pictures per class (default: 500)"
-    )
+    about = "training pictures per class (default: 500)"
+    parser.add_argument("--per-class", type=at_least_one, default=500, help=about)
     parser.add_argument("--seed", type=from_zero, default=0)
     parser.add_argument("--out", type=Path, default=networks.WEIGHTS_FOLDER, help="folder for the finished files")
     parser.add_argument("--results", type=Path, help="write a page about all embedded weights to this .md file")
@@ -542,8 +539,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load_settings()
     recipe = replace(RECIPES[options.name], seed=options.seed)
     folder = find_tiny_imagenet(options.data, settings.cache, settings.mirror)
-    result = pretrain(options.name, folder, settings.cache / "pretraining", recipe, options.per_class,
-                      notify=lambda line: print(line, flush=True))  # fmt: skip
+    work = settings.cache / "pretraining"
+    result = pretrain(options.name, folder, work, recipe, options.per_class, partial(print, flush=True))
     command = f"course pretrain {options.name} --per-class {options.per_class} --seed {options.seed}"
     card = export(options.name, result, folder, command, options.out)
     if options.results:
