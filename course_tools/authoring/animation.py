@@ -159,15 +159,15 @@ def _answers(network: nn.Module, state: Weights, val: MemoryDataset) -> np.ndarr
 
 
 def _chosen(masks: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes: int) -> list[int]:
-    size, shown = masks.mean((1, 2)), []
+    large, shown = masks.mean((1, 2)) >= 0.1, []
     for label in range(classes):
-        fitting = np.flatnonzero((labels == label) & (size >= 0.1))
+        fitting = np.flatnonzero((labels == label) & large)
         if not len(fitting):
             raise CourseError(f"No validation picture of class {label} shows an animal that takes a tenth of it.")
         shown.append(int(fitting[0]))
     wrong = [i for i in shown if answers[i] != labels[i]]
     fitting = (labels == labels[wrong[0]]) & (answers == labels) if wrong else answers != labels
-    others = [int(i) for i in np.flatnonzero(fitting & (size >= 0.1)) if i not in shown]
+    others = [int(i) for i in np.flatnonzero(fitting & large) if i not in shown]
     return shown + others[:1]
 
 
@@ -431,25 +431,15 @@ def gif_bytes(recording: Recording) -> bytes:
     scenes = scenes_of(recording.facts)
     seconds = sum(scene.seconds for scene in scenes)
     first, *others = (frame(scene, recording) for scene in scenes)
-    durations = [round(1000 * scene.seconds) for scene in scenes]
-    comment = fingerprint(recording.facts).encode()
-    stored = io.BytesIO()
-    first.save(stored, "gif", save_all=True, append_images=others, duration=durations, loop=0, comment=comment)
+    times = {"duration": [round(1000 * scene.seconds) for scene in scenes], "loop": 0}
+    stored, comment = io.BytesIO(), fingerprint(recording.facts).encode()
+    first.save(stored, "gif", save_all=True, append_images=others, comment=comment, **times)
     if stored.tell() > MAX_BYTES or seconds >= MAX_SECONDS:
         raise CourseError(
             f"The animation has {stored.tell():,} bytes and lasts {seconds:g} s; allowed are {MAX_BYTES:,} and less "
             f"than {MAX_SECONDS}. Record fewer epochs."
         )
     return stored.getvalue()
-
-
-HOW_TO_READ = (
-    "On the left the network, pixels at the bottom: a stage is grey while it is frozen and orange while it learns. In "
-    "the middle the share of right answers; training is counted while the weights still change. On the right the "
-    "pictures, grey where nothing speaks for the true class and bright where much does, on one scale for the whole "
-    "run; above each stand its class and what the network answers. The pictures were taken by a rule: of each class "
-    "the first with an animal that is large enough, and one more, so that there are right and wrong answers at the end."
-)
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
@@ -475,7 +465,12 @@ def page_of(facts: dict[str, Any], file: str) -> str:
         "## The same in words",
         "\n".join(items),
         "## How to read it",
-        HOW_TO_READ,
+        "On the left the network, pixels at the bottom: a stage is grey while it is frozen and orange while it "
+        "learns. In the middle the share of right answers; training is counted while the weights still change. On the "
+        "right the pictures, grey where nothing speaks for the true class and bright where much does, on one scale for "
+        "the whole run; above each stand its class and what the network answers. The pictures were taken by a rule: of "
+        "each class the first with an animal that is large enough, and one more, so that there are right and wrong "
+        "answers at the end.",
         "One run shows how it goes, not how good the method is: five repetitions and other ways to train are in the "
         "[results](../../results/day20.md).",
     ]

@@ -75,13 +75,12 @@ class Printed:
         if not outputs:
             return NOT_YET
         text = "\n".join(output.text for output in outputs if output.get("name") == "stdout")
-        found = re.search(self.pattern, text, re.MULTILINE)
-        if found is None:
-            raise CourseError(
-                f"{self.day} prints nothing that fits {self.pattern!r}. If the lesson words it otherwise now, change "
-                "the pattern in course_tools/authoring/blog.py."
-            )
-        return found[1].strip()
+        if found := re.search(self.pattern, text, re.MULTILINE):
+            return found[1].strip()
+        raise CourseError(
+            f"{self.day} prints nothing that fits {self.pattern!r}. If the lesson words it otherwise now, change the "
+            "pattern in course_tools/authoring/blog.py."
+        )
 
 
 NUMBERS: dict[str, Stored | Printed] = {
@@ -142,10 +141,9 @@ def picture_of(file: str, beginning: str, root: Path) -> bytes | None:
     if not outputs:
         return None
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    descriptions = [str(output.metadata.get("image/png", {}).get("alt", "")) for output in figures]
-    fitting = [figure for figure, alt in zip(figures, descriptions, strict=True) if alt.startswith(beginning)]
+    starts = [str(figure.metadata.get("image/png", {}).get("alt", ""))[: len(beginning)] for figure in figures]
+    fitting = [figure for figure, start in zip(figures, starts, strict=True) if start == beginning]
     if len(fitting) != 1:
-        starts = [alt[: len(beginning)] for alt in descriptions]
         near = difflib.get_close_matches(beginning, starts, n=1, cutoff=0.3)
         hint = f" The nearest begins {near[0]!r}." if near else ""
         raise CourseError(
@@ -187,8 +185,7 @@ def renewed(root: Path) -> dict[Path, bytes]:
     """Return the files that are out of date, each with the content that it should have."""
     wanted = {page: with_numbers(page.read_text(encoding="utf-8"), root).encode() for page in pages_of(root)}
     for file, beginning in FIGURES.items():
-        content = picture_of(file, beginning, root)
-        if content is not None:
+        if (content := picture_of(file, beginning, root)) is not None:
             wanted[root / "notebooks" / "blog" / file] = content
     return {path: content for path, content in wanted.items() if not path.exists() or path.read_bytes() != content}
 

@@ -67,10 +67,9 @@ def _course(root: Path) -> Iterator[Line]:
 
 
 def _commit(root: Path) -> str:
+    command = ["git", "describe", "--always", "--dirty"]
     try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=20
-        )
+        asked = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return "git not available"
     return f"commit {asked.stdout.strip()}" if asked.returncode == 0 else "no git commit"
@@ -109,9 +108,8 @@ def _memory(root: Path) -> Iterator[Line]:
     import psutil
 
     memory = psutil.virtual_memory()
-    text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     todo = "close other programs: the notebooks need about 2 GiB" if memory.available < 1.5 * GIB else ""
-    yield Line("memory", text, todo)
+    yield Line("memory", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free", todo)
 
 
 def _disk(root: Path) -> Iterator[Line]:
@@ -140,15 +138,11 @@ def _downloads(root: Path) -> Iterator[Line]:
 
 def _contents(folder: Path) -> str:
     """Return the entries of a cache folder with their sizes, as text; a folder that is not there is empty."""
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-    if not entries:
-        return f"nothing yet in {folder}"
-    return f"{folder}: " + ", ".join(f"{entry.name} {_size(entry) / 1e6:.1f} MB" for entry in entries)
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    sizes = []
+    for entry in sorted(folder.glob("[!.]*")):
+        size = sum(file.stat().st_size for file in (entry, *entry.rglob("*")) if file.is_file())
+        sizes.append(f"{entry.name} {size / 1e6:.1f} MB")
+    return f"{folder}: {', '.join(sizes)}" if sizes else f"nothing yet in {folder}"
 
 
 def _embedded(root: Path) -> Iterator[Line]:

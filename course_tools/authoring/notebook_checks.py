@@ -44,9 +44,9 @@ def problems_of(path: Path) -> list[str]:
 
 def stale(notebook: NotebookNode) -> list[str]:
     """Return the reasons why the stored outputs do not belong to the code any more; none if they do."""
-    stored, now = notebook.metadata.get("course"), stamp(notebook)
-    if stored is None:
+    if "course" not in notebook.metadata:
         return ["it carries no stamp: run `course render`"]
+    stored, now = notebook.metadata["course"], stamp(notebook)
     reasons = {
         "sources": "the outputs are older than the cells",
         "package": "the outputs are older than the package",

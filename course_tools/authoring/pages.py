@@ -36,8 +36,6 @@ def markdown_to_html(markdown: str, formula: Callable[[str, bool], str] = mathml
 
     Parameters
     ----------
-    markdown
-        Text of a cell.
     formula
         Function that writes a formula, given its LaTeX and True if it stands on a line of its own.
     folder
