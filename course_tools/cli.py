@@ -232,13 +232,13 @@ def make_parser(root: Path = ROOT) -> argparse.ArgumentParser:
             parsers[name] = subparsers.add_parser(name, description=about, allow_abbrev=False)
             parsers[name].set_defaults(function=function, root=root)
     for name in ("run", "render", "check", "student"):
-        text = "such as day20; all of them when none is named"
-        parsers[name].add_argument("days", nargs="*", metavar="DAY", help=text)
+        about = "such as day20; all of them when none is named"
+        parsers[name].add_argument("days", nargs="*", metavar="DAY", help=about)
     for name in ("run", "test"):
         parsers[name].add_argument("--data", metavar="NAME|FOLDER", help="pets, hymenoptera, or a folder of photos")
     for name, folder in (("run", "build"), ("student", "build/student")):
-        text = f"where to write (default: {folder})"
-        parsers[name].add_argument("--out", type=Path, metavar="FOLDER", default=root / folder, help=text)
+        about = f"where to write (default: {folder})"
+        parsers[name].add_argument("--out", type=Path, metavar="FOLDER", default=root / folder, help=about)
     parsers["render"].add_argument("--all", action="store_true", help="also those whose outputs are up to date")
     parsers["test"].add_argument("--fast", action="store_true", help="without the notebooks")
     return parser
@@ -257,8 +257,8 @@ def parse(argv: Sequence[str], root: Path = ROOT) -> argparse.Namespace:
         With code 2 after one line on stderr, when the command or an option is unknown; with 0 after ``--help``.
     """
     parser = make_parser(root)
-    name = argv[0] if argv else ""
-    if name and not name.startswith("-") and name not in COMMANDS:
+    name = argv[0] if argv else None
+    if name is not None and not name.startswith("-") and name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         parser.exit(2, f"course: unknown command {name!r}: {hint}The commands are {', '.join(COMMANDS)}.\n")

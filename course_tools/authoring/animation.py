@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -295,8 +295,8 @@ def draw(scene: Scene, recording: Recording) -> Figure:
     return figure
 
 
-def _caption(figure: Figure, text: str) -> None:
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 78)]
+def _caption(figure: Figure, scene: Scene) -> None:
+    lines = [part for line in scene.caption.splitlines() for part in textwrap.wrap(line, 78)]
     figure.text(0.5, 0.085, "\n".join(lines), ha="center", va="center", fontsize=14, linespacing=1.35)
 
 
@@ -308,27 +308,28 @@ def _picture(figure: Figure, place: tuple[float, ...], pixels: np.ndarray, title
 
 
 def _row(
-    figure: Figure, pictures: np.ndarray, titles: Sequence[str], bottom: float, height: float, left: float, font: int
+    figure: Figure,
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[str],
+    bottom: float,
+    height: float,
+    left: float,
+    font: int,
 ) -> None:
-    """Draw pictures ``(K, H, W, 3)`` side by side; sizes are shares of the figure, the font's is in points."""
+    """Draw pictures ``(H, W, 3)`` side by side; sizes are shares of the figure, the font's is in points."""
     width = min(0.23, height * INCHES[1] / INCHES[0])
     gap = (0.99 - left - len(pictures) * width) / (len(pictures) + 1)
     for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         _picture(figure, (left + gap + i * (width + gap), bottom, width, height), picture, title, fontsize=font)
 
 
-def _with_heat(recording: Recording, state: int) -> np.ndarray:
-    return overlay(recording.pictures, recording.heat[state], opacity=0.75)
-
-
-def _verdicts(facts: dict[str, Any], state: int) -> list[tuple[str, str]]:
-    """Return class, answer and a mark of each shown picture, with the colour of the text."""
-    verdicts = []
-    for picture in facts["shown"]:
-        truth, said = picture["truth"], picture["answers"][state]
+def _shown(recording: Recording, state: int) -> Iterator[tuple[np.ndarray, str, str]]:
+    """Yield each picture with its heat, a line of its class, the answer and a mark, and the colour of that line."""
+    pictures = overlay(recording.pictures, recording.heat[state], opacity=0.75)
+    for picture, facts in zip(pictures, recording.facts["shown"], strict=True):
+        truth, said = facts["truth"], facts["answers"][state]
         mark, color = ("✓", RIGHT) if said == truth else ("✗", WRONG)
-        verdicts.append((f"{truth} → {said} {mark}", color))
-    return verdicts
+        yield picture, f"{truth} → {said} {mark}", color
 
 
 def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:
@@ -341,7 +342,7 @@ def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:
 def _draw_task(figure: Figure, scene: Scene, recording: Recording) -> None:
     pictures = recording.pictures.permute(0, 2, 3, 1).numpy()
     _row(figure, pictures, [p["truth"] for p in recording.facts["shown"]], 0.24, 0.56, left=0.01, font=14)
-    _caption(figure, scene.caption)
+    _caption(figure, scene)
 
 
 def _draw_state(figure: Figure, scene: Scene, recording: Recording) -> None:
@@ -349,11 +350,10 @@ def _draw_state(figure: Figure, scene: Scene, recording: Recording) -> None:
     learning = facts["epochs"][scene.state - 1]["learning"] if scene.state else []
     _draw_stages(figure, facts["stages"], learning)
     _draw_curve(figure, facts, scene.state)
-    shown = zip(_with_heat(recording, scene.state), _verdicts(facts, scene.state), strict=True)
-    for i, (picture, (text, color)) in enumerate(shown):
+    for i, (picture, text, color) in enumerate(_shown(recording, scene.state)):
         place = (0.55 + 0.225 * (i % 2), 0.545 - 0.36 * (i // 2), 0.2, 0.29)
         _picture(figure, place, picture, text, fontsize=11.5, color=color, pad=4)
-    _caption(figure, scene.caption)
+    _caption(figure, scene)
 
 
 def _draw_stages(figure: Figure, stages: Sequence[str], learning: Sequence[str]) -> None:
@@ -387,9 +387,9 @@ def _draw_curve(figure: Figure, facts: dict[str, Any], state: int) -> None:
 def _draw_comparison(figure: Figure, scene: Scene, recording: Recording) -> None:
     for state, bottom, name in ((0, 0.56, "before"), (scene.state, 0.2, "after")):
         figure.text(0.06, bottom + 0.135, name, ha="center", va="center", fontsize=14, weight="bold")
-        titles = [text for text, _ in _verdicts(recording.facts, state)]
-        _row(figure, _with_heat(recording, state), titles, bottom, 0.27, left=0.1, font=11)
-    _caption(figure, scene.caption)
+        pictures, titles, _ = zip(*_shown(recording, state), strict=True)
+        _row(figure, pictures, titles, bottom, 0.27, left=0.1, font=11)
+    _caption(figure, scene)
 
 
 def _draw_result(figure: Figure, scene: Scene, recording: Recording) -> None:

@@ -102,11 +102,10 @@ class Recipe:
 
     def size_at(self, epoch: int) -> int:
         """Side in pixels of the pictures in an epoch, counted from 0."""
-        for count, size in self.phases:
-            if epoch < count:
-                return size
-            epoch -= count
-        raise ValueError(f"the recipe has {self.epochs} epochs, there is no epoch {epoch + self.epochs}")
+        sizes = [size for count, size in self.phases for _ in range(count)]
+        if epoch >= len(sizes):
+            raise ValueError(f"the recipe has {len(sizes)} epochs, there is no epoch {epoch}")
+        return sizes[epoch]
 
 
 # Three recipes are shorter than the ResNet's: they had to fit into two hours of two cores. The VGG and the MobileNet
@@ -304,22 +303,20 @@ def pretrain(
     if len(pictures) < recipe.batch_size:
         raise CourseError(f"{len(pictures)} training pictures do not fill a batch of {recipe.batch_size}: give more.")
     model = networks.BUILDERS[name](num_classes=200).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, recipe.weight_decay), lr=0.0, momentum=recipe.momentum, nesterov=True
-    )
+    groups = parameter_groups(model, recipe.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
     checkpoint = work / f"{name}.pt"
     state = _resume(checkpoint, model, optimizer, recipe, per_class)
     preprocess = networks.preprocessing(name)
     # Part of the validation set shows that the network learns. Nothing is chosen by it: the last epoch counts.
     watched = Pictures(validation.images[:2000], validation.labels[:2000], validation.names[:2000])
-    for epoch in range(state["epoch"], recipe.epochs):
+    for epoch in range(len(state["history"]), recipe.epochs):
         start = time.perf_counter()
         loss = train_one_epoch(model, optimizer, pictures, recipe, epoch)
         state["seconds"] += time.perf_counter() - start
         right = count_correct(model, watched, preprocess)
         row = {"epoch": epoch + 1, "size": recipe.size_at(epoch), "loss": round(loss, 4), "val_correct": right}
         state["history"].append(row)
-        state["epoch"] = epoch + 1
         _save_checkpoint(checkpoint, model, optimizer, state)
         notify(
             f"{name} epoch {epoch + 1}/{recipe.epochs} at {row['size']} px: loss {loss:.3f}, validation "
@@ -332,7 +329,7 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reci
     """Load what an interrupted run has saved; return its state, or that of a run that begins."""
     wanted = json.loads(json.dumps({**asdict(recipe), "per_class": per_class}))
     if not path.exists():
-        return {"epoch": 0, "seconds": 0.0, "history": [], "made_by": wanted}
+        return {"seconds": 0.0, "history": [], "made_by": wanted}
     saved = torch.load(path, weights_only=True)
     if saved["state"]["made_by"] != wanted:
         raise CourseError(
@@ -372,10 +369,10 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
     dict
         The card: it becomes the ``meta`` of the torchvision weights entry.
     """
-    # clone: memory_format=channels_last leaves strides that safetensors does not store.
+    # safetensors does not store the strides that memory_format=channels_last leaves.
     state = {
-        key: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
-        for key, tensor in result.model.state_dict().items()
+        key: (t.half() if t.is_floating_point() else t).cpu().clone(memory_format=torch.contiguous_format)
+        for key, t in result.model.state_dict().items()
     }
     file = out / f"{name}.safetensors"
     with written_whole(file) as beside:
