@@ -7,6 +7,7 @@ Only the standard library is imported at the top. A command imports what it need
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -25,176 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600
 MOST_PROCESSES = 4  # of the tests; each takes about a gigabyte
 
-# Every command, in the order of `course --help`: group, command, one line about it.
-GROUPS = {
-    "learn": {
-        "lab": "open the course in JupyterLab; further arguments go to JupyterLab",
-        "run": "run notebooks, write them as pages and list their results",
-        "quiz": "practise the interview questions, with spaced repetition",
-        "questions": "count, list and show the interview questions",
-        "diary": "write today's page of your study diary",
-    },
-    "your photos": {
-        "ladder": "compare six ways to train on your photos, from kNN to full fine-tuning, and write a report",
-        "train": "train one network with one strategy, on one process or several",
-        "predict": "name what is on pictures, with a network that you trained",
-        "explain": "show where in a picture a network looks",
-        "runs": "list, compare and delete the logged runs",
-        "cache": "list and delete the cached activations and decoded pictures",
-    },
-    "make the course": {
-        "render": "run notebooks and store their outputs in the repository",
-        "check": "check the stored notebooks without running them",
-        "test": "run the tests and the notebooks; what follows -- goes to pytest",
-        "doctor": "check this installation and print what a bug report needs",
-        "student": "write copies of the notebooks without the solutions",
-        "pretrain": "train the embedded networks again",
-        "compare": "measure training from scratch, frozen and fine-tuned, and write the results file",
-        "families": "measure one network of each family with every strategy",
-        "animate": "make the animation of a network that learns",
-        "blog": "renew the pictures and numbers of the day pages",
-    },
-}
-ABOUT = {name: about for commands in GROUPS.values() for name, about in commands.items()}
-
-# Commands that read their own arguments: the module that has a main(arguments).
-COMMAND_MODULES = {
-    "quiz": "course_tools.study.quiz",
-    "questions": "course_tools.study.questions",
-    "diary": "course_tools.study.diary",
-    "ladder": "course_tools.photos.ladder_command",
-    "train": "course_tools.photos.train_command",
-    "predict": "course_tools.photos.predict_command",
-    "explain": "course_tools.photos.explain_command",
-    "runs": "course_tools.photos.runs_command",
-    "cache": "course_tools.photos.cache_command",
-    "pretrain": "course_tools.authoring.pretraining",
-    "compare": "course_utils.experiments.compare",
-    "families": "course_utils.experiments.families",
-    "animate": "course_tools.authoring.animation",
-    "blog": "course_tools.authoring.blog",
-}
+# --- the commands that are made here -----------------------------------------------------------------------------
 
 
-def make_parser(root: Path = ROOT) -> argparse.ArgumentParser:
-    """Return the parser of the command line, for all commands except those of :data:`COMMAND_MODULES`.
-
-    Parameters
-    ----------
-    root
-        Folder of the project, with ``notebooks/``.
-    """
-    parser = OneLineParser(
-        prog="course",
-        usage="course COMMAND [ARGUMENTS]",
-        description="Work through the course, train on your own photos, and make the notebooks.",
-        epilog=_command_list(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    # Sub-parsers get the class of this parser, so their errors are one line too.
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", prog="course", required=True, help=argparse.SUPPRESS
-    )
-
-    def command(name: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, description=ABOUT[name], allow_abbrev=False)
-        sub.set_defaults(function=function, root=root)
-        return sub
-
-    command("lab", lab_command)
-    run = command("run", run_command)
-    _days(run)
-    _data(run)
-    _out(run, "build")
-    render = command("render", render_command)
-    _days(render)
-    render.add_argument("--all", action="store_true", help="also those whose outputs are up to date")
-    _days(command("check", check_command))
-    test = command("test", test_command)
-    _data(test)
-    test.add_argument("--fast", action="store_true", help="without the notebooks")
-    command("doctor", doctor_command)
-    student = command("student", student_command)
-    _days(student)
-    _out(student, "build/student")
-    return parser
-
-
-def _command_list() -> str:
-    width = max(map(len, ABOUT))
-    lines = []
-    for group, commands in GROUPS.items():
-        lines += [f"{group}:", *(f"  {name:{width}}  {about}" for name, about in commands.items()), ""]
-    return "\n".join([*lines, "course COMMAND --help shows the options of a command."])
-
-
-def _days(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("days", nargs="*", metavar="DAY", help="such as day20; all of them when none is named")
-
-
-def _data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="NAME|FOLDER", help="pets, hymenoptera, or a folder of photos")
-
-
-def _out(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write (default: {default})")
-    parser.set_defaults(default_out=default)
-
-
-def parse(argv: Sequence[str], root: Path = ROOT) -> argparse.Namespace:
-    """Return the parsed command line, after every check that can be made before anything runs.
-
-    Returns
-    -------
-    argparse.Namespace
-        ``command``, its options, and ``rest``: the arguments for another program, such as pytest.
-
-    Raises
-    ------
-    CourseError
-        For an unknown day or data set.
-    SystemExit
-        With code 2 after one line on stderr, when the command or an option is unknown; with 0 after ``--help``.
-    """
-    argv = list(argv)
-    parser = make_parser(root)
-    if argv and not argv[0].startswith("-"):
-        _check_command(argv[0], parser)
-    if argv and argv[0] in COMMAND_MODULES:
-        return argparse.Namespace(command=argv[0], function=module_command, root=root, rest=argv[1:])
-    ours, rest = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    if ours[:1] == ["lab"] and not {"-h", "--help"} & set(ours):
-        return argparse.Namespace(command="lab", function=lab_command, root=root, rest=ours[1:] + rest)
-    args = parser.parse_args(ours)
-    if rest and args.command != "test":
-        parser.error(f"nothing can follow -- in course {args.command}: {' '.join(rest)}")
-    args.rest = rest
-    if getattr(args, "data", None) is not None:
-        args.data = check_dataset(args.data)
-    if "days" in args:
-        args.notebooks = notebooks.find_notebooks(root, args.days)
-    if "out" in args:
-        args.out = args.out or root / args.default_out
-    return args
-
-
-def _check_command(name: str, parser: argparse.ArgumentParser) -> None:
-    if name not in ABOUT:
-        near = difflib.get_close_matches(name, ABOUT, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        parser.exit(2, f"course: unknown command {name!r}: {hint}The commands are {', '.join(ABOUT)}.\n")
-
-
-def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Return the exit code of a command line: 0 for success, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else argv
-
-    def work() -> int:
-        args = parse(argv, root)
-        return args.function(args)
-
-    return exit_code(work)
+def lab_command(args: argparse.Namespace) -> int:
+    """Return the exit code of JupyterLab, opened on the project with this Python as its kernel and without news."""
+    environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PATH": ""}
+    environ.pop("MPLBACKEND", None)
+    settings = Path(__file__).parent / "lab"
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={args.root}"]
+    command += ["--LabApp.default_url=/lab/tree/README.md", f"--LabApp.app_settings_dir={settings}", *args.rest]
+    return _call(command, args.root, environ)
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -204,69 +46,62 @@ def run_command(args: argparse.Namespace) -> int:
     environ = notebooks.kernel_environment(os.environ, args.data)
     rows, failures = [], []
     for path in args.notebooks:
-        progress = _Progress(path.stem)
-        execution = notebooks.run_notebook(path, environ=environ, timeout=CELL_TIMEOUT, on_cell=progress.cell)
-        progress.end(execution)
+        execution = _watched(notebooks.run_notebook, path, environ=environ, timeout=CELL_TIMEOUT)
         notebooks.write_notebook(execution.notebook, args.out / path.name)
         page = pages.page_of(execution.notebook, path.parent, path.stem)
         (args.out / f"{path.stem}.html").write_text(page, encoding="utf-8")
-        if execution.failure:
-            failures.append((path.stem, execution.failure))
-        rows.append([path.stem, f"{execution.seconds:.1f}", _result(execution)])
-    for name, failure in failures:
-        print(f"\n{name} failed in {failure}")
-    print(f"\n{text_table(['notebook', 'seconds', 'result'], _one_line_rows(rows))}")
-    print(f"\nThe pages are in {args.out}" + (f"; {len(failures)} of {len(rows)} failed." if failures else "."))
+        result, failure = notebooks.result_of(execution.notebook) or "(nothing reported)", execution.failure
+        if failure:
+            failures.append(f"{path.stem} failed in {failure}")
+            result = f"FAILED in code cell {failure.cell}: {failure.error.splitlines()[0][:80]}"
+        first, *more = result.splitlines()
+        rows += [[path.stem, f"{execution.seconds:.1f}", first], *(["", "", line] for line in more)]
+    for failure in failures:
+        print(f"\n{failure}")
+    print(f"\n{text_table(['notebook', 'seconds', 'result'], rows)}")
+    failed = f"; {len(failures)} of {len(args.notebooks)} failed." if failures else "."
+    print(f"\nThe pages are in {args.out}{failed}")
     return 1 if failures else 0
 
 
-def _result(execution: Execution) -> str:
-    if execution.failure:
-        return f"FAILED in code cell {execution.failure.cell}: {execution.failure.error.splitlines()[0][:80]}"
-    return notebooks.result_of(execution.notebook) or "(nothing reported)"
+def _watched(run: Callable[..., Execution], path: Path, **options: object) -> Execution:
+    """Run a notebook with one line of progress, rewritten at every cell on a terminal, elsewhere printed at the end."""
+    clear = "\r\x1b[K" if sys.stdout.isatty() else ""
+
+    def show(number: int, total: int) -> None:
+        if clear:
+            print(f"{clear}{path.stem}: cell {number} of {total}", end="", flush=True)
+
+    execution = run(path, on_cell=show, **options)
+    failure = execution.failure
+    outcome = f"failed in cell {failure.cell} of {failure.cells}" if failure else "done"
+    print(f"{clear}{path.stem}: {outcome}, {execution.seconds:.1f} s", flush=True)
+    return execution
 
 
-def _one_line_rows(rows: list[list[str]]) -> list[list[str]]:
-    """Return the rows with one row for each line of a result."""
-    laid_out = []
-    for name, seconds, result in rows:
-        first, *more = result.splitlines()
-        laid_out += [[name, seconds, first], *(["", "", line] for line in more)]
-    return laid_out
+def render_command(args: argparse.Namespace) -> int:
+    """Run the notebooks that are out of date on the default settings and store their outputs; return 1 on a failure."""
+    from course_tools.authoring import notebook_checks
+
+    failed = False
+    for path in args.notebooks:
+        if not args.all and not notebook_checks.stale(notebooks.read_notebook(path)):
+            print(f"{path.stem}: up to date")
+            continue
+        execution = _watched(notebooks.render, path)
+        if execution.failure:
+            print(f"{path.stem} was left as it was; it failed in {execution.failure}")
+            failed = True
+    return 1 if check_command(args) or failed else 0
 
 
-class _Progress:
-    """One line of progress per notebook: rewritten at every cell on a terminal, elsewhere printed once at the end."""
+def check_command(args: argparse.Namespace) -> int:
+    """Return 1 if a stored notebook has a problem, else 0; see :mod:`course_tools.authoring.notebook_checks`."""
+    from course_tools.authoring import notebook_checks
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.live = sys.stdout.isatty()
-
-    def cell(self, number: int, total: int) -> None:
-        if self.live:
-            print(f"\r\x1b[K{self.name}: cell {number} of {total}", end="", flush=True)
-
-    def end(self, execution: Execution) -> None:
-        failure = execution.failure
-        outcome = f"failed in cell {failure.cell} of {failure.cells}" if failure else "done"
-        start = "\r\x1b[K" if self.live else ""
-        print(f"{start}{self.name}: {outcome}, {execution.seconds:.1f} s", flush=True)
-
-
-def lab_command(args: argparse.Namespace) -> int:
-    """Return the exit code of JupyterLab, opened on the project with this Python as its kernel and without news."""
-    environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PATH": ""}
-    environ.pop("MPLBACKEND", None)
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={args.root}",
-        "--LabApp.default_url=/lab/tree/README.md",
-        f"--LabApp.app_settings_dir={Path(__file__).parent / 'lab'}",
-        *args.rest,
-    ]
-    return _call(command, args.root, environ)
+    problems = [f"{path.stem}: {text}" for path in args.notebooks for text in notebook_checks.problems_of(path)]
+    print("\n".join(problems) if problems else f"{len(args.notebooks)} notebooks checked, nothing to mend.")
+    return 1 if problems else 0
 
 
 def test_command(args: argparse.Namespace) -> int:
@@ -305,6 +140,15 @@ def _side_by_side(environ: dict[str, str]) -> list[str]:
     return ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"] if processes > 1 else []
 
 
+def _call(command: list[str], folder: Path, environ: dict[str, str]) -> int:
+    """Return the exit code of a program. Ctrl-C reaches the program itself, so it can end in its own way."""
+    with subprocess.Popen(command, cwd=folder, env=environ) as process:
+        while process.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
+    return process.returncode
+
+
 def doctor_command(args: argparse.Namespace) -> int:
     """Return 0 if this installation works, else 1; see :mod:`course_tools.authoring.doctor`."""
     from course_tools.authoring import doctor
@@ -321,46 +165,133 @@ def student_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def render_command(args: argparse.Namespace) -> int:
-    """Run the notebooks that are out of date on the default settings and store their outputs; return 1 on a failure."""
-    from course_tools.authoring import notebook_checks
+# --- the command line --------------------------------------------------------------------------------------------
 
-    failed = 0
-    for path in args.notebooks:
-        if not args.all and not notebook_checks.stale(notebooks.read_notebook(path)):
-            print(f"{path.stem}: up to date")
-            continue
-        progress = _Progress(path.stem)
-        execution = notebooks.render(path, progress.cell)
-        progress.end(execution)
-        if execution.failure:
-            print(f"{path.stem} was left as it was; it failed in {execution.failure}")
-            failed += 1
-    return 1 if check_command(args) or failed else 0
+# Every command, in the order of `course --help`: one line about it, and the function that does it here or the module
+# whose main(arguments) reads the arguments by itself. A leading dot stands for course_tools.
+GROUPS: dict[str, dict[str, tuple[str, Callable[[argparse.Namespace], int] | str]]] = {
+    "learn": {
+        "lab": ("open the course in JupyterLab; further arguments go to JupyterLab", lab_command),
+        "run": ("run notebooks, write them as pages and list their results", run_command),
+        "quiz": ("practise the interview questions, with spaced repetition", ".study.quiz"),
+        "questions": ("count, list and show the interview questions", ".study.questions"),
+        "diary": ("write today's page of your study diary", ".study.diary"),
+    },
+    "your photos": {
+        "ladder": (
+            "compare six ways to train on your photos, from kNN to full fine-tuning, and write a report",
+            ".photos.ladder_command",
+        ),
+        "train": ("train one network with one strategy, on one process or several", ".photos.train_command"),
+        "predict": ("name what is on pictures, with a network that you trained", ".photos.predict_command"),
+        "explain": ("show where in a picture a network looks", ".photos.explain_command"),
+        "runs": ("list, compare and delete the logged runs", ".photos.runs_command"),
+        "cache": ("list and delete the cached activations and decoded pictures", ".photos.cache_command"),
+    },
+    "make the course": {
+        "render": ("run notebooks and store their outputs in the repository", render_command),
+        "check": ("check the stored notebooks without running them", check_command),
+        "test": ("run the tests and the notebooks; what follows -- goes to pytest", test_command),
+        "doctor": ("check this installation and print what a bug report needs", doctor_command),
+        "student": ("write copies of the notebooks without the solutions", student_command),
+        "pretrain": ("train the embedded networks again", ".authoring.pretraining"),
+        "compare": (
+            "measure training from scratch, frozen and fine-tuned, and write the results file",
+            "course_utils.experiments.compare",
+        ),
+        "families": ("measure one network of each family with every strategy", "course_utils.experiments.families"),
+        "animate": ("make the animation of a network that learns", ".authoring.animation"),
+        "blog": ("renew the pictures and numbers of the day pages", ".authoring.blog"),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
-def check_command(args: argparse.Namespace) -> int:
-    """Return 1 if a stored notebook has a problem, else 0; see :mod:`course_tools.authoring.notebook_checks`."""
-    from course_tools.authoring import notebook_checks
+def make_parser(root: Path = ROOT) -> argparse.ArgumentParser:
+    """Return the parser of the commands that have a function here; `root` is the folder with ``notebooks/``."""
+    width = max(map(len, COMMANDS))
+    groups = [
+        "\n".join([f"{group}:", *(f"  {name:{width}}  {about}" for name, (about, _) in commands.items())])
+        for group, commands in GROUPS.items()
+    ]
+    parser = OneLineParser(
+        prog="course",
+        usage="course COMMAND [ARGUMENTS]",
+        description="Work through the course, train on your own photos, and make the notebooks.",
+        epilog="\n\n".join([*groups, "course COMMAND --help shows the options of a command."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    # Sub-parsers get the class of this parser, so their errors are one line too.
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", prog="course", required=True, help=argparse.SUPPRESS
+    )
+    parsers = {}
+    for name, (about, function) in COMMANDS.items():
+        if callable(function):
+            parsers[name] = subparsers.add_parser(name, description=about, allow_abbrev=False)
+            parsers[name].set_defaults(function=function, root=root)
+    for name in ("run", "render", "check", "student"):
+        about = "such as day20; all of them when none is named"
+        parsers[name].add_argument("days", nargs="*", metavar="DAY", help=about)
+    for name in ("run", "test"):
+        parsers[name].add_argument("--data", metavar="NAME|FOLDER", help="pets, hymenoptera, or a folder of photos")
+    for name, folder in (("run", "build"), ("student", "build/student")):
+        about = f"where to write (default: {folder})"
+        parsers[name].add_argument("--out", type=Path, metavar="FOLDER", default=root / folder, help=about)
+    parsers["render"].add_argument("--all", action="store_true", help="also those whose outputs are up to date")
+    parsers["test"].add_argument("--fast", action="store_true", help="without the notebooks")
+    return parser
 
-    problems = [f"{path.stem}: {text}" for path in args.notebooks for text in notebook_checks.problems_of(path)]
-    print("\n".join(problems) if problems else f"{len(args.notebooks)} notebooks checked, nothing to mend.")
-    return 1 if problems else 0
+
+def parse(argv: Sequence[str], root: Path = ROOT) -> argparse.Namespace:
+    """Return the parsed command line, after every check that can be made before anything runs.
+
+    ``function`` does the command, and ``rest`` has the arguments for a module or another program.
+
+    Raises
+    ------
+    CourseError
+        For an unknown day or data set.
+    SystemExit
+        With code 2 after one line on stderr, when the command or an option is unknown; with 0 after ``--help``.
+    """
+    parser = make_parser(root)
+    name = argv[0] if argv else None
+    if name is not None and not name.startswith("-") and name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        parser.exit(2, f"course: unknown command {name!r}: {hint}The commands are {', '.join(COMMANDS)}.\n")
+    _, function = COMMANDS.get(name, ("", None))
+    if isinstance(function, str):
+        return argparse.Namespace(function=_module_command, module=function, rest=list(argv[1:]))
+    split = argv.index("--") if "--" in argv else len(argv)
+    ours, rest = list(argv[:split]), list(argv[split + 1 :])
+    if name == "lab" and not {"-h", "--help"} & set(ours):
+        return argparse.Namespace(function=lab_command, root=root, rest=ours[1:] + rest)
+    args = parser.parse_args(ours)
+    if rest and args.command != "test":
+        parser.error(f"nothing can follow -- in course {args.command}: {' '.join(rest)}")
+    args.rest = rest
+    if getattr(args, "data", None) is not None:
+        args.data = check_dataset(args.data)
+    if "days" in args:
+        args.notebooks = notebooks.find_notebooks(root, args.days)
+    return args
 
 
-def module_command(args: argparse.Namespace) -> int:
-    """Return the exit code of a command that has a module of its own."""
-    return importlib.import_module(COMMAND_MODULES[args.command]).main(args.rest)
+def _module_command(args: argparse.Namespace) -> int:
+    return importlib.import_module(args.module, __package__).main(args.rest)
 
 
-def _call(command: list[str], folder: Path, environ: dict[str, str]) -> int:
-    """Return the exit code of a program. Ctrl-C reaches the program itself, so it can end in its own way."""
-    with subprocess.Popen(command, cwd=folder, env=environ) as process:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Return the exit code of a command line: 0 for success, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
+
+    def work() -> int:
+        args = parse(sys.argv[1:] if argv is None else argv, root)
+        return args.function(args)
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +74,7 @@ class Recording:
     Parameters
     ----------
     facts
-        Everything that is said in words, as plain values: see :func:`record`.
+        Everything that is said in words, as plain values.
     pictures
         Float ``(K, 3, H, W)`` in [0, 1].
     heat
@@ -92,25 +92,20 @@ def record(
 ) -> Recording:
     """Train a network, and keep what the animation shows of it.
 
+    Shown are pictures of the validation split with an animal that takes a tenth of them or more: the first one of each
+    class, and one more, so that there are right and wrong answers among them at the end, if there are any.
+
     Parameters
     ----------
-    name
-        Name of the network, as ``load_pretrained`` takes it.
+    name, strategy, epochs, seed
+        Same as in ``load_pretrained`` and ``fit``.
     splits
         Data set with masks, such as the drawn pets.
-    strategy, epochs, seed
-        Same as in ``fit``.
-
-    Returns
-    -------
-    Recording
-        It shows pictures of the validation split with an animal that takes a tenth of them or more: the first one of
-        each class, and one more, so that there are right and wrong answers among them at the end, if there are any.
 
     Raises
     ------
     CourseError
-        If pictures have no masks, or there is no animal in those of a class.
+        If pictures have no masks, or there is no such animal in those of a class.
     """
     entry = weights_entry(name)
     data = splits.with_transforms(eval_transform(entry), eval_transform(entry))
@@ -126,6 +121,17 @@ def record(
     answers = np.stack([_answers(network, state, val) for state in snapshots.states])
     shown = _chosen(masks, labels, answers[run.best.epoch + 1], len(splits.classes))
     maps, energies = zip(*(_maps(network, state, val, masks, shown) for state in snapshots.states), strict=True)
+    epochs = [
+        {
+            "epoch": result.epoch + 1,
+            "learning": list(result.learning),
+            "val_right": round(result.val_accuracy * len(val)),
+            "val_loss": round(result.val_loss, 4),
+            "train_accuracy": round(result.train_accuracy, 4),
+            "energy": energies[result.epoch + 1],
+        }
+        for result in run.history
+    ]
     facts = {
         "model": name,
         "strategy": strategy.name,
@@ -138,24 +144,11 @@ def record(
         "stages": [row.stage for row in run.plan.rows],
         "pictures": {"train": len(train), "val": len(val), "test": len(test)},
         "start": {"val_right": int((answers[0] == labels).sum()), "energy": energies[0]},
-        "epochs": [
-            {
-                "epoch": r.epoch + 1,
-                "learning": list(r.learning),
-                "val_right": round(r.val_accuracy * len(val)),
-                "val_loss": round(r.val_loss, 4),
-                "train_accuracy": round(r.train_accuracy, 4),
-                "energy": energies[r.epoch + 1],
-            }
-            for r in run.history
-        ],
+        "epochs": epochs,
         "best_epoch": run.best.epoch + 1,
         "test_right": test_report.right,
         "majority_right": majority_baseline(train.labels, test.labels),
-        "shown": [
-            {"truth": val.classes[labels[i]], "answers": [val.classes[answer] for answer in answers[:, i]]}
-            for i in shown
-        ],
+        "shown": [{"truth": val.classes[labels[i]], "answers": [val.classes[k] for k in answers[:, i]]} for i in shown],
     }
     return Recording(facts, denormalise(val.images[shown], entry), np.stack(common_scale(*maps)))
 
@@ -166,15 +159,15 @@ def _answers(network: nn.Module, state: Weights, val: MemoryDataset) -> np.ndarr
 
 
 def _chosen(masks: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes: int) -> list[int]:
-    size, shown = masks.mean((1, 2)), []
+    large, shown = masks.mean((1, 2)) >= 0.1, []
     for label in range(classes):
-        fitting = np.flatnonzero((labels == label) & (size >= 0.1))
+        fitting = np.flatnonzero((labels == label) & large)
         if not len(fitting):
             raise CourseError(f"No validation picture of class {label} shows an animal that takes a tenth of it.")
         shown.append(int(fitting[0]))
     wrong = [i for i in shown if answers[i] != labels[i]]
     fitting = (labels == labels[wrong[0]]) & (answers == labels) if wrong else answers != labels
-    others = [int(i) for i in np.flatnonzero(fitting & (size >= 0.1)) if i not in shown]
+    others = [int(i) for i in np.flatnonzero(fitting & large) if i not in shown]
     return shown + others[:1]
 
 
@@ -201,13 +194,11 @@ class Scene:
     Parameters
     ----------
     kind
-        Key of ``DRAWN_BY``: ``"title"``, ``"task"``, ``"state"``, ``"comparison"`` or ``"result"``.
+        Key of ``DRAWN_BY``.
     seconds
         Time that it stays.
-    title, caption
-        Text that is written in it.
-    description
-        Text for readers who cannot see it: all that title and caption do not say.
+    title, caption, description
+        Text that is written in it, and for readers who cannot see it, all that is not written.
     state
         Number of the epoch after which the network is shown; 0 is before the first.
     """
@@ -222,9 +213,8 @@ class Scene:
 
 def scenes_of(facts: dict[str, Any]) -> list[Scene]:
     """Return the scenes of an animation, in order, with every number in them."""
-    n, classes, best_epoch = facts["pictures"], facts["classes"], facts["best_epoch"]
+    n, classes, best = facts["pictures"], facts["classes"], facts["epochs"][facts["best_epoch"] - 1]
     names = ", ".join(picture["truth"] for picture in facts["shown"])
-    best = facts["epochs"][best_epoch - 1]
     title = Scene(
         "title",
         4,
@@ -253,8 +243,8 @@ def scenes_of(facts: dict[str, Any]) -> list[Scene]:
         "Before and after",
         f"Share of the heat on the animal: {_energy(facts['start'])} before, {_energy(best)} after (mean of the "
         f"{best['energy']['n']} validation pictures with an animal, 95 % interval).",
-        f"The same pictures in two rows, before the first and after epoch {best_epoch}, the best one.",
-        best_epoch,
+        f"The same pictures in two rows, before the first and after epoch {best['epoch']}, the best one.",
+        best["epoch"],
     )
     result = Scene(
         "result",
@@ -270,19 +260,16 @@ def scenes_of(facts: dict[str, Any]) -> list[Scene]:
 def _epoch_scenes(facts: dict[str, Any]) -> list[Scene]:
     scenes, awake = [], set()
     for epoch in facts["epochs"]:
-        woken = [stage for stage in reversed(epoch["learning"]) if stage not in awake]
+        number, learning = epoch["epoch"], epoch["learning"]
+        woken = [stage for stage in reversed(learning) if stage not in awake]
         awake.update(woken)
         news = f"{' and '.join(woken)} {'begin' if len(woken) > 1 else 'begins'} to learn" if woken else "all go on"
-        scene = Scene(
-            "state",
-            3.5,
-            f"Epoch {epoch['epoch']} of {len(facts['epochs'])}: {news}",
-            f"{interval_text(epoch['val_right'], facts['pictures']['val'])} of the validation pictures are right.",
-            f"Learning: {', '.join(epoch['learning'])}. {_answers_in_words(facts, epoch['epoch'])} Share of the heat "
-            f"on the animal: {_energy(epoch)}.",
-            epoch["epoch"],
-        )
-        scenes.append(scene)
+        title = f"Epoch {number} of {len(facts['epochs'])}: {news}"
+        right = interval_text(epoch["val_right"], facts["pictures"]["val"])
+        caption = f"{right} of the validation pictures are right."
+        description = f"Learning: {', '.join(learning)}. {_answers_in_words(facts, number)} "
+        description += f"Share of the heat on the animal: {_energy(epoch)}."
+        scenes.append(Scene("state", 3.5, title, caption, description, number))
     return scenes
 
 
@@ -308,14 +295,12 @@ def draw(scene: Scene, recording: Recording) -> Figure:
     return figure
 
 
-def _caption(figure: Figure, text: str) -> None:
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 78)]
+def _caption(figure: Figure, scene: Scene) -> None:
+    lines = [part for line in scene.caption.splitlines() for part in textwrap.wrap(line, 78)]
     figure.text(0.5, 0.085, "\n".join(lines), ha="center", va="center", fontsize=14, linespacing=1.35)
 
 
-def _picture(
-    figure: Figure, place: tuple[float, float, float, float], pixels: np.ndarray, title: str, **style: object
-) -> None:
+def _picture(figure: Figure, place: tuple[float, ...], pixels: np.ndarray, title: str, **style: object) -> None:
     axis = figure.add_axes(place, xticks=[], yticks=[])
     axis.imshow(pixels)
     axis.grid(visible=False)
@@ -323,24 +308,28 @@ def _picture(
 
 
 def _row(
-    figure: Figure, pictures: np.ndarray, titles: Sequence[str], bottom: float, height: float, left: float, font: int
+    figure: Figure,
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[str],
+    bottom: float,
+    height: float,
+    left: float,
+    font: int,
 ) -> None:
-    """Draw pictures ``(K, H, W, 3)`` side by side; sizes are shares of the figure, the font's is in points."""
+    """Draw pictures ``(H, W, 3)`` side by side; sizes are shares of the figure, the font's is in points."""
     width = min(0.23, height * INCHES[1] / INCHES[0])
     gap = (0.99 - left - len(pictures) * width) / (len(pictures) + 1)
     for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         _picture(figure, (left + gap + i * (width + gap), bottom, width, height), picture, title, fontsize=font)
 
 
-def _with_heat(recording: Recording, state: int) -> np.ndarray:
-    return overlay(recording.pictures, recording.heat[state], opacity=0.75)
-
-
-def _verdicts(facts: dict[str, Any], state: int) -> list[tuple[str, str]]:
-    """Return class, answer and a mark of each shown picture, with the colour of the text."""
-    pairs = [(picture["truth"], picture["answers"][state]) for picture in facts["shown"]]
-    return [(f"{truth} → {said} {'✓' if said == truth else '✗'}", RIGHT if said == truth else WRONG)
-            for truth, said in pairs]  # fmt: skip
+def _shown(recording: Recording, state: int) -> Iterator[tuple[np.ndarray, str, str]]:
+    """Yield each picture with its heat, a line of its class, the answer and a mark, and the colour of that line."""
+    pictures = overlay(recording.pictures, recording.heat[state], opacity=0.75)
+    for picture, facts in zip(pictures, recording.facts["shown"], strict=True):
+        truth, said = facts["truth"], facts["answers"][state]
+        mark, color = ("✓", RIGHT) if said == truth else ("✗", WRONG)
+        yield picture, f"{truth} → {said} {mark}", color
 
 
 def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:
@@ -353,7 +342,7 @@ def _draw_title(figure: Figure, scene: Scene, recording: Recording) -> None:
 def _draw_task(figure: Figure, scene: Scene, recording: Recording) -> None:
     pictures = recording.pictures.permute(0, 2, 3, 1).numpy()
     _row(figure, pictures, [p["truth"] for p in recording.facts["shown"]], 0.24, 0.56, left=0.01, font=14)
-    _caption(figure, scene.caption)
+    _caption(figure, scene)
 
 
 def _draw_state(figure: Figure, scene: Scene, recording: Recording) -> None:
@@ -361,11 +350,10 @@ def _draw_state(figure: Figure, scene: Scene, recording: Recording) -> None:
     learning = facts["epochs"][scene.state - 1]["learning"] if scene.state else []
     _draw_stages(figure, facts["stages"], learning)
     _draw_curve(figure, facts, scene.state)
-    shown = zip(_with_heat(recording, scene.state), _verdicts(facts, scene.state), strict=True)
-    for i, (picture, (text, color)) in enumerate(shown):
+    for i, (picture, text, color) in enumerate(_shown(recording, scene.state)):
         place = (0.55 + 0.225 * (i % 2), 0.545 - 0.36 * (i // 2), 0.2, 0.29)
         _picture(figure, place, picture, text, fontsize=11.5, color=color, pad=4)
-    _caption(figure, scene.caption)
+    _caption(figure, scene)
 
 
 def _draw_stages(figure: Figure, stages: Sequence[str], learning: Sequence[str]) -> None:
@@ -374,12 +362,12 @@ def _draw_stages(figure: Figure, stages: Sequence[str], learning: Sequence[str])
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(0, len(stages)))
     for i, stage in enumerate(stages):
-        word, fill, ink, weight = (
-            ("learns", LEARNS, "white", "bold") if stage in learning else ("frozen", FROZEN, "#333333", "normal")
-        )
+        word, fill, style = "frozen", FROZEN, {"color": "#333333"}
+        if stage in learning:
+            word, fill, style = "learns", LEARNS, {"color": "white", "weight": "bold"}
         axis.add_patch(FancyBboxPatch((0.06, i + 0.12), 0.88, 0.74, boxstyle="round,pad=0.02", color=fill))
-        axis.text(0.5, i + 0.49, f"{stage}\n{word}", ha="center", va="center", fontsize=11, color=ink, weight=weight,
-                  linespacing=0.95)  # fmt: skip
+        label = f"{stage}\n{word}"
+        axis.text(0.5, i + 0.49, label, ha="center", va="center", fontsize=11, linespacing=0.95, **style)
 
 
 def _draw_curve(figure: Figure, facts: dict[str, Any], state: int) -> None:
@@ -399,9 +387,9 @@ def _draw_curve(figure: Figure, facts: dict[str, Any], state: int) -> None:
 def _draw_comparison(figure: Figure, scene: Scene, recording: Recording) -> None:
     for state, bottom, name in ((0, 0.56, "before"), (scene.state, 0.2, "after")):
         figure.text(0.06, bottom + 0.135, name, ha="center", va="center", fontsize=14, weight="bold")
-        titles = [text for text, _ in _verdicts(recording.facts, state)]
-        _row(figure, _with_heat(recording, state), titles, bottom, 0.27, left=0.1, font=11)
-    _caption(figure, scene.caption)
+        pictures, titles, _ = zip(*_shown(recording, state), strict=True)
+        _row(figure, pictures, titles, bottom, 0.27, left=0.1, font=11)
+    _caption(figure, scene)
 
 
 def _draw_result(figure: Figure, scene: Scene, recording: Recording) -> None:
@@ -417,13 +405,8 @@ def _draw_result(figure: Figure, scene: Scene, recording: Recording) -> None:
     figure.text(0.5, 0.14, scene.caption, ha="center", va="center", fontsize=16, linespacing=1.5)
 
 
-DRAWN_BY = {
-    "title": _draw_title,
-    "task": _draw_task,
-    "state": _draw_state,
-    "comparison": _draw_comparison,
-    "result": _draw_result,
-}
+DRAWN_BY = {"title": _draw_title, "task": _draw_task, "state": _draw_state}
+DRAWN_BY |= {"comparison": _draw_comparison, "result": _draw_result}
 
 
 @plots.styled
@@ -448,25 +431,15 @@ def gif_bytes(recording: Recording) -> bytes:
     scenes = scenes_of(recording.facts)
     seconds = sum(scene.seconds for scene in scenes)
     first, *others = (frame(scene, recording) for scene in scenes)
-    durations = [round(1000 * scene.seconds) for scene in scenes]
-    comment = fingerprint(recording.facts).encode()
-    stored = io.BytesIO()
-    first.save(stored, "gif", save_all=True, append_images=others, duration=durations, loop=0, comment=comment)
+    times = {"duration": [round(1000 * scene.seconds) for scene in scenes], "loop": 0}
+    stored, comment = io.BytesIO(), fingerprint(recording.facts).encode()
+    first.save(stored, "gif", save_all=True, append_images=others, comment=comment, **times)
     if stored.tell() > MAX_BYTES or seconds >= MAX_SECONDS:
         raise CourseError(
             f"The animation has {stored.tell():,} bytes and lasts {seconds:g} s; allowed are {MAX_BYTES:,} and less "
             f"than {MAX_SECONDS}. Record fewer epochs."
         )
     return stored.getvalue()
-
-
-HOW_TO_READ = (
-    "On the left the network, pixels at the bottom: a stage is grey while it is frozen and orange while it learns. In "
-    "the middle the share of right answers; training is counted while the weights still change. On the right the "
-    "pictures, grey where nothing speaks for the true class and bright where much does, on one scale for the whole "
-    "run; above each stand its class and what the network answers. The pictures were taken by a rule: of each class "
-    "the first with an animal that is large enough, and one more, so that there are right and wrong answers at the end."
-)
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
@@ -492,7 +465,12 @@ def page_of(facts: dict[str, Any], file: str) -> str:
         "## The same in words",
         "\n".join(items),
         "## How to read it",
-        HOW_TO_READ,
+        "On the left the network, pixels at the bottom: a stage is grey while it is frozen and orange while it "
+        "learns. In the middle the share of right answers; training is counted while the weights still change. On the "
+        "right the pictures, grey where nothing speaks for the true class and bright where much does, on one scale for "
+        "the whole run; above each stand its class and what the network answers. The pictures were taken by a rule: of "
+        "each class the first with an animal that is large enough, and one more, so that there are right and wrong "
+        "answers at the end.",
         "One run shows how it goes, not how good the method is: five repetitions and other ways to train are in the "
         "[results](../../results/day20.md).",
     ]

@@ -70,24 +70,17 @@ class Printed:
     pattern: str
 
     def look_up(self, root: Path) -> str:
-        """Return the number as text; a remark as long as the notebook is not there or not rendered.
-
-        Raises
-        ------
-        CourseError
-            If the notebook has printed nothing that fits.
-        """
+        """Return the number as text; a remark as long as the notebook is not there or not rendered."""
         outputs = outputs_of(root / "notebooks" / f"{self.day}.ipynb")
         if not outputs:
             return NOT_YET
         text = "\n".join(output.text for output in outputs if output.get("name") == "stdout")
-        found = re.search(self.pattern, text, re.MULTILINE)
-        if found is None:
-            raise CourseError(
-                f"{self.day} prints nothing that fits {self.pattern!r}. If the lesson words it otherwise now, change "
-                "the pattern in course_tools/authoring/blog.py."
-            )
-        return found[1].strip()
+        if found := re.search(self.pattern, text, re.MULTILINE):
+            return found[1].strip()
+        raise CourseError(
+            f"{self.day} prints nothing that fits {self.pattern!r}. If the lesson words it otherwise now, change the "
+            "pattern in course_tools/authoring/blog.py."
+        )
 
 
 NUMBERS: dict[str, Stored | Printed] = {
@@ -136,16 +129,7 @@ def outputs_of(path: Path) -> list[NotebookNode]:
 
 
 def picture_of(file: str, beginning: str, root: Path) -> bytes | None:
-    """Return a blog's picture as its notebook stores it; None if the notebook is not there or not rendered.
-
-    Parameters
-    ----------
-    file
-        Name of the picture; it begins with the notebook's, as in ``"day20-pets.png"``.
-    beginning
-        Beginning of its description in the notebook.
-    root
-        Folder of the project.
+    """Return a picture of ``FIGURES`` as its notebook stores it; None if that is not there or not rendered.
 
     Raises
     ------
@@ -157,10 +141,9 @@ def picture_of(file: str, beginning: str, root: Path) -> bytes | None:
     if not outputs:
         return None
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    descriptions = [str(output.metadata.get("image/png", {}).get("alt", "")) for output in figures]
-    fitting = [figure for figure, alt in zip(figures, descriptions, strict=True) if alt.startswith(beginning)]
+    starts = [str(figure.metadata.get("image/png", {}).get("alt", ""))[: len(beginning)] for figure in figures]
+    fitting = [figure for figure, start in zip(figures, starts, strict=True) if start == beginning]
     if len(fitting) != 1:
-        starts = [alt[: len(beginning)] for alt in descriptions]
         near = difflib.get_close_matches(beginning, starts, n=1, cutoff=0.3)
         hint = f" The nearest begins {near[0]!r}." if near else ""
         raise CourseError(
@@ -179,7 +162,7 @@ def with_numbers(text: str, root: Path) -> str:
     Raises
     ------
     CourseError
-        For a name that is not in ``NUMBERS``, or a number that cannot be found.
+        If a name is not in ``NUMBERS``, or its notebook prints nothing that fits.
     """
     return NUMBER.sub(lambda match: f"{match[1]}{_number(match[2], root)}{match[4]}", text)
 
@@ -202,8 +185,7 @@ def renewed(root: Path) -> dict[Path, bytes]:
     """Return the files that are out of date, each with the content that it should have."""
     wanted = {page: with_numbers(page.read_text(encoding="utf-8"), root).encode() for page in pages_of(root)}
     for file, beginning in FIGURES.items():
-        content = picture_of(file, beginning, root)
-        if content is not None:
+        if (content := picture_of(file, beginning, root)) is not None:
             wanted[root / "notebooks" / "blog" / file] = content
     return {path: content for path, content in wanted.items() if not path.exists() or path.read_bytes() != content}
 

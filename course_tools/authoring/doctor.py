@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,17 +24,13 @@ from course_tools.authoring.notebooks import PACKAGE, find_notebooks, run_notebo
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of
 
-PACKAGES = (
-    *("torch", "torchvision", "accelerate", "grad-cam", "safetensors", "pooch", "numpy", "scikit-learn", "pillow"),
-    *("matplotlib", "ipywidgets", "jupyterlab", "nbclient", "nbconvert", "ipykernel", "fsrs"),
-)
 GIB = 2**30
 AGAIN = "install again: delete the folder .venv and run `python3 start.py doctor`"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One finding: its subject, what was found, and the remedy if the course cannot work like that."""
+    """One finding: its subject, the facts, and the remedy if the course cannot work like that."""
 
     subject: str
     found: str
@@ -47,23 +44,22 @@ class Line:
 def main(root: Path) -> int:
     """Print each finding as soon as it is known; return 1 when something that the course needs is broken, else 0."""
     problems = 0
-    for check in CHECKS:
-        for line in findings(check, root):
-            print(line, flush=True)
-            problems += bool(line.todo)
+    for line in (line for check in CHECKS for line in findings(check, root)):
+        print(line, flush=True)
+        problems += bool(line.todo)
     print(f"\n{problems} problem{'s' if problems > 1 else ''} found." if problems else "\nEverything works.")
     return 1 if problems else 0
 
 
 def findings(check: Callable[[Path], Iterator[Line]], root: Path) -> list[Line]:
     """Return the findings of a check; an error inside it is one too, with the error's own words."""
+    subject = check.__name__.strip("_")
     try:
         return list(check(root))
     except CourseError as error:
-        return [Line(check.__name__.strip("_"), "not usable", str(error))]
+        return [Line(subject, "not usable", str(error))]
     except Exception as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return [Line(check.__name__.strip("_"), found, AGAIN)]
+        return [Line(subject, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", AGAIN)]
 
 
 def _course(root: Path) -> Iterator[Line]:
@@ -71,10 +67,9 @@ def _course(root: Path) -> Iterator[Line]:
 
 
 def _commit(root: Path) -> str:
+    command = ["git", "describe", "--always", "--dirty"]
     try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=20
-        )
+        asked = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return "git not available"
     return f"commit {asked.stdout.strip()}" if asked.returncode == 0 else "no git commit"
@@ -87,7 +82,10 @@ def _python(root: Path) -> Iterator[Line]:
 
 def _packages(root: Path) -> Iterator[Line]:
     versions, missing = [], []
-    for name in PACKAGES:
+    for requirement in metadata.requires("transfer-learning-course"):
+        if "extra ==" in requirement:
+            continue
+        name = re.match(r"[\w.-]+", requirement)[0]
         try:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -110,9 +108,8 @@ def _memory(root: Path) -> Iterator[Line]:
     import psutil
 
     memory = psutil.virtual_memory()
-    text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     todo = "close other programs: the notebooks need about 2 GiB" if memory.available < 1.5 * GIB else ""
-    yield Line("memory", text, todo)
+    yield Line("memory", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free", todo)
 
 
 def _disk(root: Path) -> Iterator[Line]:
@@ -127,8 +124,10 @@ def _settings(root: Path) -> Iterator[Line]:
     yield Line("settings", str(settings))
     yield Line("data", _contents(settings.cache))
     if settings.mirror is not None:
-        todo = "" if settings.mirror.is_dir() else "correct or unset COURSE_DATA_MIRROR"
-        yield Line("mirror", f"{settings.mirror}{'' if settings.mirror.is_dir() else ' is no folder'}", todo)
+        if settings.mirror.is_dir():
+            yield Line("mirror", str(settings.mirror))
+        else:
+            yield Line("mirror", f"{settings.mirror} is no folder", "correct or unset COURSE_DATA_MIRROR")
 
 
 def _downloads(root: Path) -> Iterator[Line]:
@@ -139,15 +138,11 @@ def _downloads(root: Path) -> Iterator[Line]:
 
 def _contents(folder: Path) -> str:
     """Return the entries of a cache folder with their sizes, as text; a folder that is not there is empty."""
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-    if not entries:
-        return f"nothing yet in {folder}"
-    return f"{folder}: " + ", ".join(f"{entry.name} {_size(entry) / 1e6:.1f} MB" for entry in entries)
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    sizes = []
+    for entry in sorted(folder.glob("[!.]*")):
+        size = sum(file.stat().st_size for file in (entry, *entry.rglob("*")) if file.is_file())
+        sizes.append(f"{entry.name} {size / 1e6:.1f} MB")
+    return f"{folder}: {', '.join(sizes)}" if sizes else f"nothing yet in {folder}"
 
 
 def _embedded(root: Path) -> Iterator[Line]:
@@ -173,16 +168,14 @@ def _notebook(root: Path) -> Iterator[Line]:
 
     imports = "import torch, torchvision\nimport matplotlib.pyplot as plt\nimport course_utils"
     figure = "figure = plt.figure(figsize=(1, 1))\nprint(int(torch.ones(2, 2).sum()))\nplt.show()"
-    cells = [new_code_cell(imports), new_code_cell(figure)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.ipynb"
-        write_notebook(new_notebook(cells=cells), path)
+        write_notebook(new_notebook(cells=[new_code_cell(imports), new_code_cell(figure)]), path)
         execution = run_notebook(path, environ=os.environ, timeout=120)
     if execution.failure:
         yield Line("notebook", f"a trial notebook failed: {execution.failure.error}", AGAIN)
         return
-    kinds = [output.output_type for output in execution.notebook.cells[1].outputs]
-    shown = "display_data" in kinds
+    shown = "display_data" in [output.output_type for output in execution.notebook.cells[1].outputs]
     todo = "" if shown else "unset MPLBACKEND, and look for a matplotlibrc file that sets a backend"
     yield Line("notebook", f"ran in {execution.seconds:.1f} s, {'with' if shown else 'without'} its figure", todo)
 

@@ -24,19 +24,16 @@ THOUSANDS = "</mn><mrow><mo>&#x0002C;</mo></mrow><mn>"
 
 
 def mathml(latex: str, display: bool = False) -> str:
-    """Return a formula as MathML, which a browser draws and a screen reader reads.
+    """Return a formula as a ``<math>`` element, which a browser draws and a screen reader reads.
+
+    A source with a misprint or an unknown command comes back as it is, in a ``<code>`` element.
 
     Parameters
     ----------
     latex
-        The text between the dollar signs.
+        Text between the dollar signs.
     display
         True for a formula on a line of its own.
-
-    Returns
-    -------
-    str
-        A ``<math>`` element; the source in a ``<code>`` element where it is misprinted or has an unknown command.
     """
     try:
         page = convert(latex.strip(), display="block" if display else "inline")
@@ -73,8 +70,7 @@ TOKEN = re.compile(r"\\(?:[a-zA-Z]+|.)|[{}_^]|\s+|[^\\{}_^\s]", re.DOTALL)
 
 def plain_formula(latex: str) -> str:
     """Return a formula as one line of text, given the LaTeX between its dollar signs."""
-    tokens = TOKEN.findall(latex)
-    tokens.reverse()  # the next one is at the end
+    tokens = TOKEN.findall(latex)[::-1]  # the next one is at the end
     text = ""
     while tokens:
         # A closing brace without an opening one is a misprint; the rest is still shown.
@@ -120,7 +116,9 @@ def _piece(tokens: list[str]) -> str:
     """Return the text of the next symbol, group or command."""
     token = tokens.pop()
     if token == "{":
-        return _group(tokens)
+        text = _sequence(tokens)
+        del tokens[-1:]  # the closing brace
+        return text
     if token in "_^":
         return _script(token, _argument(tokens))
     if not token.startswith("\\"):
@@ -133,31 +131,18 @@ def _piece(tokens: list[str]) -> str:
     if name == "sqrt":
         return f"√{_tight(_argument(tokens))}"
     if name in ACCENTS:
-        return "".join(letter + ACCENTS[name] for letter in _letters(_argument(tokens)))
+        letters = re.findall(r"\S[\u0300-\u036f]*", _argument(tokens))  # each with the accents that it has already
+        return "".join(letter + ACCENTS[name] for letter in letters)
     if name in UPRIGHT:
         return _argument(tokens)
     return SYMBOLS.get(name, token)
-
-
-def _group(tokens: list[str]) -> str:
-    text = _sequence(tokens)
-    if tokens:
-        tokens.pop()
-    return text
 
 
 def _argument(tokens: list[str]) -> str:
     """Return the text that a command or script applies to: a group, or the next symbol."""
     while tokens and tokens[-1].isspace():
         tokens.pop()
-    if not tokens or tokens[-1] == "}":
-        return ""
-    return _piece(tokens).strip()
-
-
-def _letters(text: str) -> list[str]:
-    """Return the letters of a text, each with the accents that it has already."""
-    return re.findall(r"\S[\u0300-\u036f]*", text)
+    return _piece(tokens).strip() if tokens and tokens[-1] != "}" else ""
 
 
 def _script(kind: str, text: str) -> str:

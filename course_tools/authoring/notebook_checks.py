@@ -1,7 +1,7 @@
 """Checks of stored notebooks: ``course check``.
 
-Nothing is executed. Every check is a small function from a notebook to the problems that it found, each a line that
-names the cell and the remedy.
+Nothing is executed. Every check yields the problems that it finds in a notebook, each a line that names the cell and
+the remedy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -32,7 +32,7 @@ HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 
 
 def problems_of(path: Path) -> list[str]:
-    """Return everything that is wrong with a notebook file; an empty list when nothing is."""
+    """Return everything that is wrong with a notebook file, as lines."""
     notebook = read_notebook(path)
     found = [problem for check in CHECKS for problem in check(notebook)]
     if path.stat().st_size > MAX_NOTEBOOK:
@@ -43,10 +43,10 @@ def problems_of(path: Path) -> list[str]:
 
 
 def stale(notebook: NotebookNode) -> list[str]:
-    """Return the reasons why the stored outputs do not belong to the code any more; an empty list when they do."""
-    stored, now = notebook.metadata.get("course"), stamp(notebook)
-    if stored is None:
+    """Return the reasons why the stored outputs do not belong to the code any more; none if they do."""
+    if "course" not in notebook.metadata:
         return ["it carries no stamp: run `course render`"]
+    stored, now = notebook.metadata["course"], stamp(notebook)
     reasons = {
         "sources": "the outputs are older than the cells",
         "package": "the outputs are older than the package",
@@ -57,10 +57,8 @@ def stale(notebook: NotebookNode) -> list[str]:
 
 def count_words(markdown: str) -> int:
     """Return the number of words that a reader reads: without code blocks, pictures, link targets and tags."""
-    text = re.sub(r"```.*?```", " ", markdown, flags=re.DOTALL)
-    text = MARKDOWN_IMAGE.sub(" ", text)
-    text = re.sub(r"\]\([^)]*\)", "] ", text)
-    text = re.sub(r"<[^>]+>", " ", text)
+    text = MARKDOWN_IMAGE.sub(" ", re.sub(r"```.*?```", " ", markdown, flags=re.DOTALL))
+    text = re.sub(r"\]\([^)]*\)|<[^>]+>", " ", text)
     return len(re.findall(r"[^\W_]+(?:[’'.-][^\W_]+)*", text))
 
 
@@ -71,6 +69,10 @@ def _numbered(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
 def _outputs(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
     for number, cell in _numbered(notebook):
         yield from ((number, output) for output in cell.outputs)
+
+
+def _markdown(notebook: NotebookNode) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
 def _counts(notebook: NotebookNode) -> Iterator[str]:
@@ -93,8 +95,7 @@ def _form(notebook: NotebookNode) -> Iterator[str]:
         extra = sorted(set(notebook.metadata) - set(plain.metadata)) or ["kernelspec or language_info"]
         yield f"notebook metadata is not canonical ({', '.join(extra)}): run `course render`"
     for number, cell in _numbered(notebook):
-        extra = sorted(set(cell.metadata) - {"tags"})
-        if extra:
+        if extra := sorted(set(cell.metadata) - {"tags"}):
             yield f"code cell {number} has metadata of its own ({', '.join(extra)}): run `course render`"
     for number, output in _outputs(notebook):
         if WIDGET in output.get("data", {}):
@@ -105,8 +106,7 @@ def _machine(notebook: NotebookNode) -> Iterator[str]:
     for number, output in _outputs(notebook):
         text = "\n".join(_texts(output))
         for what, pattern in (("a memory address", ADDRESS), ("an absolute path", ABSOLUTE_PATH)):
-            match = pattern.search(text)
-            if match:
+            if match := pattern.search(text):
                 yield f"code cell {number} shows {what}: {match.group()!r}"
 
 
@@ -120,8 +120,8 @@ def _texts(output: NotebookNode) -> Iterator[str]:
 
 def _pictures(notebook: NotebookNode) -> Iterator[str]:
     for number, output in _outputs(notebook):
-        for mime in (mime for mime in output.get("data", {}) if mime.startswith("image/")):
-            data = output.data[mime]
+        pictures = {mime: data for mime, data in output.get("data", {}).items() if mime.startswith("image/")}
+        for mime, data in pictures.items():
             size = len(data) if mime == "image/svg+xml" else len(base64.b64decode(data))
             if size > MAX_PICTURE:
                 yield f"code cell {number} has a picture of {size:,} bytes, allowed are {MAX_PICTURE:,}"
@@ -139,15 +139,13 @@ def _code(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _prose(notebook: NotebookNode) -> Iterator[str]:
-    for cell in notebook.cells:
-        if cell.cell_type != "markdown":
-            continue
-        for alt, target in MARKDOWN_IMAGE.findall(cell.source):
+    for text in _markdown(notebook):
+        for alt, target in MARKDOWN_IMAGE.findall(text):
             if re.match(r"https?:|//", target):
                 yield f"a picture is loaded from the network: {target}"
             if not alt.strip():
                 yield f"a picture has no alt text: {target}"
-        for image in HTML_IMAGE.findall(cell.source):
+        for image in HTML_IMAGE.findall(text):
             if re.search(r"src\s*=\s*[\"']?(https?:|//)", image):
                 yield f"a picture is loaded from the network: {image}"
             if not re.search(r"alt\s*=\s*[\"'][^\"']*\w", image):
@@ -166,22 +164,11 @@ def _exercises(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _size_of_a_day(notebook: NotebookNode) -> Iterator[str]:
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    cells, words = len(code_cells(notebook)), count_words(prose)
+    cells, words = len(code_cells(notebook)), count_words("\n".join(_markdown(notebook)))
     if cells not in CODE_CELLS:
         yield f"it has {cells} code cells, a day has {CODE_CELLS.start} to {CODE_CELLS.stop - 1}"
     if words not in WORDS:
         yield f"it has {words:,} words of prose, a day has {WORDS.start:,} to {WORDS.stop - 1:,}"
 
 
-CHECKS: tuple[Callable[[NotebookNode], Iterator[str] | list[str]], ...] = (
-    _counts,
-    _errors,
-    _form,
-    _machine,
-    _pictures,
-    _code,
-    _prose,
-    _exercises,
-    stale,
-)
+CHECKS = (_counts, _errors, _form, _machine, _pictures, _code, _prose, _exercises, stale)

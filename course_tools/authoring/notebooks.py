@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(course_utils.__file__).parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+# From a line with one marker to the next with the other; the group is the indentation of the first.
+SOLUTION = re.compile(rf"^([^\S\n]*){BEGIN}[^\S\n]*\n(?:(?!\s*{BEGIN}).*\n)*?[^\S\n]*{END}[^\S\n]*$", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # The settings that change what a notebook prints, with the defaults for which outputs are stored.
 DEFAULTS = {"COURSE_WEIGHTS": "mini", "COURSE_DATASET": "pets", "COURSE_SEED": "0"}
@@ -46,8 +48,7 @@ DEFAULTS = {"COURSE_WEIGHTS": "mini", "COURSE_DATASET": "pets", "COURSE_SEED": "
 class Failure:
     """The cell that stopped a notebook: its number among `cells` code cells, from 1, and its first lines.
 
-    ``error`` is one line, such as ``"ZeroDivisionError: division by zero"``; ``traceback`` has the last lines of the
-    traceback, without colours.
+    ``error`` is one line; ``traceback`` has the last lines of the traceback, without colours.
     """
 
     cell: int
@@ -71,19 +72,9 @@ class Execution:
 
 
 def find_notebooks(root: Path, days: Sequence[str] = ()) -> list[Path]:
-    """Return the paths of the course's notebooks under a project folder.
+    """Return the paths of the notebooks in ``root/notebooks``: all in order, or those of the days that are named.
 
-    Parameters
-    ----------
-    root
-        Folder that contains ``notebooks``.
-    days
-        Names such as ``"day20"``, ``"20"`` or ``"day20.ipynb"``; empty for all notebooks, in order.
-
-    Raises
-    ------
-    CourseError
-        If there are no notebooks, or a day is unknown.
+    A day has a name such as ``"day20"``, ``"20"`` or ``"day20.ipynb"``; an unknown one is a :class:`CourseError`.
     """
     existing = {path.stem: path for path in sorted((root / "notebooks").glob("day*.ipynb"))}
     if not existing:
@@ -95,7 +86,7 @@ def find_notebooks(root: Path, days: Sequence[str] = ()) -> list[Path]:
     for given, name in zip(days, wanted, strict=True):
         if name not in existing:
             raise CourseError(f"There is no notebook {given!r}: choose among {', '.join(existing)}.")
-    return [existing[name] for name in dict.fromkeys(wanted)] if wanted else list(existing.values())
+    return [existing[name] for name in dict.fromkeys(wanted or existing)]
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -106,9 +97,8 @@ def read_notebook(path: Path) -> NotebookNode:
         return nbformat.read(path, as_version=4)
     except (OSError, ValueError, AttributeError, nbformat.ValidationError, nbformat.reader.NotJSONError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CourseError(
-            f"{path} could not be read as a notebook ({reason}). Restore it, with git for example."
-        ) from error
+        text = f"{path} could not be read as a notebook ({reason}). Restore it, with git for example."
+        raise CourseError(text) from error
 
 
 def write_notebook(notebook: NotebookNode, path: Path) -> None:
@@ -120,12 +110,12 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    """Return the code cells that contain anything, in order."""
+    """Return the code cells that are not empty."""
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def tags(cell: NotebookNode) -> list[str]:
-    """Return the tags of a cell, an empty list when it has none."""
+    """Return the tags of a cell."""
     return cell.metadata.get("tags", [])
 
 
@@ -154,23 +144,16 @@ def run_notebook(
     timeout: float = 600,
     on_cell: Callable[[int, int], None] = lambda number, total: None,
 ) -> Execution:
-    """Execute a notebook from top to bottom in a fresh kernel, with its own folder as working directory.
+    """Execute a notebook in a fresh kernel, with its own folder as working directory, up to the first failure.
 
     Parameters
     ----------
     path
         Notebook file; it is read, never written.
-    environ
-        Environment variables of the kernel; those of this process by default.
-    timeout
-        Seconds that one cell may take.
+    environ, timeout
+        Environment variables of the kernel, by default those of this process; seconds that one cell may take.
     on_cell
         Function that is called with the number of the code cell that starts, from 1, and the number of code cells.
-
-    Returns
-    -------
-    Execution
-        Its ``failure`` is set when a cell failed; the cells after it were then not run and have no outputs.
     """
     notebook = _without_outputs(read_notebook(path))
     # nbclient wants the index of a cell among all cells, readers its number among the code cells.
@@ -182,8 +165,7 @@ def run_notebook(
     with client.setup_kernel(cwd=str(path.resolve().parent), env=env, cleanup_kc=True):
         for number, cell in enumerate(cells, start=1):
             on_cell(number, len(cells))
-            error = _execute(client, cell, places[id(cell)], timeout)
-            if error:
+            if error := _execute(client, cell, places[id(cell)]):
                 failure = Failure(number, len(cells), _first_lines(cell.source), *error)
                 break
     return Execution(notebook, time.perf_counter() - start, failure)
@@ -196,18 +178,12 @@ def _client(notebook: NotebookNode, timeout: float) -> NotebookClient:
 
     # With no folders to look in, "python3" can only mean the interpreter that runs this.
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    return NotebookClient(
-        notebook,
-        km=manager,
-        timeout=timeout,
-        record_timing=False,
-        store_widget_state=False,
-        coalesce_streams=True,
-        extra_arguments=["--log-level=40"],  # errors only: warnings of the kernel itself would mix with the table
-    )
+    options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}
+    errors_only = ["--log-level=40"]  # warnings of the kernel itself would mix with the table
+    return NotebookClient(notebook, km=manager, timeout=timeout, extra_arguments=errors_only, **options)
 
 
-def _execute(client: NotebookClient, cell: NotebookNode, index: int, timeout: float) -> tuple[str, str] | None:
+def _execute(client: NotebookClient, cell: NotebookNode, index: int) -> tuple[str, str] | None:
     """Run one cell; return None, or the error in one line and the end of its traceback."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -217,17 +193,16 @@ def _execute(client: NotebookClient, cell: NotebookNode, index: int, timeout: fl
         # In some versions of IPython a syntax error has an empty value: then its name alone is shown.
         return f"{error.ename}: {error.evalue}".strip(": "), _end_of_traceback(cell)
     except CellTimeoutError:
-        return f"Timeout: the cell took more than {timeout:g} seconds.", ""
+        return f"Timeout: the cell took more than {client.timeout:g} seconds.", ""
     except DeadKernelError:
         return "The kernel died, often because memory ran out. Close other programs and run it again.", ""
     return None
 
 
-def _end_of_traceback(cell: NotebookNode, lines: int = 12) -> str:
-    tracebacks = [output.traceback for output in cell.outputs if output.output_type == "error"]
-    text = "\n".join(line for traceback in tracebacks for line in traceback)
+def _end_of_traceback(cell: NotebookNode) -> str:
+    text = "\n".join(line for output in cell.outputs if output.output_type == "error" for line in output.traceback)
     without_colours = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    return "\n".join(without_colours.splitlines()[-lines:])
+    return "\n".join(without_colours.splitlines()[-12:])
 
 
 def _first_lines(source: str, lines: int = 6) -> str:
@@ -246,28 +221,20 @@ def _without_outputs(notebook: NotebookNode) -> NotebookNode:
 def result_of(notebook: NotebookNode) -> str:
     """Return the text that the last cell tagged ``result`` printed; empty when there is none."""
     tagged = [cell for cell in code_cells(notebook) if "result" in tags(cell)]
-    if not tagged:
-        return ""
-    printed = [o.text for o in tagged[-1].outputs if o.output_type == "stream" and o.name == "stdout"]
-    return "".join(printed).strip()
+    return "".join(o.text for cell in tagged[-1:] for o in cell.outputs if o.get("name") == "stdout").strip()
 
 
 def canonical(notebook: NotebookNode) -> NotebookNode:
     """Return a copy in the form in which a notebook is stored: nothing in it depends on who ran it, or when.
 
-    It has no timing, no widget state and no collapsed cells, and the same kernel name everywhere. A sentence stands in
-    the place of a widget, because the widget's model ended with its kernel.
+    A sentence stands in the place of a widget, because the widget's model ended with its kernel.
     """
     import nbformat
 
     notebook = copy.deepcopy(notebook)
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-            **{key: notebook.metadata[key] for key in ("course", "title") if key in notebook.metadata},
-        }
-    )
+    metadata = {key: notebook.metadata[key] for key in ("course", "title") if key in notebook.metadata}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}, **metadata})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({"tags": tags(cell)} if tags(cell) else {})
         for output in cell.get("outputs", []):
@@ -277,20 +244,10 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
 
 
 def stamp(notebook: NotebookNode, package: Path = PACKAGE) -> dict[str, str]:
-    """Return fingerprints that tell if stored outputs still belong to the code.
+    """Return the SHA-256 of ``sources``, ``outputs`` and ``package``: they tell if outputs still belong to the code.
 
-    Parameters
-    ----------
-    notebook
-        Notebook with outputs.
-    package
-        Folder of ``course_utils``.
-
-    Returns
-    -------
-    dict
-        SHA-256 of ``sources`` (the code cells), of ``outputs``, and of ``package``: those modules that the notebook
-        imports, directly or through one another, and the data files that they name.
+    ``package`` covers the modules that the notebook imports, directly or through one another, and the data files that
+    they name.
     """
     sources = [cell.source for cell in code_cells(notebook)]
     outputs = [cell.outputs for cell in code_cells(notebook)]
@@ -312,18 +269,16 @@ def used_modules(sources: Iterable[str], package: Path = PACKAGE) -> list[Path]:
     while waiting:
         for name in _imported(waiting.pop()):
             root, *parts = name.split(".")
-            places = (
-                [package.joinpath(*parts[:end]) for end in range(1, len(parts) + 1)] if root == PACKAGE.name else []
-            )
-            for path in (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")):
-                if path.exists() and path not in found:
-                    found.add(path)
-                    waiting.append(path.read_text(encoding="utf-8"))
+            places = [package.joinpath(*parts[:end]) for end in range(1, len(parts) + 1) if root == PACKAGE.name]
+            files = {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")}
+            new = {file for file in files - found if file.exists()}
+            found |= new
+            waiting += [file.read_text(encoding="utf-8") for file in new]
     return sorted(found)
 
 
 def _imported(source: str) -> Iterator[str]:
-    """Yield the dotted names that a source imports: modules, and things in modules."""
+    """Yield the dotted names of the modules that a source imports, and of the things in them."""
     code = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)  # IPython's own commands are not Python
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -333,10 +288,7 @@ def _imported(source: str) -> Iterator[str]:
 
 
 def render(path: Path, on_cell: Callable[[int, int], None] = lambda number, total: None) -> Execution:
-    """Execute a notebook on the default settings and store its outputs in the file, stamped.
-
-    The file stays as it was when a cell fails.
-    """
+    """Run a notebook on the default settings; store its outputs in the file, stamped, unless a cell fails."""
     environ = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
     execution = run_notebook(path, environ=environ, on_cell=on_cell)
     if execution.failure is None:
@@ -347,13 +299,7 @@ def render(path: Path, on_cell: Callable[[int, int], None] = lambda number, tota
 
 
 def student_copy(notebook: NotebookNode) -> NotebookNode:
-    """Return the notebook that a student starts from: no outputs, and a place to write instead of each solution.
-
-    Raises
-    ------
-    CourseError
-        If the markers of a solution do not come in pairs.
-    """
+    """Return the notebook that a student starts from: no outputs, and a place to write instead of each solution."""
     notebook = canonical(_without_outputs(notebook))
     notebook.metadata.pop("course", None)
     for cell in notebook.cells:
@@ -365,6 +311,11 @@ def student_copy(notebook: NotebookNode) -> NotebookNode:
 def hide_solution(source: str) -> str:
     r"""Return a source with a comment and ``...`` in the place of the markers and the lines between them.
 
+    Raises
+    ------
+    CourseError
+        If the markers do not come in pairs.
+
     Examples
     --------
     >>> print(hide_solution("def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"))
@@ -372,18 +323,7 @@ def hide_solution(source: str) -> str:
         # your code here
         ...
     """
-    kept, hidden = [], False
-    for line in source.splitlines():
-        marker = line.strip()
-        if marker in (BEGIN, END) and hidden is (marker == BEGIN):
-            raise CourseError(f"{marker!r} without its partner in a cell that starts with {_first_lines(source, 1)!r}.")
-        if marker == BEGIN:
-            indent = line[: len(line) - len(line.lstrip())]
-            kept += [f"{indent}# your code here", f"{indent}..."]
-        if marker in (BEGIN, END):
-            hidden = marker == BEGIN
-        elif not hidden:
-            kept.append(line)
-    if hidden:
-        raise CourseError(f"{BEGIN!r} without its partner in a cell that starts with {_first_lines(source, 1)!r}.")
-    return "\n".join(kept)
+    lines = SOLUTION.sub(r"\1# your code here\n\1...", source).splitlines()
+    for marker in (line.strip() for line in lines if line.strip() in (BEGIN, END)):
+        raise CourseError(f"{marker!r} without its partner in a cell that starts with {_first_lines(source, 1)!r}.")
+    return "\n".join(lines)

@@ -22,17 +22,7 @@ TEMPLATE = """
 
 
 def page_of(notebook: NotebookNode, folder: Path, title: str) -> str:
-    """Return the HTML text of a page.
-
-    Parameters
-    ----------
-    notebook
-        Notebook with outputs.
-    folder
-        Folder of the pictures that the text refers to; they are put into the page.
-    title
-        Title of the page.
-    """
+    """Return a notebook as an HTML text; the pictures of `folder` that it refers to are put into the page."""
     exporter = HTMLExporter(
         extra_loaders=[DictLoader({"page.html.j2": TEMPLATE})], template_file="page.html.j2", embed_images=True
     )
@@ -46,8 +36,6 @@ def markdown_to_html(markdown: str, formula: Callable[[str, bool], str] = mathml
 
     Parameters
     ----------
-    markdown
-        Text of a cell.
     formula
         Function that writes a formula, given its LaTeX and True if it stands on a line of its own.
     folder

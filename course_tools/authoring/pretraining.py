@@ -20,12 +20,12 @@ import json
 import math
 import os
 import shutil
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +73,7 @@ class Recipe:
         Share of a cycle's steps in which the learning rate climbs; it then falls as a cosine to zero.
     cycles
         Epochs of each such cycle; empty for one over all. Every later one climbs to half the rate of the one before
-        (warm restarts, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983), so a recipe can be made longer
-        without beginning again.
+        (warm restarts, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983), so a recipe can be made longer.
     smallest_crop
         Least share of a picture's area that a random view keeps, in (0, 1].
     bfloat16
@@ -103,11 +102,10 @@ class Recipe:
 
     def size_at(self, epoch: int) -> int:
         """Side in pixels of the pictures in an epoch, counted from 0."""
-        for count, size in self.phases:
-            if epoch < count:
-                return size
-            epoch -= count
-        raise ValueError(f"the recipe has {self.epochs} epochs, there is no epoch {epoch + self.epochs}")
+        sizes = [size for count, size in self.phases for _ in range(count)]
+        if epoch >= len(sizes):
+            raise ValueError(f"the recipe has {len(sizes)} epochs, there is no epoch {epoch}")
+        return sizes[epoch]
 
 
 # Three recipes are shorter than the ResNet's: they had to fit into two hours of two cores. The VGG and the MobileNet
@@ -146,22 +144,16 @@ def read_categories(folder: Path) -> tuple[list[str], list[str]]:
 def read_training(folder: Path, per_class: int) -> Pictures:
     """Read the first `per_class` training pictures of every class, as far as they are there."""
     ids, _ = read_categories(folder)
-    numbered = [(_training_file(folder, i, n), label) for label, i in enumerate(ids) for n in range(per_class)]
-    there = [(path, label) for path, label in numbered if path.exists()]
-    return _decode([path for path, _ in there], [label for _, label in there])
-
-
-def _training_file(folder: Path, wnid: str, number: int) -> Path:
-    return folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG"
+    paths = [path for path in training_files(folder, per_class) if path.exists()]
+    return _decode(paths, [ids.index(path.parts[-3]) for path in paths])
 
 
 def read_validation(folder: Path) -> Pictures:
     """Read the 10,000 validation pictures, which the training never sees."""
     ids, _ = read_categories(folder)
     rows = (folder / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
-    names_and_ids = [row.split("\t")[:2] for row in rows if row]
-    paths = [folder / "val" / "images" / name for name, _ in names_and_ids]
-    return _decode(paths, [ids.index(wnid) for _, wnid in names_and_ids])
+    names, wnids = zip(*(row.split("\t")[:2] for row in rows if row), strict=True)
+    return _decode([folder / "val" / "images" / name for name in names], [ids.index(wnid) for wnid in wnids])
 
 
 def _decode(paths: list[Path], labels: list[int]) -> Pictures:
@@ -178,19 +170,17 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def random_views(images: Tensor, size: int, smallest_crop: float, generator: torch.Generator) -> Tensor:
-    """Cut a random window out of each picture, mirror half of them, and resample to ``(N, C, size, size)``.
+    """Cut a random window out of each picture, mirror half of them, and resample to float ``(N, C, size, size)``.
 
     Parameters
     ----------
-    images
-        Float ``(N, C, H, W)``.
-    size
-        Side of the result in pixels.
+    images, size
+        Float ``(N, C, H, W)``, and side of the result in pixels.
     smallest_crop
         Least area: area and shape of the window are drawn from ``[smallest_crop, 1]`` and ``exp([-0.2, 0.2])``. A side
         that would be longer than the picture is cut to its size, so the area can be up to a fifth smaller.
     generator
-        Source of windows and mirrors; the same state gives the same views.
+        Source of windows and mirrors.
     """
     n = len(images)
     area = torch.empty(n).uniform_(smallest_crop, 1, generator=generator)
@@ -240,15 +230,11 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def train_one_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pictures: Pictures,
-    recipe: Recipe,
-    epoch: int,
-    device: torch.device,
+    model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Pictures, recipe: Recipe, epoch: int
 ) -> float:
     """Train on all pictures once; return the mean loss."""
     model.train()
+    device = next(model.parameters()).device
     steps_per_epoch = len(pictures) // recipe.batch_size
     total = 0.0
     for i, (images, labels) in enumerate(batches(pictures, recipe, epoch, device)):
@@ -298,13 +284,11 @@ def pretrain(
     name
         Key of ``networks.BUILDERS``.
     folder
-        Folder ``tiny-imagenet-200``, unpacked.
+        Tiny ImageNet, unpacked.
     work
         Folder for the checkpoint, which is written after every epoch.
-    recipe
-        Settings of the training.
-    per_class
-        Number of training pictures per class, at least 1.
+    recipe, per_class
+        Settings of the training, and number of training pictures per class, at least 1.
     notify
         Function that is given a line about each epoch.
 
@@ -319,22 +303,20 @@ def pretrain(
     if len(pictures) < recipe.batch_size:
         raise CourseError(f"{len(pictures)} training pictures do not fill a batch of {recipe.batch_size}: give more.")
     model = networks.BUILDERS[name](num_classes=200).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, recipe.weight_decay), lr=0.0, momentum=recipe.momentum, nesterov=True
-    )
+    groups = parameter_groups(model, recipe.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
     checkpoint = work / f"{name}.pt"
     state = _resume(checkpoint, model, optimizer, recipe, per_class)
     preprocess = networks.preprocessing(name)
     # Part of the validation set shows that the network learns. Nothing is chosen by it: the last epoch counts.
     watched = Pictures(validation.images[:2000], validation.labels[:2000], validation.names[:2000])
-    for epoch in range(state["epoch"], recipe.epochs):
+    for epoch in range(len(state["history"]), recipe.epochs):
         start = time.perf_counter()
-        loss = train_one_epoch(model, optimizer, pictures, recipe, epoch, device)
+        loss = train_one_epoch(model, optimizer, pictures, recipe, epoch)
         state["seconds"] += time.perf_counter() - start
         right = count_correct(model, watched, preprocess)
         row = {"epoch": epoch + 1, "size": recipe.size_at(epoch), "loss": round(loss, 4), "val_correct": right}
         state["history"].append(row)
-        state["epoch"] = epoch + 1
         _save_checkpoint(checkpoint, model, optimizer, state)
         notify(
             f"{name} epoch {epoch + 1}/{recipe.epochs} at {row['size']} px: loss {loss:.3f}, validation "
@@ -347,7 +329,7 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reci
     """Load what an interrupted run has saved; return its state, or that of a run that begins."""
     wanted = json.loads(json.dumps({**asdict(recipe), "per_class": per_class}))
     if not path.exists():
-        return {"epoch": 0, "seconds": 0.0, "history": [], "made_by": wanted}
+        return {"seconds": 0.0, "history": [], "made_by": wanted}
     saved = torch.load(path, weights_only=True)
     if saved["state"]["made_by"] != wanted:
         raise CourseError(
@@ -375,24 +357,23 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
 
     Parameters
     ----------
-    name
-        Name of the model; the files are ``<name>.safetensors`` and ``<name>.json``.
-    result
-        Result of :func:`pretrain`.
-    folder
-        Tiny ImageNet, for the validation pictures and the names of the classes.
+    name, folder
+        Same as in :func:`pretrain`, whose return value is `result`.
     command
         Command line that made the model, for the card.
     out
-        Folder of the two files.
+        Folder of ``<name>.safetensors`` and ``<name>.json``.
 
     Returns
     -------
     dict
-        The card: it becomes the ``meta`` of the torchvision weights entry. ``seconds`` is the wall-clock time of the
-        training epochs.
+        The card: it becomes the ``meta`` of the torchvision weights entry.
     """
-    state = {key: _stored(tensor) for key, tensor in result.model.state_dict().items()}
+    # safetensors does not store the strides that memory_format=channels_last leaves.
+    state = {
+        key: (t.half() if t.is_floating_point() else t).cpu().clone(memory_format=torch.contiguous_format)
+        for key, t in result.model.state_dict().items()
+    }
     file = out / f"{name}.safetensors"
     with written_whole(file) as beside:
         beside.write_bytes(save(state))
@@ -426,11 +407,6 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
     return card
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    # clone: memory_format=channels_last leaves strides that safetensors does not store.
-    return (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
-
-
 def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
     """Return a Markdown page about all embedded weights, from their cards."""
     rows, about = [], []
@@ -441,13 +417,13 @@ def results_page(folder: Path = networks.WEIGHTS_FOLDER) -> str:
         origin = f"`{card['command']}`", card["seed"], card["seconds"], f"`{card['sha256']}`"
         rows.append([name, card["num_params"], accuracy, interval, *origin])
         about.append(f"{name}: {card['date']}, {card['hardware']}; {card['training_pictures']:,} pictures.")
-    headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
-    headings += ["command", "seed", "seconds", "SHA-256"]
     measured = (
         "Measured on the 10,000 validation pictures of Tiny ImageNet, which training did not see, on the stored file. "
         "Seconds are wall-clock time on a machine that did other work beside it. This page is written by `course "
         "pretrain`."
     )
+    headings = ["weights", "parameters", "top-1 / top-5", "top-1, 95 % interval"]
+    headings += ["command", "seed", "seconds", "SHA-256"]
     title = "# Pre-training of the embedded weights"
     return "\n\n".join([title, measured, markdown_table(headings, rows), "\n".join(about)]) + "\n"
 
@@ -469,10 +445,11 @@ def validation_files(folder: Path) -> list[Path]:
     return [folder / "wnids.txt", folder / "words.txt", folder / "val" / "val_annotations.txt", *pictures]
 
 
-def training_files(folder: Path) -> list[Path]:
-    """Return the first 300 training pictures of every class."""
+def training_files(folder: Path, per_class: int | None = None) -> list[Path]:
+    """Return the paths of the first training pictures of every class, 300 of each if `per_class` is None."""
     ids, _ = read_categories(folder)
-    return [_training_file(folder, i, n) for i in ids for n in range(DIGEST_PER_CLASS)]
+    count = DIGEST_PER_CLASS if per_class is None else per_class
+    return [folder / "train" / i / "images" / f"{i}_{n}.JPEG" for i in ids for n in range(count)]
 
 
 def check_tiny_imagenet(folder: Path) -> None:
@@ -508,8 +485,7 @@ def find_tiny_imagenet(given: Path | None, cache: Path, mirror: Path | None) -> 
     if given is not None and given.is_dir():
         unpacked = given / FOLDER if (given / FOLDER).is_dir() else given
     elif given is not None or not unpacked.is_dir():
-        archive = given or _in_mirror(mirror) or _download(cache)
-        _unpack(archive, unpacked)
+        _unpack(given or _in_mirror(mirror) or _download(cache), unpacked)
     check_tiny_imagenet(unpacked)
     return unpacked
 
@@ -538,8 +514,8 @@ def _unpack(archive: Path, target: Path) -> None:
         if archive.suffix == ".zip":
             unpack_zip(archive, Path(scratch), max_bytes=2_000_000_000, max_files=300_000)
         else:
-            with tarfile.open(archive) as tar:  # the filter refuses links, devices and paths that lead outside
-                tar.extractall(scratch, filter="data")
+            # The filter refuses links, devices and paths that lead outside.
+            shutil.unpack_archive(archive, scratch, filter="data")
         if not (Path(scratch) / FOLDER).is_dir():
             raise CourseError(f"{archive} has no folder {FOLDER} in it: it is another archive.")
         shutil.rmtree(target, ignore_errors=True)
@@ -551,9 +527,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="course pretrain", description=__doc__.split("\n\n")[0])
     parser.add_argument("name", choices=sorted(networks.BUILDERS))
     parser.add_argument("--data", type=Path, help="Tiny ImageNet, unpacked or as an archive (default: downloaded)")
-    parser.add_argument(
-        "--per-class", type=at_least_one, default=500, help="training pictures per class (default: 500)"
-    )
+    about = "training pictures per class (default: 500)"
+    parser.add_argument("--per-class", type=at_least_one, default=500, help=about)
     parser.add_argument("--seed", type=from_zero, default=0)
     parser.add_argument("--out", type=Path, default=networks.WEIGHTS_FOLDER, help="folder for the finished files")
     parser.add_argument("--results", type=Path, help="write a page about all embedded weights to this .md file")
@@ -561,8 +536,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load_settings()
     recipe = replace(RECIPES[options.name], seed=options.seed)
     folder = find_tiny_imagenet(options.data, settings.cache, settings.mirror)
-    result = pretrain(options.name, folder, settings.cache / "pretraining", recipe, options.per_class,
-                      notify=lambda line: print(line, flush=True))  # fmt: skip
+    work = settings.cache / "pretraining"
+    result = pretrain(options.name, folder, work, recipe, options.per_class, partial(print, flush=True))
     command = f"course pretrain {options.name} --per-class {options.per_class} --seed {options.seed}"
     card = export(options.name, result, folder, command, options.out)
     if options.results:
