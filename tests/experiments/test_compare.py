@@ -62,19 +62,13 @@ def test_the_table_has_trainable_parameters_and_a_spread(comparison):
     assert all("±" in row[4] for row in rows.values())
 
 
-class Stopped(KeyboardInterrupt):
-    """A Stop during a training, as ``fit`` raises it."""
-
-
 def stop_in_run(number, monkeypatch):
     """Let the training of this number, counted from 1, be stopped."""
     fit, calls = compare.fit, []
 
     def stopping_fit(*arguments, **options):
         calls.append(options)
-        if len(calls) == number:
-            raise Stopped
-        return fit(*arguments, **options)
+        return fit(*arguments, **options, hooks=[StopAfter(1)] if len(calls) == number else [])
 
     monkeypatch.setattr(compare, "fit", stopping_fit)
     return calls
@@ -90,7 +84,7 @@ def small_comparison():
 def test_a_stop_ends_the_comparison_and_keeps_what_was_finished(monkeypatch, capsys):
     whole = small_comparison()
     calls = stop_in_run(4, monkeypatch)
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(TrainingStopped) as caught:
         small_comparison()
     kept = caught.value.comparison
     assert [(t.strategy, t.seed, t.test_right) for t in kept.trials] == [
@@ -106,7 +100,7 @@ def test_a_stop_ends_the_comparison_and_keeps_what_was_finished(monkeypatch, cap
 
 def test_no_run_follows_a_stop_and_nothing_finished_is_nothing_kept(monkeypatch, capsys):
     calls = stop_in_run(1, monkeypatch)
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(TrainingStopped) as caught:
         small_comparison()
     assert len(calls) == 1 and not hasattr(caught.value, "comparison")
     assert capsys.readouterr().out == "Stopped after 0 of 4 runs\n"
