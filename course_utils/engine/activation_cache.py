@@ -1,13 +1,12 @@
 """Activations of the frozen stages, computed once and kept on disk, so that training runs only the rest.
 
-A network whose first stages are frozen gives the same activations for the same picture in every epoch. For 25 epochs
-of feature extraction that means 25 times the same work, which is nearly all of the work. :func:`cache_activations`
-does it once and stores the input of the **border**, the first stage that learns: ``"head"`` for feature extraction,
-``"layer4"`` for the last block of a ResNet. ``fit(..., cache="auto")`` does it by itself where that is right.
+A network whose first stages are frozen gives the same activations for the same picture in every epoch, and computing
+them is nearly all of the work. :func:`cache_activations` does it once and stores the input of the **border**, the first
+stage that learns: ``"head"`` for feature extraction, ``"layer4"`` for the last block of a ResNet.
 
 A cache is an artifact of :mod:`course_utils.engine.artifact_store`. Its payload is a ``.npy`` array ``(views, N, …)``
-in float32 or float16. Its fingerprint covers the bytes of the frozen weights, the layers that they are in, the border,
-the pictures, their labels and order, the transform, the type of number, the views and the versions of the libraries.
+in float32 or float16. Its fingerprint covers the frozen layers and the bytes of their weights, the border, the
+pictures, their labels and order, the transform, the type of number, the views and the versions of the libraries.
 """
 
 from __future__ import annotations
@@ -39,11 +38,9 @@ from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStor
 from course_utils.pretrained_models import family_of, stages
 from course_utils.settings import load_settings
 
-FORMAT = 2  # of the payload and the manifest; another number makes every existing cache one that is not found
+FORMAT = 2  # of the payload and the manifest; with another number no existing cache is found
 DTYPES = ("float32", "float16")
-
-# A computation that takes no longer and is no larger is not announced.
-LONG_SECONDS, LARGE_BYTES = 10, 500_000_000
+LONG_SECONDS, LARGE_BYTES = 10, 500_000_000  # a computation that takes or needs more is announced
 
 # Layers at the beginning of the border's stage that learn nothing and draw nothing are run before the cache: behind
 # ResNet's pooling there are 512 numbers for a picture, in front of it 49 times as many.
@@ -51,22 +48,22 @@ FIXED_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn
 
 
 def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return a network in two parts, made of its own modules, which one after another compute what it computes.
+    """Return a network in two parts, made of its own modules: the frozen part and the trainable part.
 
     Parameters
     ----------
     model
         A network of one of the families.
     border
-        Name of the first stage of the second part; any but the first stage.
+        Name of the first stage of the trainable part; any but the first stage.
 
     Returns
     -------
     front
-        The frozen part: from pictures ``(N, 3, H, W)`` to activations ``(N, …)``. Pooling and flattening at the
-        beginning of the border's stage belong to it.
+        From pictures ``(N, 3, H, W)`` to activations ``(N, …)``. Pooling and flattening at the beginning of the
+        border's stage belong to it.
     tail
-        The trainable part: from activations to logits ``(N, classes)``.
+        From activations to logits ``(N, classes)``.
 
     Raises
     ------
@@ -79,8 +76,7 @@ def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
         problem = "nothing lies in front of it" if border in names else "there is no such stage"
         raise CourseError(f"border={border!r}: {problem}. Give one of {', '.join(names[1:])}.")
     place = names.index(border)
-    front = [module for name in names[:place] for module in row[name]]
-    tail = [module for name in names[place:] for module in row[name]]
+    front, tail = ([module for name in part for module in row[name]] for part in (names[:place], names[place:]))
     while isinstance(tail[0], FIXED_LAYERS):
         front.append(tail.pop(0))
     return nn.Sequential(*front), nn.Sequential(*tail)
@@ -92,15 +88,15 @@ def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
 class CachedActivations(Dataset):
     """Activations on disk, as a data set of ``(activation, label)`` in the order of the pictures.
 
-    Made by :func:`cache_activations`. Samples are float32 tensors ``(…)``, whatever is stored, and ints. An index is an
-    int, or an object with ``index`` and ``epoch``: it gives view ``epoch % views``.
+    Made by :func:`cache_activations`. An activation is a float32 tensor, whatever is stored. An index with an ``epoch``
+    (:class:`~course_utils.engine.sampling.SampleIndex`) gives the view ``epoch % views``, a plain one the first view.
 
     Parameters
     ----------
     artifact
         The cache on disk; its ``folder``, ``content`` and ``reused`` are attributes here too.
     seconds
-        Time that it took to compute or to check it.
+        Time that it took to compute or to check the cache.
 
     Attributes
     ----------
@@ -108,10 +104,8 @@ class CachedActivations(Dataset):
         Same as in the data set that it was made from; ``classes`` is empty if that had none.
     border, views, dtype
         Same as in :func:`cache_activations`.
-    shape
-        Shape of one activation.
-    size
-        Bytes of the payload.
+    shape, size
+        Shape of one activation, and bytes of the payload.
     """
 
     fixed = True  # draws nothing, see course_utils.engine.sampling.seeded_draws
@@ -134,7 +128,7 @@ class CachedActivations(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         view = getattr(index, "epoch", 0) % self.views  # a SampleIndex knows its epoch
-        # A copy: a tensor over the file itself would be written to by whoever changes it in place.
+        # A copy, because an operation in place would write into the file.
         return torch.from_numpy(self._opened()[view, index].astype(np.float32)), self.labels[index]
 
     def _opened(self) -> np.ndarray:
@@ -143,7 +137,7 @@ class CachedActivations(Dataset):
         return self._array
 
     def __getstate__(self) -> dict[str, Any]:
-        # A loader's process opens the file itself; pickled, a memory map would be sent as a whole.
+        # A worker process opens the file itself; a pickled memory map would be sent as a whole.
         return self.__dict__ | {"_array": None}
 
     def __repr__(self) -> str:
@@ -155,7 +149,7 @@ class CachedActivations(Dataset):
 
 
 def caches_root() -> Path:
-    """Return the folder of all caches: ``$COURSE_ACTIVATIONS``, or ``activations`` in the settings' cache folder."""
+    """Return the folder of all caches: ``$COURSE_ACTIVATIONS``, or ``activations`` in the course's cache."""
     given = os.environ.get("COURSE_ACTIVATIONS")
     return (Path(given).expanduser() if given else load_settings().cache / "activations").absolute()
 
@@ -178,11 +172,12 @@ def cache_activations(
     Parameters
     ----------
     model
-        Run in eval mode on the device that it is on, and left as it was.
+        Run in eval mode on its device, and left as it was.
     dataset
-        Gives ``(image, label)`` with float images ``(3, H, W)`` of one size, and ints.
+        Gives ``(image, label)`` with float images ``(3, H, W)`` of one size, and ints. One that is not of the course is
+        read twice, the first time for its fingerprint.
     border
-        First stage that is not run; any stage but the first.
+        Name of the first stage that is not run; any stage but the first.
     views
         Number of augmented views of every picture, of which an epoch uses one; 1 without augmentation.
     dtype
@@ -194,19 +189,15 @@ def cache_activations(
     batch_size
         Pictures per forward pass.
     limit
-        Largest number of bytes that it may take; None for no limit but the disk's.
+        Largest size of the cache in bytes; None for no limit but the disk's.
     notify
         Called with a line about a long computation, a wait or a damaged cache. None prints to stderr.
 
     Raises
     ------
     CourseError
-        For arguments that cannot be right; a data set that is empty, random without views, or of several sizes; a
-        disk without room, or a folder that cannot be written to.
-
-    Notes
-    -----
-    A data set that is not one of the course's own is read through for its fingerprint, before the forward passes.
+        For arguments out of range; a data set that is empty, random without views, or of several sizes; a disk without
+        room, or a folder that cannot be written to.
     """
     start = time.perf_counter()
     _check(dataset, views, dtype, seed, batch_size)
@@ -259,7 +250,7 @@ def _check(dataset: Dataset, views: int, dtype: str, seed: int, batch_size: int)
 
 @dataclass(frozen=True)
 class _Job:
-    """The computation of one cache."""
+    """Computation of one cache; ``samples`` is the SHA-256 of all samples if they were read for the fingerprint."""
 
     front: nn.Sequential
     device: torch.device
@@ -270,12 +261,12 @@ class _Job:
     seed: int
     batch_size: int
     limit: int | None
-    samples: str | None  # SHA-256 of all samples, if the fingerprint was made by reading them
+    samples: str | None
     store: ArtifactStore
     notify: Notify
 
     def fill(self, file: DataWriter) -> dict[str, Any]:
-        """Write the array, batch by batch, and return what the manifest shall hold."""
+        """Write the array, batch by batch, and return the entries of the manifest."""
         start, shape, labels, pictures = time.perf_counter(), None, [], len(self.dataset)
         for images, targets in self._batches():
             block = self._activations(images)
