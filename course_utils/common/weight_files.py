@@ -23,7 +23,7 @@ def weights_path(entry: WeightsEnum) -> Path:
 
 
 def fetch_weights(entry: WeightsEnum) -> Path:
-    """Return the path of a torchvision entry's file, checked; download the file if it is not there.
+    """Return the path of a torchvision entry's file; download it if it is not there.
 
     torchvision writes the first eight digits of a file's SHA-256 into its name. They are compared whenever the file
     is used, not only after a download as ``torch.hub`` does.
@@ -31,7 +31,7 @@ def fetch_weights(entry: WeightsEnum) -> Path:
     Raises
     ------
     CourseError
-        Without a network, naming the file, its address and where to put it; or when the check fails.
+        Without a network, or when the check fails.
     """
     path = weights_path(entry)
     if not path.exists():
@@ -66,14 +66,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Parameters
     ----------
     path
-        ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
-        ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
+        ``.safetensors``, or a file of ``torch.save``: a state dict, or one nested under ``state_dict`` or ``model``.
+        Prefixes of DataParallel and DDP (``module.``) and of torch.compile (``_orig_mod.``) are removed.
 
     Raises
     ------
     CourseError
-        If there is no such file, it is damaged, holds Python objects beside tensors (they are never unpickled: code
-        could hide in them), or holds no state dict.
+        If there is no such file, it is damaged, holds no state dict, or holds Python objects beside tensors: they are
+        not unpickled, because that can run foreign code.
     """
     path = Path(path)
     if not path.is_file():
@@ -110,17 +110,7 @@ def _read_tensors(path: Path) -> dict:
 
 
 def check_fit(name: str, path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Raise :class:`CourseError` unless a file has the tensors that a network wants.
-
-    Parameters
-    ----------
-    name
-        Name of the network.
-    path
-        Path of the file.
-    wanted, given
-        State dicts of the network and of the file.
-    """
+    """Raise :class:`CourseError` unless the file's state dict `given` has the tensors of the network's, `wanted`."""
     problems = {
         # Old checkpoints do not count batches; torch fills that in.
         "missing": [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")],

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from course_utils.engine.processes import ProcessGroup, all_reduce_sum, gather_rows
 
-CHECK_EVERY = 20  # batches between two looks at whether the loss still is a number
+CHECK_EVERY = 20  # batches between two checks that the loss is finite
 
 
 class LossIsNoNumber(ArithmeticError):
@@ -18,15 +18,15 @@ class LossIsNoNumber(ArithmeticError):
 
 
 class EpochMetrics:
-    """Sums over samples. A mean of batch means would weigh the pictures of a short last batch too much.
+    """Sums over samples, because a mean of batch means would weigh the pictures of a short last batch too much.
 
-    The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU. Each process counts
-    its own samples, each of which it has once; what is said about them is said about those of all.
+    The sums stay on the device: reading a number in every step makes a GPU wait for the CPU. Each process counts its
+    own samples; the results are those of all processes.
 
     Parameters
     ----------
     group
-        The processes of the run.
+        Processes of the run.
     keep_answers
         True to keep the probabilities of all samples.
     """
@@ -57,8 +57,8 @@ class EpochMetrics:
         self.batches += 1
 
     def _finite_loss(self) -> float:
-        # All processes have to come to the same conclusion, or those that go on wait for the one that stopped.
-        value = all_reduce_sum(self.loss, self.group).item()  # a sum that was once infinite or NaN stays so
+        # The sum over all processes, so that all stop at the same step; once infinite or NaN, it stays so.
+        value = all_reduce_sum(self.loss, self.group).item()
         if not math.isfinite(value):
             raise LossIsNoNumber(value)
         return value
