@@ -91,13 +91,6 @@ class CachedActivations(Dataset):
     Made by :func:`cache_activations`. An activation is a float32 tensor, whatever is stored. An index with an ``epoch``
     (:class:`~course_utils.engine.sampling.SampleIndex`) gives the view ``epoch % views``, a plain one the first view.
 
-    Parameters
-    ----------
-    artifact
-        The cache on disk; its ``folder``, ``content`` and ``reused`` are attributes here too.
-    seconds
-        Time that it took to compute or to check the cache.
-
     Attributes
     ----------
     labels, classes
@@ -106,6 +99,10 @@ class CachedActivations(Dataset):
         Same as in :func:`cache_activations`.
     shape, size
         Shape of one activation, and bytes of the payload.
+    folder, name, content, reused
+        Same as in the :class:`~course_utils.engine.artifact_store.Artifact` on disk.
+    seconds
+        Time that it took to compute or to check the cache.
     """
 
     fixed = True  # draws nothing, see course_utils.engine.sampling.seeded_draws
@@ -221,12 +218,10 @@ def cache_activations(
             "device": device.type,  # a GPU rounds differently
             "versions": {module.__name__: str(module.__version__) for module in (torch, torchvision, PIL)},
         }
-        notify = notify or print_to_stderr
-        job = _Job(
-            front, device, dataset, border, views, dtype, seed, batch_size, limit, data.get("samples"), store, notify
-        )
         label = f"{family_of(model).name}-{border}-{len(dataset)}x{views}"
-        artifact = store.find_or_write(label, key, job.fill, notify)
+        job = _Job(front, device, dataset, border, views, dtype, seed, batch_size, limit, data.get("samples"))
+        notify = notify or print_to_stderr
+        artifact = store.find_or_write(label, key, lambda file: job.fill(file, store, notify), notify)
     return CachedActivations(artifact, time.perf_counter() - start)
 
 
@@ -262,17 +257,17 @@ class _Job:
     batch_size: int
     limit: int | None
     samples: str | None
-    store: ArtifactStore
-    notify: Notify
 
-    def fill(self, file: DataWriter) -> dict[str, Any]:
+    def fill(self, file: DataWriter, store: ArtifactStore, notify: Notify) -> dict[str, Any]:
         """Write the array, batch by batch, and return the entries of the manifest."""
         start, shape, labels, pictures = time.perf_counter(), None, [], len(self.dataset)
         for images, targets in self._batches():
             block = self._activations(images)
             if shape is None:
                 shape = block.shape[1:]
-                self._forecast(block, time.perf_counter() - start)
+                share = len(block) / (self.views * pictures)
+                size = self._check_size(block, (time.perf_counter() - start) / share, notify)
+                store.check_room(size, ", or take a later border, dtype='float16' or fewer views")
                 header = {"descr": block.dtype.str, "fortran_order": False, "shape": (self.views, pictures, *shape)}
                 np.lib.format.write_array_header_1_0(file, header)
             if block.shape[1:] != shape:
@@ -287,12 +282,12 @@ class _Job:
             "labels": labels[:pictures],
         }
 
-    def _forecast(self, block: np.ndarray, seconds: float) -> None:
-        """Check that there is room for all batches like this one, and tell if they will take long."""
+    def _check_size(self, block: np.ndarray, seconds: float, notify: Notify) -> int:
+        """Return the bytes of all activations, if they are allowed; announce them if they are many or take long."""
         total = self.views * len(self.dataset)
-        size, seconds = block[:1].nbytes * total, seconds * total / len(block)
+        size = block[:1].nbytes * total
         if seconds > LONG_SECONDS or size > LARGE_BYTES:
-            self.notify(
+            notify(
                 f"Caching the activations of {total:,} pictures in front of {self.border}: {size / 1e6:,.1f} MB, about "
                 f"{seconds:,.0f} s."
             )
@@ -301,7 +296,7 @@ class _Job:
                 f"The cache would take {size / 1e9:.1f} GB, and {self.limit / 1e9:.1f} are allowed here. "
                 "fit(..., cache='on') has no such limit, and cache='off' does without."
             )
-        self.store.check_room(size, ", or take a later border, dtype='float16' or fewer views")
+        return size
 
     def _activations(self, images: Tensor) -> np.ndarray:
         """Return the input of the border for a batch ``(n, 3, H, W)``, in the type that is stored."""
@@ -340,8 +335,7 @@ class _Job:
             if self.views > 1 or self.samples is not None:  # threads would draw in an order of their own
                 samples = (fingerprints.seeded_sample(self.dataset, index, view, self.seed) for index in indices)
             else:
-                samples = in_threads(
-                    functools.partial(fingerprints.read_sample, self.dataset), indices, ahead=self.batch_size
-                )
+                read = functools.partial(fingerprints.read_sample, self.dataset)
+                samples = in_threads(read, indices, ahead=self.batch_size)
             while batch := list(itertools.islice(samples, self.batch_size)):
                 yield batch

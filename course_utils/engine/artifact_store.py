@@ -65,13 +65,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def read_manifest(folder: Path, *, thorough: bool) -> dict[str, Any]:
-    """Return the content of an artifact's manifest; if `thorough`, after reading every byte of the payload too.
-
-    Raises
-    ------
-    Damaged
-        If a file is missing, unreadable, or not as it was written.
-    """
+    """Return the content of a manifest; Damaged if a file is missing or changed (`thorough` reads every byte)."""
     data = folder / DATA_FILE
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -93,16 +87,8 @@ def read_manifest(folder: Path, *, thorough: bool) -> dict[str, Any]:
 class Artifact:
     """One artifact on disk.
 
-    Parameters
-    ----------
-    folder
-        Path of its folder.
-    content
-        Content of its manifest; empty for a damaged one.
-    problem
-        Reason why it cannot be used; empty for a good one.
-    reused
-        True if it was found on disk, False if it was computed just now.
+    ``content`` is that of its manifest, empty for a damaged one; ``problem`` is the reason why it cannot be used, empty
+    for a good one; ``reused`` is False if it was computed just now.
     """
 
     folder: Path
@@ -217,13 +203,7 @@ class ArtifactStore:
             )
 
     def artifacts(self, *, thorough: bool = False) -> list[Artifact]:
-        """Return all artifacts, the one that was used last first; if `thorough`, after reading every byte.
-
-        Raises
-        ------
-        CourseError
-            If the folder is there and cannot be read.
-        """
+        """Return all artifacts, the one that was used last first; `thorough` reads every byte to find damage."""
         try:
             folders = [path for path in self.root.iterdir() if _is_artifact(path)] if self.root.is_dir() else []
             found = [_read(folder, thorough) for folder in folders]
@@ -285,7 +265,7 @@ def _write(folder: Path, key: Any, fill: Fill) -> Artifact:
             content = {"fingerprint": fingerprint(key), "key": key} | fill(writer)
             _to_disk(file)
         content |= {"bytes": writer.size, "sha256": writer.sha256.hexdigest()}
-        content |= {"seconds": round(time.perf_counter() - start, 3)}
+        content["seconds"] = round(time.perf_counter() - start, 3)
         with open(draft / MANIFEST_FILE, "w", encoding="utf-8") as file:
             json.dump({"sha256": fingerprint(content), "content": content}, file, indent=1)
             _to_disk(file)

@@ -43,9 +43,8 @@ from course_utils.fine_tuning import Strategy
 
 TITLE = b"course_utils checkpoint 1 "
 STATE_PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random"}
-# Arguments of fit that change nothing of what is learned.
-IRRELEVANT = ("log", "num_workers", "device", "resume")
-PROBES = 3  # pictures of a data set that are looked at to tell it from others
+IRRELEVANT = ("log", "num_workers", "device", "resume")  # arguments of fit that change nothing that is learned
+PROBES = 3  # number of pictures that tell a data set from others
 ACTIVE_RUNS: set[Path] = set()  # folders of the runs that this process is in the middle of
 
 
@@ -100,17 +99,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Header:
-    """The first lines of a checkpoint.
+    """The first lines of a checkpoint: its call (from :func:`describe_call`) and the epochs so far.
 
-    Parameters
-    ----------
-    call
-        From :func:`describe_call`.
-    seen
-        Digests of the weights that the model began with, and of all best weights since: a stopped ``fit`` leaves it
-        with one of these.
-    history
-        One record per finished epoch.
+    ``seen`` has digests of the weights that the model began with and of all best weights since: a stopped ``fit``
+    leaves the model with one of these.
     """
 
     call: dict[str, Any]
@@ -139,27 +131,17 @@ def write_checkpoint(path: Path, header: Header, state: Mapping[str, Any]) -> No
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a checkpoint, without reading its tensors.
-
-    Raises
-    ------
-    CourseError
-        If it cannot be read or is no checkpoint.
-    """
+    """Return the header of a checkpoint, without reading its tensors; CourseError if the file is no checkpoint."""
     with _unreadable_is_an_error(path), open(path, "rb") as file:
         if not file.readline(200).startswith(TITLE):
             raise ValueError("it is no checkpoint of fit, or one of another version of the course")
-        return _header(file.readline())
+        text = json.loads(file.readline())
+        records = [EpochRecord(**row | {"learning": tuple(row["learning"])}) for row in text["history"]]
+        return Header(dict(text["call"]), list(text["seen"]), records)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint that :func:`write_checkpoint` wrote.
-
-    Raises
-    ------
-    CourseError
-        If the file cannot be read, is not as it was written, or holds objects other than tensors and plain values.
-    """
+    """Return the checkpoint in a file; CourseError if it was changed or holds more than tensors and plain values."""
     header = read_header(path)
     with _unreadable_is_an_error(path):
         title, _, content = path.read_bytes().partition(b"\n")
@@ -170,12 +152,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if not isinstance(state, dict) or state.keys() != STATE_PARTS:
             raise ValueError("it does not have the parts that fit writes")
     return Checkpoint(path, header, state)
-
-
-def _header(line: bytes) -> Header:
-    text = json.loads(line)
-    records = [EpochRecord(**row | {"learning": tuple(row["learning"])}) for row in text["history"]]
-    return Header(dict(text["call"]), list(text["seen"]), records)
 
 
 @contextlib.contextmanager
@@ -196,17 +172,8 @@ def _unreadable_is_an_error(path: Path) -> Iterator[None]:
 class Checkpoints:
     """Finds the checkpoint that a call of ``fit`` continues, and writes and deletes that of its run.
 
-    Parameters
-    ----------
-    call
-        From :func:`describe_call`.
-    model
-        The model as it was given to ``fit``.
-
-    Attributes
-    ----------
-    path
-        Path of this run's file; None while the run has no folder.
+    `call` is from :func:`describe_call`, and the model is as it was given to ``fit``. The attribute ``path`` is the
+    file of this run; None while the run has no folder.
     """
 
     def __init__(self, call: dict[str, Any], model: nn.Module) -> None:
@@ -261,13 +228,14 @@ class Checkpoints:
 
     def _near_miss(self, same_call: Mapping[Path, Header]) -> str:
         """Return a sentence about a run that the caller may have meant; empty if there is none."""
-        for path in same_call:
-            if _is_idle(path.parent):
-                return (
-                    f"The run {path.parent.name} was the same call, but began with other weights, so a new run begins. "
-                    f"resume={path.parent.name!r} would take it up."
-                )
-            return f"The run {path.parent.name} of the same call is still going on (or was, on another machine)."
+        if same_call:
+            run = next(iter(same_call)).parent
+            if not _is_idle(run):
+                return f"The run {run.name} of the same call is still going on (or was, on another machine)."
+            return (
+                f"The run {run.name} was the same call, but began with other weights, so a new run begins. "
+                f"resume={run.name!r} would take it up."
+            )
         for path in runs_root().glob(f"*/{CHECKPOINTS}"):
             with contextlib.suppress(CourseError):
                 header = read_header(path)

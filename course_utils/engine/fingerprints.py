@@ -105,9 +105,7 @@ def key_of_front(front: nn.Module) -> dict[str, str]:
 
 
 def key_of_data(dataset: Dataset) -> dict[str, Any]:
-    """Return a description of a data set's samples and labels, without opening a picture.
-
-    Files are known by path, size and times, tensors in memory by their bytes.
+    """Return a description of a data set's samples and labels: files by path, size and times, tensors by their bytes.
 
     Raises
     ------

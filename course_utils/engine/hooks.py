@@ -141,17 +141,7 @@ class LogRun:
 
 
 class KeepCheckpoint:
-    """Continues from a checkpoint, and writes one after every epoch.
-
-    Parameters
-    ----------
-    checkpoints
-        Writer of the file.
-    found
-        Checkpoint to continue; None for a new run.
-    setup, best
-        Optimizer, schedule and loss scaling, and the best weights: parts of the state.
-    """
+    """Continues from the checkpoint `found`, if there is one, and writes one after every epoch."""
 
     def __init__(self, checkpoints: Checkpoints, found: Checkpoint | None, setup: Setup, best: BestWeights) -> None:
         self.checkpoints, self.found, self.setup, self.best = checkpoints, found, setup, best
@@ -179,7 +169,7 @@ class KeepCheckpoint:
         """Write the checkpoint of the epoch."""
         if self.checkpoints.path is not None:
             best = self.best.state(run, model)
-            self.checkpoints.write(run.history, self._state(model, best, self.best.answers(run)), best)
+            self.checkpoints.write(run.history, self._state(run, model, best), best)
         self.epochs_tried = len(run.history)
 
     def on_stop(self, run: Run, model: nn.Module) -> None:
@@ -192,15 +182,13 @@ class KeepCheckpoint:
         if self.checkpoints.path is not None and run.stopped in ("finished", "early", "diverged"):
             self.checkpoints.delete()
 
-    def _state(
-        self, model: nn.Module, best: Mapping[str, Tensor], answers: tuple[Tensor, Tensor] | None
-    ) -> dict[str, Any]:
+    def _state(self, run: Run, model: nn.Module, best: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return all that the next epoch depends on; which stages learn follows from its number."""
         weights, setup = model.state_dict(), self.setup
         return {
             "model": weights,
             "best": {name: t for name, t in best.items() if not same_bits(t, weights[name])},
-            "answers": answers,
+            "answers": self.best.answers(run),
             "optimizer": setup.optimizer.state_dict(),
             "schedule": setup.schedule.state_dict(),
             "scaler": None if setup.accelerator.scaler is None else setup.accelerator.scaler.state_dict(),

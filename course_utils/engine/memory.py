@@ -24,19 +24,8 @@ class MemoryPieces:
 
     BatchNorm in stages that learn sees a piece at a time then; nothing else changes.
 
-    Parameters
-    ----------
-    loss
-        Criterion, whose class weights decide how much a piece counts in the mean over the batch.
-    optimizer
-        Optimizer, whose gradients are set to None when a batch is begun anew.
-    group
-        Processes of the run.
-
-    Attributes
-    ----------
-    count
-        Number of pieces of a batch; it never shrinks.
+    The class weights of `loss` decide how much a piece counts in the mean over the batch. The optimizer's gradients are
+    set to None when a batch is begun anew. The attribute ``count`` is the number of pieces; it never shrinks.
     """
 
     def __init__(self, loss: nn.CrossEntropyLoss, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> None:

@@ -21,14 +21,7 @@ class EpochMetrics:
     """Sums over samples, because a mean of batch means would weigh the pictures of a short last batch too much.
 
     The sums stay on the device: reading a number in every step makes a GPU wait for the CPU. Each process counts its
-    own samples; the results are those of all processes.
-
-    Parameters
-    ----------
-    group
-        Processes of the run.
-    keep_answers
-        True to keep the probabilities of all samples.
+    own samples; the results are those of all processes. With `keep_answers` the probabilities of all samples are kept.
     """
 
     def __init__(self, group: ProcessGroup, keep_answers: bool = False) -> None:
@@ -38,13 +31,7 @@ class EpochMetrics:
         self.right = torch.zeros((), dtype=torch.long, device=group.device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count the shard of a batch: logits ``(n, C)``, labels ``(n,)``.
-
-        Raises
-        ------
-        LossIsNoNumber
-            At every twentieth batch, if the sum of the losses is infinite or NaN.
-        """
+        """Count the shard of a batch: logits ``(n, C)``, labels ``(n,)``; LossIsNoNumber at every twentieth batch."""
         shard = self.group.shard
         self.loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         self.right += (logits.argmax(1) == labels).sum()
@@ -64,13 +51,7 @@ class EpochMetrics:
         return value
 
     def means(self) -> tuple[float, float]:
-        """Return mean loss (nats) and accuracy in [0, 1] over all samples.
-
-        Raises
-        ------
-        LossIsNoNumber
-            If the sum of the losses is infinite or NaN.
-        """
+        """Return mean loss (nats) and accuracy in [0, 1] over all samples; LossIsNoNumber if there is no mean."""
         return self._finite_loss() / self.seen, all_reduce_sum(self.right, self.group).item() / self.seen
 
     def answers(self) -> tuple[Tensor, Tensor] | None:

@@ -109,14 +109,8 @@ PICTURE_KEYS[PixelDataset] = lambda dataset: f"{dataset.folder.name} {dataset.ro
 class StoreForecast:
     """Costs and gains of a store, measured on a few pictures.
 
-    Parameters
-    ----------
-    size, free
-        Bytes of the store, and free bytes on the disk.
-    build
-        Seconds to make it; 0 if it exists.
-    from_files, from_store
-        Seconds to fetch every picture once, in one thread.
+    Sizes are in bytes, times in seconds: `build` makes the store (0 if it exists), `from_files` and `from_store` fetch
+    every picture once, in one thread.
     """
 
     size: int

@@ -41,15 +41,7 @@ SIGNS_OF_A_LOST_PEER = ("connection closed by peer", "connection reset by peer",
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows of a batch that one process has.
-
-    Parameters
-    ----------
-    start, stop
-        First row, and the one after the last; equal when there is nothing for this process.
-    total
-        Number of rows of the whole batch, over all processes.
-    """
+    """The rows of a batch that one process has, from `start` to before `stop` (none if equal), of `total` in all."""
 
     start: int
     stop: int
@@ -75,14 +67,7 @@ def shard_of(total: int, rank: int, world_size: int) -> Shard:
 class ShardedBatchSampler(BatchSampler):
     """One process's shard of every batch; all processes see equally many batches.
 
-    Parameters
-    ----------
-    order
-        Gives the same indices in every process: a :class:`~course_utils.engine.sampling.SeededOrder`, or a range.
-    batch_size
-        Size of the whole batch, at least 1.
-    rank, world_size
-        Number of this process, from 0, and of all processes.
+    `order` gives the same indices in every process, and `batch_size` is that of the whole batch.
     """
 
     def __init__(self, order: Sampler[int] | Sequence[int], batch_size: int, rank: int, world_size: int) -> None:
@@ -115,10 +100,9 @@ class Batches:
     Parameters
     ----------
     dataset, order, batch_size
-        Samples, their order, and the number of samples in a batch of all processes together. Only an order that has an
-        ``epoch`` changes from epoch to epoch.
+        Samples, their order (which changes with the epoch if it has an ``epoch``), and the size of a whole batch.
     group
-        The processes; its ``shard`` is set with every batch.
+        Processes of the run; its ``shard`` is set with every batch.
     num_workers
         Number of processes that load samples; they are started once and stay.
     """
@@ -169,14 +153,7 @@ class Batches:
 def loss_of_shard(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
     """Return the loss of a shard, weighed so that DDP's averaged gradient is that of the whole batch's mean loss.
 
-    Parameters
-    ----------
-    loss
-        Mean over a batch, perhaps with class weights and label smoothing.
-    logits, labels
-        ``(n, C)`` and ``(n,)``; n may be 0.
-    group
-        The processes of the run.
+    Logits are ``(n, C)`` and labels ``(n,)``; n may be 0.
     """
     if group.world_size == 1:
         return loss(logits, labels)
@@ -198,16 +175,7 @@ def all_reduce_sum(value: Tensor, group: ProcessGroup) -> Tensor:
 def gather_rows(rows: Tensor, places: Sequence[int], size: int, group: ProcessGroup) -> Tensor:
     """Return the rows of all processes in one tensor ``(size, …)``, on the CPU; every process has to call this.
 
-    Parameters
-    ----------
-    rows
-        ``(n, …)``, on the CPU.
-    places
-        Row of the result for each of the n rows; none twice.
-    size
-        Number of rows of all processes together.
-    group
-        The processes of the run.
+    `rows` are ``(n, …)``, on the CPU, and `places` are their n places in the result, none twice.
     """
     if group.world_size == 1:
         return rows
@@ -292,15 +260,11 @@ class SyncedBatchNorm:
         if count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
         if self.running_mean is not None:
-            self._remember(mean, variance * count / (count - 1))
+            self.num_batches_tracked += 1
+            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), share)
         return _Normalise.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        self.num_batches_tracked += 1
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
 @torch.no_grad()

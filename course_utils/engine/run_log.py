@@ -109,10 +109,8 @@ class RunLog:
     ----------
     level
         ``"full"``; ``"light"``, without weights, report and figures; ``"off"``, nothing at all.
-    settings
-        Arguments of ``fit`` by name.
-    plan, model, train, val, device
-        Parts of the training to describe.
+    settings, plan, model, train, val, device
+        Arguments of ``fit`` by name, and parts of the training to describe.
     folder
         Folder of a resumed run; None begins a new one.
 
@@ -153,7 +151,10 @@ class RunLog:
         now = datetime.now(UTC)
         about_model = describe_model(model)
         if not self.resumed:
-            self.place = runs_root() / _new_name(now, plan.strategy.name, about_model["family"])
+            words = f"{plan.strategy.name[:40]} {about_model['family']}".lower()
+            words = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
+            end = secrets.token_hex(2)  # not from the seeded generators
+            self.place = runs_root() / f"{now:%Y%m%d-%H%M%S}-{words}-{end}"
         started, resumed = self._before(now.isoformat(timespec="milliseconds"))
         self._facts = {
             "format": FORMAT,
@@ -199,7 +200,11 @@ class RunLog:
         record = run.history[-1]
         write_history(self.folder / HISTORY_FILE, run.history)
         if self._board is not None:
-            _scalars(self._board, record)
+            for kind in ("loss", "accuracy"):
+                for split in ("train", "val"):
+                    self._board.add_scalar(f"{kind}/{split}", getattr(record, f"{split}_{kind}"), record.epoch + 1)
+            self._board.add_scalar("seconds", record.seconds, record.epoch + 1)
+            self._board.flush()
         size = sum(tensor.nbytes for tensor in best_state.values())
         if self.level == "full" and record is best_epoch(run.history) and worth_writing_now(size, record.seconds):
             self._write_weights(best_state, record.epoch)
@@ -253,11 +258,6 @@ class RunLog:
         with written_whole(self.folder / WEIGHTS_FILE) as beside:
             beside.write_bytes(save(tensors, metadata={"epoch": str(epoch + 1)}))
         self._weights_of = epoch
-
-
-def _new_name(started: datetime, strategy: str, family: str) -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", f"{strategy[:40]} {family}".lower()).strip("-")
-    return f"{started:%Y%m%d-%H%M%S}-{words}-{secrets.token_hex(2)}"  # not from the seeded generators
 
 
 def this_process() -> dict[str, Any]:
@@ -334,15 +334,3 @@ def _tensorboard(folder: Path) -> Any:
         )
         return None
     return SummaryWriter(str(folder))
-
-
-def _scalars(board: Any, record: EpochRecord) -> None:
-    for name, value in (
-        ("loss/train", record.train_loss),
-        ("loss/val", record.val_loss),
-        ("accuracy/train", record.train_accuracy),
-        ("accuracy/val", record.val_accuracy),
-        ("seconds", record.seconds),
-    ):
-        board.add_scalar(name, value, record.epoch + 1)
-    board.flush()

@@ -51,10 +51,8 @@ class RunRecord(History):
 
     Parameters
     ----------
-    folder
-        Path of the folder.
-    facts
-        Content of ``run.json``; empty if the folder is damaged.
+    folder, facts
+        Path of the folder, and content of its ``run.json`` (empty if it is damaged).
     history
         One record per finished epoch.
     reports
@@ -124,17 +122,18 @@ class RunRecord(History):
         start["resumable"] = self.resumable
         if self.problem:
             return start | {"problem": self.problem}
+        best, settings = self.best, self.facts["settings"]
         return start | {
             "started": self.facts["started"],
             "data": self.data,
             "model": self.model_text,
             "strategy": self.facts["strategy"]["name"],
             "epochs": len(self.history),
-            "epochs_planned": self.facts["settings"]["epochs"],
-            "seed": self.facts["settings"]["seed"],
-            "best_epoch": self.best.epoch + 1 if self.best else None,
-            "best_val_accuracy": self.best.val_accuracy if self.best else None,
-            "best_val_loss": self.best.val_loss if self.best else None,
+            "epochs_planned": settings["epochs"],
+            "seed": settings["seed"],
+            "best_epoch": best and best.epoch + 1,
+            "best_val_accuracy": best and best.val_accuracy,
+            "best_val_loss": best and best.val_loss,
             "test_accuracy": self.test_accuracy,
             "seconds": round(self.seconds, 3),
         }

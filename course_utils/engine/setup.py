@@ -34,22 +34,9 @@ class Network(NamedTuple):
 class Setup:
     """Everything that the training loop needs beside the model.
 
-    Parameters
-    ----------
-    plan, options, settings
-        The strategy for this model, the options of ``fit``, and these as plain values for the log.
-    accelerator, group
-        Device and precision; the processes of the run.
-    inputs
-        Pictures, or cached activations with the part of the network that takes them.
-    train, val
-        Batches on the device.
-    criterion
-        The cross-entropy, with label smoothing and class weights.
-    optimizer, schedule
-        AdamW over the plan's parameter groups; one function of the step for each group.
-    memory
-        Computes a batch in pieces where the memory is short.
+    ``settings`` are the options as plain values for the log; ``inputs`` are pictures, or cached activations with the
+    part of the network that takes them; ``criterion`` has label smoothing and class weights; ``optimizer`` is AdamW
+    over the plan's parameter groups; ``memory`` computes a batch in pieces where the memory is too small.
     """
 
     plan: Plan
