@@ -92,7 +92,7 @@ class Family:
     cam_stage: str
 
 
-def _end_of_classifier(m: nn.Module) -> str:
+def _end(m: nn.Module) -> str:
     return f"classifier.{len(m.classifier) - 1}"
 
 
@@ -100,10 +100,10 @@ FAMILIES = {  # from old to new
     row.name: row
     for row in (
         Family("resnet", models.ResNet, ("resnet", "resnext", "wide_resnet"), _resnet_stages, "fc", "layer4"),
-        Family("vgg", models.VGG, ("vgg",), _vgg_stages, _end_of_classifier, "block5"),
-        Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end_of_classifier, "top"),
-        Family("mobilenet_v2", models.MobileNetV2, ("mobilenet_v2",), _mobilenet_v2_stages, _end_of_classifier, "top"),
-        Family("mobilenet_v3", models.MobileNetV3, ("mobilenet_v3",), _mobilenet_v3_stages, _end_of_classifier, "top"),
+        Family("vgg", models.VGG, ("vgg",), _vgg_stages, _end, "block5"),
+        Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end, "top"),
+        Family("mobilenet_v2", models.MobileNetV2, ("mobilenet_v2",), _mobilenet_v2_stages, _end, "top"),
+        Family("mobilenet_v3", models.MobileNetV3, ("mobilenet_v3",), _mobilenet_v3_stages, _end, "top"),
     )
 }
 COURSE_FAMILIES = frozenset(FAMILIES)
@@ -160,17 +160,14 @@ def register_family(
     """
     row = Family(name, model_class, prefixes, split, last_layer, cam_stage)
     valid_name = isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) and name not in COURSE_FAMILIES
+    is_model = isinstance(model_class, type) and issubclass(model_class, nn.Module)
     names = models.list_models()
     known = isinstance(prefixes, (tuple, list)) and all(
         isinstance(prefix, str) and prefix and any(name.startswith(prefix) for name in names) for prefix in prefixes
     )
     for argument, fits, allowed in (
         ("name", valid_name, f"letters, digits, '_' and '-', but not one of {', '.join(sorted(COURSE_FAMILIES))}"),
-        (
-            "model_class",
-            isinstance(model_class, type) and issubclass(model_class, nn.Module),
-            "a subclass of nn.Module",
-        ),
+        ("model_class", is_model, "a subclass of nn.Module"),
         ("prefixes", known, "a tuple of beginnings of names in torchvision.models.list_models(), or ()"),
         ("split", callable(split), "a function from a model to {name of the stage: [modules]}"),
         ("last_layer", isinstance(last_layer, str) or callable(last_layer), "a path such as 'fc', or a function"),
@@ -200,18 +197,9 @@ def family_of(model: nn.Module) -> Family:
 
 
 def stages(model: nn.Module) -> dict[str, nn.Sequential]:
-    """Return a model as an ordered row of named stages, from pixels to logits.
+    """Return a model as an ordered row of named stages, from pixels ``(N, 3, H, W)`` to logits ``(N, classes)``.
 
-    Parameters
-    ----------
-    model
-        A network of one of the families.
-
-    Returns
-    -------
-    dict
-        Name → module, in order: from ``(N, 3, H, W)`` to logits ``(N, classes)``. Nothing is copied, and every
-        parameter and buffer of the model is in exactly one stage.
+    Nothing is copied, and every parameter and buffer of the model is in exactly one stage.
 
     Raises
     ------
@@ -242,26 +230,20 @@ def _misfit(model: nn.Module, family: Family, row: dict[str, list[nn.Module]]) -
         return f"split gave {row!r:.200} instead of {{name: [modules]}}"
     if family.cam_stage not in row:
         return f"the cam_stage {family.cam_stage!r} is none of {', '.join(row)}"
-    if last_layer(model) not in nn.ModuleList(list(parts)[-1]).modules():
+    pieces = {name: nn.ModuleList(part) for name, part in row.items()}
+    if last_layer(model) not in list(pieces.values())[-1].modules():
         return f"the last layer {last_layer_name(model)!r} is not in the last stage {list(row)[-1]!r}"
-    pieces = [nn.ModuleList(part) for part in parts]
-    for name, piece in zip(row, pieces, strict=True):
+    for name, piece in pieces.items():
         if next(piece.parameters(), None) is None:
             return f"the stage {name!r} has no parameters, it belongs to the stage in front of it or behind it"
-    held = Counter(id(t) for piece in pieces for t in itertools.chain(piece.parameters(), piece.buffers()))
-    own = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
-    if held.keys() == own and max(held.values()) == 1:
-        return ""
+    own = _tensors(model)
+    given = [(f"{stage}.{name}", t) for stage, piece in pieces.items() for name, t in _tensors(piece).items()]
+    held, known = Counter(id(t) for _, t in given), {id(t) for t in own.values()}
     return listed(
         {
-            "in no stage": [name for name, t in _tensors(model).items() if not held[id(t)]],
-            "in two stages": [name for name, t in _tensors(model).items() if held[id(t)] > 1],
-            "not the model's own": [
-                f"{stage}.{name}"
-                for stage, piece in zip(row, pieces, strict=True)
-                for name, t in _tensors(piece).items()
-                if id(t) not in own
-            ],
+            "in no stage": [name for name, t in own.items() if not held[id(t)]],
+            "in two stages": [name for name, t in own.items() if held[id(t)] > 1],
+            "not the model's own": [name for name, t in given if id(t) not in known],
         }
     )
 
@@ -417,14 +399,14 @@ def weights_entry(name: str, weights: str | WeightsEnum | None = "DEFAULT") -> W
     Parameters
     ----------
     name
-        Name of a model, see :func:`available_models`.
+        One of :func:`available_models`.
     weights
         ``"DEFAULT"``, the name of an entry, an entry, or None (which gives None: random weights).
 
     Raises
     ------
     CourseError
-        For an unknown model or entry; the message lists the near or allowed names.
+        For an unknown model or entry.
     """
     _check_name(name)
     if weights is None:

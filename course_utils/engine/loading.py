@@ -24,17 +24,10 @@ SECONDS_TO_START = {"fork": 0.1, "spawn": 4.5, "forkserver": 4.5}
 
 
 def workers_for(dataset: Any, *, epochs: int = 1, processes: int | None = None) -> tuple[int, str]:
-    """Return ``num_workers`` of a ``DataLoader`` for a data set on this machine, and the reason.
+    """Return ``num_workers`` of a ``DataLoader`` for a data set that is read `epochs` times, and the reason.
 
-    Parameters
-    ----------
-    dataset
-        The training set.
-    epochs
-        Number of times that every sample is loaded.
-    processes
-        Number of processes that train on this machine and share its cores. None for the number from ``torchrun`` or
-        ``accelerate launch``, 1 without them.
+    `processes` train on this machine and share its cores; None stands for their number from ``torchrun`` or
+    ``accelerate launch``, 1 without them.
     """
     return choose_workers(
         source=_source(dataset),

@@ -93,12 +93,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def describe_data(dataset: Sized) -> dict[str, Any]:
-    """Return a description of a data set, without opening a picture.
-
-    Parameters
-    ----------
-    dataset
-        Any data set; its ``labels``, ``classes``, ``paths`` and ``transform`` are used if it has them.
+    """Return a description of any data set, without opening a picture, as far as it has the attributes for it.
 
     Returns
     -------

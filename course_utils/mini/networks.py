@@ -34,12 +34,7 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 # Side of the pictures that a network was measured on, and wants. It is about a sixth above the last size of its
 # pre-training, because random crops make things look larger than they are at test time.
-IMAGE_SIZES = {
-    "resnet18_mini": 128,
-    "vgg11_mini": 112,
-    "efficientnet_b0_mini": 112,
-    "mobilenet_v3_small_mini": 112,
-}
+IMAGE_SIZES = {"resnet18_mini": 128, "vgg11_mini": 112, "efficientnet_b0_mini": 112, "mobilenet_v3_small_mini": 112}
 RESNET18_MINI_WIDTHS = (16, 32, 64, 144)
 
 # VGG-11's eight convolutions at a quarter of their width; "M" is a max-pooling that halves the map.
@@ -81,19 +76,9 @@ MOBILENET_V3_SMALL_MINI_HIDDEN = 320
 class NarrowResNet(ResNet):
     """A torchvision ResNet with stages of chosen width and no max-pooling after the stem.
 
-    Parameters
-    ----------
-    widths
-        Channels of ``layer1`` to ``layer4``; torchvision's ResNet-18 has ``(64, 128, 256, 512)``.
-    layers
-        Blocks per stage, ``(2, 2, 2, 2)`` for a ResNet-18.
-    num_classes
-        Number of outputs of ``fc``.
-
-    Notes
-    -----
-    Input is ``(N, 3, H, W)``. The stem halves the size once (a full ResNet does so twice), so 128 × 128 pixels end
-    as an 8 × 8 map, which is enough for Grad-CAM.
+    `widths` are the channels of ``layer1`` to ``layer4`` (``(64, 128, 256, 512)`` in a full ResNet-18), `layers` their
+    numbers of blocks. The stem halves the size once (a full ResNet does so twice), so 128 × 128 pixels end as an 8 × 8
+    map, which is enough for Grad-CAM.
 
     He, K. et al. (2016). Deep Residual Learning for Image Recognition. https://arxiv.org/abs/1512.03385
     """
@@ -116,23 +101,10 @@ class NarrowResNet(ResNet):
 class NarrowVGG(VGG):
     """A torchvision VGG with BatchNorm, narrow convolutions and small hidden layers.
 
-    Parameters
-    ----------
-    plan
-        Channels of the 3 × 3 convolutions in order, ``"M"`` for each max-pooling.
-    hidden
-        Width of the two hidden layers.
-    map_size
-        Side to which the last map is pooled before it is flattened.
-    num_classes
-        Number of outputs of the last layer.
-    dropout
-        Share of hidden values that training sets to 0.
-
-    Notes
-    -----
-    The VGG of 2014 is older than BatchNorm. Without it, eight layers learn only at a small rate, in many more epochs
-    than two cores have time for. ``vgg16``, the big model of the course, has none.
+    `plan` has the channels of the 3 × 3 convolutions and ``"M"`` for each max-pooling; `map_size` is the side to which
+    the last map is pooled; `hidden` is the width of the two hidden layers. The VGG of 2014 is older than BatchNorm.
+    Without it, eight layers learn only at a small rate, in many more epochs than two cores have time for. ``vgg16``,
+    the big model of the course, has none.
 
     Simonyan, K. & Zisserman, A. (2014). Very Deep Convolutional Networks for Large-Scale Image Recognition.
     https://arxiv.org/abs/1409.1556
@@ -274,10 +246,8 @@ def resnet18_mini(
     ----------
     weights
         ``ResNet18_Mini_Weights.TINY_IMAGENET``, its name, ``"DEFAULT"``, or None for random weights.
-    progress
-        Not used; torchvision's builders have it.
-    **kwargs
-        Arguments of the network, such as ``num_classes``.
+    progress, **kwargs
+        Not used, as nothing is downloaded; arguments of the network, such as ``num_classes``.
     """
     return _build("resnet18_mini", ResNet18_Mini_Weights.verify(weights), kwargs)
 
