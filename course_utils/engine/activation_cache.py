@@ -91,18 +91,9 @@ class CachedActivations(Dataset):
     Made by :func:`cache_activations`. An activation is a float32 tensor, whatever is stored. An index with an ``epoch``
     (:class:`~course_utils.engine.sampling.SampleIndex`) gives the view ``epoch % views``, a plain one the first view.
 
-    Attributes
-    ----------
-    labels, classes
-        Same as in the data set that it was made from; ``classes`` is empty if that had none.
-    border, views, dtype
-        Same as in :func:`cache_activations`.
-    shape, size
-        Shape of one activation, and bytes of the payload.
-    folder, name, content, reused
-        Same as in the :class:`~course_utils.engine.artifact_store.Artifact` on disk.
-    seconds
-        Time that it took to compute or to check the cache.
+    It has ``labels`` and ``classes`` of the data set that it was made from, ``border``, ``views`` and ``dtype`` as they
+    were asked for, ``folder``, ``name``, ``content`` and ``reused`` of the artifact, the ``shape`` of one activation,
+    the ``size`` of the payload in bytes, and the ``seconds`` that it took to compute or to check it.
     """
 
     fixed = True  # draws nothing, see course_utils.engine.sampling.seeded_draws

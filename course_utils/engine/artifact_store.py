@@ -156,13 +156,11 @@ class ArtifactStore:
 
         Parameters
         ----------
-        label
-            Beginning of the folder's name, for human readers.
-        key
-            Plain data: everything that the payload depends on.
+        label, key
+            Beginning of the folder's name, and everything that the payload depends on, as plain data.
         fill
-            Writes the payload and returns plain data for the manifest, with columns of ``course cache`` in
-            ``"summary"``.
+            Function that writes the payload and returns plain data for the manifest, with columns of ``course cache``
+            in ``"summary"``.
         notify
             Called with a line about damage or a wait. None prints to stderr.
 

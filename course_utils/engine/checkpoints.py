@@ -53,14 +53,8 @@ def describe_call(
 ) -> dict[str, Any]:
     """Return a description of a call of ``fit`` as plain values: another description means another result.
 
-    Parameters
-    ----------
-    model, train, val, strategy
-        Arguments of ``fit``. The layers of the model are described, not its weights.
-    settings
-        The other arguments by name; those that do not change the result are left out.
-    machine
-        Device, precision and number of processes.
+    The layers of the model are described, not its weights. `settings` are the other arguments by name, of which those
+    that do not change the result are left out; `machine` has device, precision and number of processes.
     """
     # The reason why there is no cache is text for the reader, and changes nothing.
     cache = {key: value for key, value in settings["cache"].items() if key != "reason"}
@@ -186,11 +180,8 @@ class Checkpoints:
     def find(self, resume: bool | str | Path) -> Path | None:
         """Return the path of the checkpoint to continue; None if there is none, and a new run begins.
 
-        Parameters
-        ----------
-        resume
-            True looks for an interrupted run of the same call, whose model had these weights at its beginning or after
-            a Stop. The name or folder of a run continues that one, with any weights.
+        True looks for an interrupted run of the same call, whose model had these weights at its beginning or after a
+        Stop. The name or folder of a run continues that one, with any weights.
 
         Raises
         ------

@@ -84,10 +84,8 @@ class Run(History):
 
     Parameters
     ----------
-    strategy, plan, seed
-        Arguments of the call.
-    history
-        One record per finished epoch.
+    strategy, plan, seed, history
+        Arguments of the call, and one record per finished epoch.
     stopped
         Reason of the end: ``"finished"``, ``"early"`` (no better for `patience` epochs), ``"interrupted"`` (Stop,
         Ctrl-C), ``"diverged"`` (the loss was no number any more) or ``"failed"`` (another error); ``"running"`` before.
@@ -95,10 +93,8 @@ class Run(History):
         Folder of the run's log, see :mod:`course_utils.engine.run_log`; None without one.
     resumed
         Number of epochs that were done when this call of ``fit`` resumed the run; 0 for a new run.
-    cached
-        Border in front of which activations came from a cache; None if every epoch went through all stages.
-    error
-        Error that ended the run, in one line; None without one.
+    cached, error
+        Border in front of which activations came from a cache, and the error that ended the run; None without one.
     answers
         Probabilities ``(N, C)`` and labels ``(N,)`` of the last validation, on the CPU; None if they are not kept.
     """

@@ -98,12 +98,7 @@ def inputs_for(
 ) -> Inputs:
     """Return the inputs of a run, with or without a cache, in all of its processes alike.
 
-    Parameters
-    ----------
-    options
-        From :func:`cache_options`.
-    model, train, val, plan, epochs, seed, device
-        Model, data and settings of the run. The model goes to `device` if a cache is made.
+    `options` are from :func:`cache_options`. The model goes to `device` if a cache is made.
 
     Raises
     ------

@@ -49,14 +49,12 @@ def choose_workers(
     ----------
     source
         Source of the samples: ``"file"``, ``"store"`` or ``"memory"``.
-    pictures, epochs
-        Number of pictures in an epoch, and of epochs.
+    pictures, epochs, cores, processes
+        Numbers of pictures in an epoch, of epochs, of cores and of training processes, at least 1.
     not_importable
         Names of classes and functions that a new process could not import.
     start_method
         Start method of Python's ``multiprocessing``: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
-    cores, processes
-        Numbers of cores and of training processes, at least 1.
 
     Examples
     --------

@@ -32,19 +32,10 @@ class MemoryPieces:
         self.loss, self.optimizer, self.group, self.count = loss, optimizer, group, 1
 
     def run(self, compute: Compute, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits ``(N, C)`` of a batch.
+        """Return the logits ``(N, C)`` of a batch of images ``(N, …)`` and labels ``(N,)``.
 
-        Parameters
-        ----------
-        compute
-            Function of images, labels and the share of a piece in the batch's mean loss; it returns the logits.
-        images, labels
-            ``(N, …)`` and ``(N,)``.
-
-        Raises
-        ------
-        OutOfMemory
-            If the batch cannot be cut any further.
+        `compute` is a function of images, labels and the share of a piece in the batch's mean loss, and returns logits.
+        If the batch cannot be cut any further, that is OutOfMemory.
         """
         while True:
             try:

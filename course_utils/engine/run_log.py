@@ -112,16 +112,8 @@ class RunLog:
     settings, plan, model, train, val, device
         Arguments of ``fit`` by name, and parts of the training to describe.
     folder
-        Folder of a resumed run; None begins a new one.
-
-    Attributes
-    ----------
-    folder
-        Folder of the run; None if it could not be made.
-    place
-        Path at which the folder is, or should have been made.
-    on
-        True while anything is written.
+        Folder of a resumed run; None begins a new one. The attribute of this name is None if it could not be made,
+        while ``place`` is always its path. ``on`` is True while anything is written.
     """
 
     def __init__(
@@ -210,14 +202,9 @@ class RunLog:
             self._write_weights(best_state, record.epoch)
 
     def end(self, run: Run, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
-        """Write the end of a run.
+        """Write the end of a run, the weights of its best epoch and a report about their answers.
 
-        Parameters
-        ----------
-        run, best_state
-            The run with all of its epochs, and the weights of the best one.
-        answers
-            Probabilities ``(N, C)`` of those weights on the validation split, and labels ``(N,)``; None for no report.
+        `answers` are probabilities ``(N, C)`` and labels ``(N,)`` of the validation split; None for no report.
         """
         self._end(run)
         if self.level == "full" and run.history:

@@ -206,15 +206,7 @@ def _gone(process: dict[str, Any]) -> bool:
 def list_runs(root: Path | None = None) -> list[RunRecord]:
     """Return all runs, the newest first; damaged ones have a ``problem``.
 
-    Parameters
-    ----------
-    root
-        Folder of all runs; None for ``$COURSE_RUNS``, or ``runs`` in the cache.
-
-    Raises
-    ------
-    CourseError
-        If the folder exists and cannot be read.
+    `root` is the folder of all runs; None for ``$COURSE_RUNS``, or ``runs`` in the cache.
     """
     root = runs_root() if root is None else Path(root)
     try:
@@ -320,10 +312,9 @@ def add_report(folder: Path | None, report: Report, split: str = "test") -> None
 
     Parameters
     ----------
-    folder
-        ``Run.folder``. None (a run with ``log="off"``, or whose log could not be written) stores nothing.
-    report
-        From :func:`course_utils.evaluation.evaluate`.
+    folder, report
+        ``Run.folder`` (None, for a run without a log, stores nothing), and the result of
+        :func:`course_utils.evaluation.evaluate`.
     split
         Name of the split it was measured on, of a-z, 0-9, - and _. An old report of that name is replaced.
 
@@ -345,12 +336,7 @@ def add_report(folder: Path | None, report: Report, split: str = "test") -> None
 
 
 def delete_run(record: RunRecord) -> list[str]:
-    """Delete the files of ``fit`` and :func:`add_report`, and the folder if nothing else is in it.
-
-    Returns
-    -------
-    list of str
-        Names of all other files. They stay, and so does the folder.
+    """Delete the files of ``fit`` and :func:`add_report`; return the names of all others, which stay in the folder.
 
     Raises
     ------

@@ -42,17 +42,7 @@ def sample_indices(indices: Sequence[int], size: int, seed: int, epoch: int) -> 
 
 
 class SeededOrder(Sampler[SampleIndex]):
-    """Indices in an order that is a function of (seed, epoch) alone.
-
-    Parameters
-    ----------
-    size
-        Number of samples.
-    seed
-        At least 0.
-    epoch
-        Epoch whose order the next iteration gives.
-    """
+    """The indices of `size` samples in an order that is a function of (seed, epoch) alone; the seed is at least 0."""
 
     def __init__(self, size: int, seed: int, epoch: int = 0) -> None:
         self.size, self.seed, self.epoch = size, seed, epoch
@@ -78,14 +68,9 @@ class BalancedOrder(SeededOrder):
     Parameters
     ----------
     labels
-        One number per sample, at least one.
+        One number per sample, at least one (or it is a CourseError).
     seed, epoch
         Same as in :class:`SeededOrder`.
-
-    Raises
-    ------
-    CourseError
-        Without a label there is nothing to draw from.
     """
 
     def __init__(self, labels: Sequence[int], seed: int, epoch: int = 0) -> None:
