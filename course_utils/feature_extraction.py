@@ -133,12 +133,10 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
 
     Parameters
     ----------
-    model
-        Runs in eval mode and is left as it was found.
+    model, batch_size
+        Network, run in eval mode and left as it was, and pictures per forward pass.
     dataset
         Pairs ``(image, label)`` with images ``(3, H, W)``, already transformed.
-    batch_size
-        Pictures per forward pass.
 
     Returns
     -------

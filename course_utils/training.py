@@ -107,12 +107,12 @@ def fit(
     Parameters
     ----------
     model
-        With a head for the classes of `train`; usually from ``strategy.starting_model(...)``. Freezing is done here.
+        Network with a head for the classes of `train`, usually from ``strategy.starting_model(...)``; not yet frozen.
     train, val
         Data sets of ``(image, label)``: float ``(3, H, W)`` and int; or caches of activations of both
-        (:mod:`course_utils.engine.activation_cache`). `val` chooses the best epoch and is not learned.
+        (:mod:`course_utils.engine.activation_cache`). `val` only chooses the best epoch.
     strategy
-        Which stage learns from when, and how fast.
+        First epoch and learning rate of every stage.
     options
         See :class:`~course_utils.engine.options.FitOptions`: epochs, batch_size, seed, device, resume, ….
     hooks

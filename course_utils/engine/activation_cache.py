@@ -162,8 +162,8 @@ def cache_activations(
     model
         Run in eval mode on its device, and left as it was.
     dataset
-        Gives ``(image, label)`` with float images ``(3, H, W)`` of one size, and ints. One that is not of the course is
-        read twice, the first time for its fingerprint.
+        Samples ``(image, label)``: float images ``(3, H, W)`` of one size, and ints. A data set that is not of the
+        course is read twice, the first time for its fingerprint.
     border
         Name of the first stage that is not run; any stage but the first.
     views

@@ -258,11 +258,10 @@ class Checkpoints:
             write_checkpoint(self.path, Header(self.call, self.seen, list(history)), state)
         except CourseError as error:
             if not self._warned:
-                old = self.path.exists()
-                then = "a resumed run would begin with the last checkpoint" if old else "a resumed run would begin anew"
+                start = "with the last checkpoint" if self.path.exists() else "anew"
                 warn(
-                    f"The checkpoint of epoch {len(history)} was not written: {error} Training goes on; {then}. It is "
-                    "tried again after every epoch."
+                    f"The checkpoint of epoch {len(history)} was not written: {error} Training goes on; a resumed run "
+                    f"would begin {start}. It is tried again after every epoch."
                 )
             self._warned = True
 

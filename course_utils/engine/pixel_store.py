@@ -178,6 +178,10 @@ def read_fast(
 ) -> PixelDataset | PhotoDataset:
     """Return the data set with the transform for training, through a store where that pays.
 
+    The decision is kept as an artifact and used from then on: measured seconds vary, but a resumed run, and all
+    processes that train together, have to see the same pixels. If the store cannot be written, `notify` gets a line
+    about it and pictures are read from their files.
+
     Parameters
     ----------
     dataset, weights, augment, folder
@@ -186,12 +190,6 @@ def read_fast(
         Number of times that every picture will be read.
     notify
         Called with the reason of the decision, one line, and as in :func:`store_pixels`.
-
-    Notes
-    -----
-    The decision is kept as an artifact and used from then on: measured seconds vary, but a resumed run, and all
-    processes that train together, have to see the same pixels. If the store cannot be written, `notify` gets a line
-    about it and pictures are read from their files.
     """
     notify, job = notify or print_to_stderr, _Job(dataset, weights, augment, folder)
 

@@ -138,13 +138,12 @@ class Batches:
         # A plain loader draws one number from the global generator whenever it is iterated, for its workers' seeds;
         # one whose workers stay does so once. Drawn here, dropout sees the same numbers with and without workers.
         torch.empty((), dtype=torch.int64).random_()
-        for shard, (images, labels) in zip(self.sampler.shards(), self.loader, strict=True):
+        for shard, batch in zip(self.sampler.shards(), self.loader, strict=True):
             self.group.shard = shard
-            images, labels = (x.to(self.group.device, non_blocking=self.on_gpu) for x in (images, labels))
-            images = images[: shard.size]
+            images, labels = (x.to(self.group.device, non_blocking=self.on_gpu)[: shard.size] for x in batch)
             if images.ndim == 4 and images.device.type != "mps":  # activations behind a pooling have no height, width
                 images = images.contiguous(memory_format=torch.channels_last)
-            yield images, labels[: shard.size]
+            yield images, labels
 
 
 # --- one loss, one count -----------------------------------------------------------------------------------------

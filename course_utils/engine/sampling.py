@@ -59,7 +59,7 @@ class SeededOrder(Sampler[SampleIndex]):
 
 
 class BalancedOrder(SeededOrder):
-    """As many indices as there are samples, drawn with replacement so that each class is equally likely.
+    """Indices that are drawn with replacement so that each class is equally likely, one for each sample.
 
     First a class is drawn, then one of its samples: those of a rare class are repeated, and many of a frequent class
     are left out of an epoch. ``torch.utils.data.WeightedRandomSampler`` with weights ``1 / count of the class`` draws
