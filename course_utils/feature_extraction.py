@@ -143,9 +143,10 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
     features, labels
         Float32 ``(N, feature_dim)`` and int64 ``(N,)``, on the CPU, in the order of the data set.
     """
-    features, labels = [], []
+    features, labels, caught = [], [], []
     device = next(model.parameters()).device
-    with evaluating(model), _input_of(last_layer(model)) as caught:
+    hook = last_layer(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    with hook, evaluating(model):
         # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
         for images, targets in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
             model(images.to(device))
@@ -154,17 +155,6 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
     if not features:
         raise CourseError("The data set is empty: there is nothing to extract features from.")
     return torch.cat(features).clone(), torch.cat(labels)
-
-
-@contextlib.contextmanager
-def _input_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the inputs of a layer, without touching the model's code."""
-    caught: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        yield caught
-    finally:
-        handle.remove()
 
 
 def first_filters(model: nn.Module) -> Tensor:

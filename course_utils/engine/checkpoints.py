@@ -37,7 +37,7 @@ from course_utils.engine.history import EpochRecord
 from course_utils.engine.provenance import describe_data, describe_layers, weights_digest
 from course_utils.engine.run_log import CHECKPOINTS, runs_root, this_process
 from course_utils.engine.runs import flatten, load_run, read_run
-from course_utils.engine.sampling import SeededDraws, sample_indices
+from course_utils.engine.sampling import SeededDraws, sample_indices, spread_out
 from course_utils.engine.setup import Setup
 from course_utils.fine_tuning import Strategy
 
@@ -74,8 +74,7 @@ def describe_call(
 def _probe(dataset: Any, seed: int) -> str:
     """Return a digest of some pictures and labels: data sets in memory have no paths to tell them by."""
     digest = hashlib.sha256()
-    places = sorted({round(part * (len(dataset) - 1) / (PROBES - 1)) for part in range(PROBES)})
-    for index in sample_indices(places, len(dataset), seed, epoch=0):
+    for index in sample_indices(spread_out(len(dataset), PROBES), len(dataset), seed, epoch=0):
         image, label = SeededDraws(dataset)[index]
         digest.update(weights_digest({str(int(label)): image}).encode())
     return digest.hexdigest()[:16]

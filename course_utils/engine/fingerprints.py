@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generator_marks, generators_put_back
 from course_utils.datasets import MemoryDataset, PhotoDataset
+from course_utils.engine.sampling import spread_out
 
 CHECKED_SAMPLES = 6  # number of samples that are fetched twice, to see if anything is random
 
@@ -156,7 +157,7 @@ def is_random(dataset: Dataset) -> bool:
     if type(dataset) is MemoryDataset:
         return False
     with generators_put_back(seed=0):
-        for index in sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(CHECKED_SAMPLES, len(dataset)))}):
+        for index in spread_out(len(dataset), CHECKED_SAMPLES):
             before = generator_marks()
             first, _ = read_sample(dataset, index)
             if generator_marks() != before or not torch.equal(first, read_sample(dataset, index)[0]):

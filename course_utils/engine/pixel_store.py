@@ -33,6 +33,7 @@ from course_utils.data.pictures import SMALLEST_SIDE, load_picture
 from course_utils.datasets import LabelledDataset, MemoryDataset, PhotoDataset, in_memory_if_it_fits
 from course_utils.engine.artifact_store import DATA_FILE, ArtifactStore, DataWriter, Notify, free_bytes, print_to_stderr
 from course_utils.engine.fingerprints import PICTURE_KEYS, key_of_data
+from course_utils.engine.sampling import spread_out
 from course_utils.settings import load_settings
 from course_utils.transforms import image_size, preset_of, train_transform
 
@@ -149,7 +150,7 @@ def forecast_store(
     """Return a forecast made by timing a few pictures both ways; parameters as in :func:`store_pixels`."""
     job, transform = _Job(dataset, weights, augment, folder), train_transform(weights, augment)
     size, spent = 0, np.zeros(4)
-    chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(TIMED_PICTURES, len(dataset)))})
+    chosen = spread_out(len(dataset), TIMED_PICTURES)
     with generators_put_back(seed=0):
         for index in chosen:
             start = clock()

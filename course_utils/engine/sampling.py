@@ -41,6 +41,11 @@ def sample_indices(indices: Sequence[int], size: int, seed: int, epoch: int) -> 
     return [SampleIndex(index, epoch, seeds[index]) for index in indices]
 
 
+def spread_out(size: int, count: int) -> list[int]:
+    """Return at most `count` indices of `size` samples, evenly spaced from the first to the last."""
+    return sorted({round(i) for i in np.linspace(0, size - 1, min(count, size))})
+
+
 class SeededOrder(Sampler[SampleIndex]):
     """The indices of `size` samples in an order that is a function of (seed, epoch) alone; the seed is at least 0."""
 
