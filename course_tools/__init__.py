@@ -1,1 +1,1 @@
-"""What the ``course`` command does. It may import all of :mod:`course_utils`, which never imports it."""
+"""The commands of ``course``. They may import all of :mod:`course_utils`, which never imports this package."""

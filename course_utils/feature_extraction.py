@@ -1,10 +1,10 @@
 """Freeze part of a network, keep it frozen, prove it, and use it as a fixed function.
 
-Three things have to hold for a stage to stay as it is, and the first is the only one that most people know:
+A stage stays as it is only if three things hold:
 
-1. ``requires_grad=False``: no gradient, so the optimizer has nothing to apply. :func:`freeze` does that.
-2. eval mode: BatchNorm replaces its running mean and variance in every forward pass in training mode, gradient or
-   not, and dropout makes the "fixed function" a random one. :func:`train_mode` does that.
+1. ``requires_grad=False``: there is no gradient for the optimizer. :func:`freeze` does that.
+2. eval mode: in training mode BatchNorm changes its running mean and variance in every forward pass, gradient or not,
+   and dropout makes the "fixed function" a random one. :func:`train_mode` does that.
 3. ``grad=None``, not zero: with a gradient of zero, weight decay and momentum still move a weight.
    :func:`freeze` does that too.
 """
@@ -25,20 +25,15 @@ from course_utils.pretrained_models import family_of, last_layer, stage_of_param
 
 
 def freeze(model: nn.Module, before: str | None = "head") -> nn.Module:
-    """Freeze every stage in front of `before`; the others learn.
+    """Freeze every stage in front of `before`, let the others learn, and return the same model.
 
     Parameters
     ----------
     model
         The network, changed in place. Frozen stages lose ``requires_grad`` and ``grad``, and go to eval mode.
     before
-        Name of the first stage that learns: ``"head"`` is feature extraction, the name of the first stage freezes
+        Name of the first stage that learns: ``"head"`` for feature extraction, the name of the first stage to freeze
         nothing. None freezes everything.
-
-    Returns
-    -------
-    nn.Module
-        The same model.
 
     Raises
     ------
@@ -90,12 +85,7 @@ class FrozenMoved(AssertionError):
 
 @contextlib.contextmanager
 def frozen_proof(model: nn.Module) -> Iterator[None]:
-    """Prove that what happens in the block changes all of the learning stages and nothing of the frozen ones.
-
-    Parameters
-    ----------
-    model
-        A network after ``freeze``: which stages are frozen is read off when the block begins.
+    """Prove that the block changes all of the learning stages and nothing of those that are frozen when it begins.
 
     Raises
     ------
@@ -120,7 +110,7 @@ def frozen_proof(model: nn.Module) -> Iterator[None]:
     asleep = [stage for stage in learning if stage not in learned]
     if wrong:
         hint = ""
-        if any(name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked") for name in wrong):
+        if any(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in wrong):
             hint = " BatchNorm statistics move in training mode: call train_mode(model) instead of model.train()."
         raise FrozenMoved(f"{len(wrong)} frozen tensors moved: {', '.join(wrong[:6])}.{hint}")
     if asleep:
@@ -131,7 +121,7 @@ def frozen_proof(model: nn.Module) -> Iterator[None]:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """True if two tensors are the same to the last bit: a NaN equals itself, 0.0 differs from -0.0."""
+    """Return True if two tensors are the same to the last bit: a NaN equals itself, 0.0 differs from -0.0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     a, b = a.detach().contiguous(), b.detach().to(a.device).contiguous()
@@ -139,25 +129,24 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """Return what the last layer sees for every picture: the frozen network as a function f(x).
+    """Return the inputs of the last layer for every picture: the frozen network as a function f(x).
 
     Parameters
     ----------
-    model
-        Runs in eval mode and is left as it was found.
+    model, batch_size
+        Network, run in eval mode and left as it was, and pictures per forward pass.
     dataset
         Pairs ``(image, label)`` with images ``(3, H, W)``, already transformed.
-    batch_size
-        Pictures per forward pass.
 
     Returns
     -------
     features, labels
         Float32 ``(N, feature_dim)`` and int64 ``(N,)``, on the CPU, in the order of the data set.
     """
-    features, labels = [], []
+    features, labels, caught = [], [], []
     device = next(model.parameters()).device
-    with evaluating(model), _input_of(last_layer(model)) as caught:
+    hook = last_layer(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    with hook, evaluating(model):
         # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
         for images, targets in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
             model(images.to(device))
@@ -168,25 +157,14 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
     return torch.cat(features).clone(), torch.cat(labels)
 
 
-@contextlib.contextmanager
-def _input_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the inputs of a layer, without touching the model's code."""
-    caught: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        yield caught
-    finally:
-        handle.remove()
-
-
 def first_filters(model: nn.Module) -> Tensor:
-    """Return the weights of the first convolution, ``(out, 3, k, k)``: what the network looks for first."""
+    """Return the weights of the first convolution, ``(out, 3, k, k)``, on the CPU."""
     convolution = next(m for m in next(iter(stages(model).values())).modules() if isinstance(m, nn.Conv2d))
     return convolution.weight.detach().cpu()
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:
-    """Return how many numbers learn, and how many there are."""
+    """Return the number of parameters that learn, and of all."""
     family_of(model)
     total = sum(p.numel() for p in model.parameters())
     return sum(p.numel() for p in model.parameters() if p.requires_grad), total

@@ -76,7 +76,7 @@ class Strategy:
             raise CourseError(f"{self.name}: warmup={self.warmup}; it is a share of all steps, from 0 up to below 1.")
 
     def plan(self, model: nn.Module) -> Plan:
-        """Return what the strategy means for a model; print it to see a table."""
+        """Return the plan of the strategy for a model; print it to see a table."""
         rows = []
         for depth, (name, stage) in enumerate(reversed(stages(model).items())):
             parameters = sum(p.numel() for p in stage.parameters())
@@ -84,14 +84,9 @@ class Strategy:
         return Plan(self, tuple(reversed(rows)))
 
     def starting_model(self, name: str, num_classes: int, seed: int = 0, weights: object = "DEFAULT") -> nn.Module:
-        """Return the model as the strategy finds it: pre-trained or random, with a new head drawn from `seed`.
+        """Return the pre-trained or random model to begin with; all strategies with the same seed get the same head.
 
-        Parameters
-        ----------
-        name, num_classes, weights
-            Same as in :func:`~course_utils.pretrained_models.load_pretrained`.
-        seed
-            Seed of the new head: all strategies with the same seed begin with the same one.
+        `name`, `num_classes` and `weights` are those of :func:`~course_utils.pretrained_models.load_pretrained`.
         """
         with generators_put_back(seed):
             model = load_pretrained(name, weights=weights if self.pretrained else None)
@@ -105,7 +100,7 @@ def _entry(values: tuple, depth: int) -> object:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One row of a plan: a stage, how many parameters it has, its highest rate, and when it starts (None: never)."""
+    """One row of a plan: a stage, its number of parameters, highest rate, and first epoch (None: never)."""
 
     stage: str
     parameters: int
@@ -125,7 +120,7 @@ class Plan:
         return [row.stage for row in self.rows if row.start is not None and epoch >= row.start]
 
     def trainable_at(self, epoch: int) -> int:
-        """Return how many parameters learn in an epoch."""
+        """Return the number of parameters that learn in an epoch."""
         return sum(row.parameters for row in self.rows if row.stage in self.learning_at(epoch))
 
     def __str__(self) -> str:
@@ -146,20 +141,10 @@ STRATEGIES = (FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE, FULL,
 
 
 def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
-    """Return the optimizer's groups: for every stage that ever learns, its matrices (decayed) and its vectors (not).
+    """Return AdamW's groups: for every stage that ever learns, its matrices (decayed) and its vectors (not).
 
-    Parameters
-    ----------
-    model
-        The model that the plan was made for.
-    plan
-        From ``strategy.plan(model)``.
-
-    Returns
-    -------
-    list of dict
-        For ``torch.optim.AdamW``. All groups exist from the first step on, also those of stages that start later:
-        adding a group in mid-run breaks LambdaLR and OneCycleLR.
+    All groups exist from the first step on, also those of stages that start later: adding a group in mid-run breaks
+    LambdaLR and OneCycleLR. `plan` is ``strategy.plan(model)``.
     """
     groups = []
     row = stages(model)
@@ -173,15 +158,8 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
             ("vectors", [p for p in parameters if p.ndim <= 1], 0.0),
         ):
             if chosen:
-                groups.append(
-                    {
-                        "params": chosen,
-                        "lr": entry.rate,
-                        "weight_decay": decay,
-                        "name": f"{entry.stage} {kind}",
-                        "start": entry.start,
-                    }
-                )
+                about = {"name": f"{entry.stage} {kind}", "start": entry.start}
+                groups.append({"params": chosen, "lr": entry.rate, "weight_decay": decay, **about})
     return groups
 
 
@@ -197,12 +175,12 @@ def rate_factor(step: int, first_step: int, steps: int, warmup_steps: int) -> fl
     steps
         Number of steps of the whole run.
     warmup_steps
-        Number of steps of the linear climb that begins with `first_step`.
+        Number of steps of the linear warm-up that begins with `first_step`.
 
     Returns
     -------
     float
-        In [0, 1]: a climb, times a cosine that falls from 1 to 0 over the whole run
+        In [0, 1]: the warm-up, times a cosine that falls from 1 to 0 over the whole run
         (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
     """
     if step < first_step:

@@ -1,14 +1,13 @@
 """Load pre-trained networks, see them as stages, and give them a new head.
 
-A **stage** is a named piece of a network. The stages of a model, run one after another, compute exactly what the
-model computes, and they are made of the model's own modules: freezing a stage freezes that part of the model.
+A **stage** is a named piece of a network, made of the model's own modules. The stages, run one after another, compute
+exactly what the model computes.
 
 >>> model = load_pretrained("resnet18_mini", num_classes=3)
 >>> list(stages(model))
 ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'head']
 
-``FAMILIES`` is the only place that knows how an architecture is built. A new family is one new row, which
-:func:`register_family` adds from a notebook too.
+``FAMILIES`` is the only place that knows how an architecture is built. :func:`register_family` adds a row to it.
 """
 
 from __future__ import annotations
@@ -93,19 +92,18 @@ class Family:
     cam_stage: str
 
 
-def _end_of_classifier(m: nn.Module) -> str:
+def _end(m: nn.Module) -> str:
     return f"classifier.{len(m.classifier) - 1}"
 
 
-# From old to new; see register_family for what stands in a row.
-FAMILIES = {
+FAMILIES = {  # from old to new
     row.name: row
     for row in (
         Family("resnet", models.ResNet, ("resnet", "resnext", "wide_resnet"), _resnet_stages, "fc", "layer4"),
-        Family("vgg", models.VGG, ("vgg",), _vgg_stages, _end_of_classifier, "block5"),
-        Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end_of_classifier, "top"),
-        Family("mobilenet_v2", models.MobileNetV2, ("mobilenet_v2",), _mobilenet_v2_stages, _end_of_classifier, "top"),
-        Family("mobilenet_v3", models.MobileNetV3, ("mobilenet_v3",), _mobilenet_v3_stages, _end_of_classifier, "top"),
+        Family("vgg", models.VGG, ("vgg",), _vgg_stages, _end, "block5"),
+        Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end, "top"),
+        Family("mobilenet_v2", models.MobileNetV2, ("mobilenet_v2",), _mobilenet_v2_stages, _end, "top"),
+        Family("mobilenet_v3", models.MobileNetV3, ("mobilenet_v3",), _mobilenet_v3_stages, _end, "top"),
     )
 }
 COURSE_FAMILIES = frozenset(FAMILIES)
@@ -137,13 +135,13 @@ def register_family(
     last_layer
         Path of the linear layer that gives the logits, ``"fc"`` or ``"classifier.6"``; or a function that gives it.
     cam_stage
-        Name of the last stage whose output is a map ``(N, C, h, w)``: Grad-CAM looks there, see :func:`cam_layer`.
+        Name of the last stage whose output is a map ``(N, C, h, w)``, for Grad-CAM.
 
     Raises
     ------
     CourseError
-        If an argument is of another kind, or the name is that of a row which the course brings along. Whether the row
-        fits a model is checked by :func:`stages`.
+        If an argument is of another kind, or the name is that of a row of the course. :func:`stages` checks that the
+        row fits a model.
 
     Examples
     --------
@@ -162,17 +160,14 @@ def register_family(
     """
     row = Family(name, model_class, prefixes, split, last_layer, cam_stage)
     valid_name = isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) and name not in COURSE_FAMILIES
+    is_model = isinstance(model_class, type) and issubclass(model_class, nn.Module)
     names = models.list_models()
     known = isinstance(prefixes, (tuple, list)) and all(
         isinstance(prefix, str) and prefix and any(name.startswith(prefix) for name in names) for prefix in prefixes
     )
     for argument, fits, allowed in (
         ("name", valid_name, f"letters, digits, '_' and '-', but not one of {', '.join(sorted(COURSE_FAMILIES))}"),
-        (
-            "model_class",
-            isinstance(model_class, type) and issubclass(model_class, nn.Module),
-            "a subclass of nn.Module",
-        ),
+        ("model_class", is_model, "a subclass of nn.Module"),
         ("prefixes", known, "a tuple of beginnings of names in torchvision.models.list_models(), or ()"),
         ("split", callable(split), "a function from a model to {name of the stage: [modules]}"),
         ("last_layer", isinstance(last_layer, str) or callable(last_layer), "a path such as 'fc', or a function"),
@@ -202,19 +197,9 @@ def family_of(model: nn.Module) -> Family:
 
 
 def stages(model: nn.Module) -> dict[str, nn.Sequential]:
-    """Return a model as an ordered row of named stages, from pixels to logits.
+    """Return a model as an ordered row of named stages, from pixels ``(N, 3, H, W)`` to logits ``(N, classes)``.
 
-    Parameters
-    ----------
-    model
-        A network of one of the families.
-
-    Returns
-    -------
-    dict
-        Name → module, in order. Each maps ``(N, …)`` to the next one's input; the first takes ``(N, 3, H, W)``, the
-        last gives logits ``(N, classes)``. The modules are the model's own: nothing is copied, and every parameter and
-        buffer of the model is in exactly one stage.
+    Nothing is copied, and every parameter and buffer of the model is in exactly one stage.
 
     Raises
     ------
@@ -233,38 +218,32 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
     row = {name: nn.Sequential(*modules) for name, modules in row.items()}
     own = set(model.modules())
     for stage in row.values():
-        # A new container (or Flatten) says "training" whatever the model's own modules say; keep the flag truthful.
+        # A new container (or Flatten) has training=True, whatever the model's own modules have.
         stage.training = any(module.training for module in stage if module in own)
     return row
 
 
 def _misfit(model: nn.Module, family: Family, row: dict[str, list[nn.Module]]) -> str:
-    """Return what keeps the stages of a family from being those of a model; nothing is run. ``""`` if they fit."""
+    """Return the reason why stages do not fit a model, without running it; ``""`` if they fit."""
     parts = row.values() if isinstance(row, Mapping) else [None]
     if not all(isinstance(part, (list, tuple)) and all(isinstance(m, nn.Module) for m in part) for part in parts):
         return f"split gave {row!r:.200} instead of {{name: [modules]}}"
     if family.cam_stage not in row:
         return f"the cam_stage {family.cam_stage!r} is none of {', '.join(row)}"
-    if last_layer(model) not in nn.ModuleList(list(parts)[-1]).modules():
+    pieces = {name: nn.ModuleList(part) for name, part in row.items()}
+    if last_layer(model) not in list(pieces.values())[-1].modules():
         return f"the last layer {last_layer_name(model)!r} is not in the last stage {list(row)[-1]!r}"
-    pieces = [nn.ModuleList(part) for part in parts]
-    for name, piece in zip(row, pieces, strict=True):
+    for name, piece in pieces.items():
         if next(piece.parameters(), None) is None:
             return f"the stage {name!r} has no parameters, it belongs to the stage in front of it or behind it"
-    held = Counter(id(t) for piece in pieces for t in itertools.chain(piece.parameters(), piece.buffers()))
-    own = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
-    if held.keys() == own and max(held.values()) == 1:
-        return ""
+    own = _tensors(model)
+    given = [(f"{stage}.{name}", t) for stage, piece in pieces.items() for name, t in _tensors(piece).items()]
+    held, known = Counter(id(t) for _, t in given), {id(t) for t in own.values()}
     return listed(
         {
-            "in no stage": [name for name, t in _tensors(model).items() if not held[id(t)]],
-            "in two stages": [name for name, t in _tensors(model).items() if held[id(t)] > 1],
-            "not the model's own": [
-                f"{stage}.{name}"
-                for stage, piece in zip(row, pieces, strict=True)
-                for name, t in _tensors(piece).items()
-                if id(t) not in own
-            ],
+            "in no stage": [name for name, t in own.items() if not held[id(t)]],
+            "in two stages": [name for name, t in own.items() if held[id(t)] > 1],
+            "not the model's own": [name for name, t in given if id(t) not in known],
         }
     )
 
@@ -301,20 +280,15 @@ def last_layer_name(model: nn.Module) -> str:
 
 
 def feature_dim(model: nn.Module) -> int:
-    """Return how many numbers the last layer sees for each picture: 512 in a ResNet-18, 4096 in a VGG-16."""
+    """Return the number of inputs of the last layer: 512 in a ResNet-18, 4096 in a VGG-16."""
     return last_layer(model).in_features
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """Put a fresh linear layer with `num_classes` outputs in the place of the last one, and return the model.
+    """Put a new linear layer with `num_classes` outputs, at least 1, in the place of the last one; return the model.
 
-    Parameters
-    ----------
-    model
-        Changed in place; everything but its last layer stays as it is.
-    num_classes
-        At least 1. The new layer has torch's default initialisation, drawn from the global random generator, and
-        learns (``requires_grad=True``) even where the rest is frozen.
+    The new layer has torch's default initialisation, drawn from the global random generator, and learns
+    (``requires_grad=True``) even where the rest is frozen.
     """
     _check_classes(num_classes)
     old = last_layer(model)
@@ -338,39 +312,28 @@ def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
     model
         A network of one of the families.
     stage
-        One of :func:`map_stages`; None for the last of them. For a VGG that is the last convolution's activation in
-        front of the final max-pooling, as in the paper (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391):
-        14 × 14 positions instead of 7 × 7 in a VGG-16, 8 × 8 instead of 4 × 4 in the mini one.
+        One of :func:`map_stages`; None for the last of them. For a VGG-16 that is the last convolution's activation in
+        front of the final max-pooling, 14 × 14 positions instead of 7 × 7, as in the paper (Selvaraju et al. 2017,
+        https://arxiv.org/abs/1610.02391).
 
     Raises
     ------
     CourseError
-        If the model is of no known family, has no such stage, or the stage has no map.
+        If the model has no such stage, or the stage has no map.
     """
     row, allowed = stages(model), map_stages(model)
     name = allowed[-1] if stage is None else stage
     if name not in allowed:
-        problem = (
-            f"The stage {name!r} gives no map (it lies behind the pooling)"
-            if name in row
-            else f"There is no stage {name!r} in this model"
-        )
+        problem = f"There is no stage {name!r} in this model"
+        if name in row:
+            problem = f"The stage {name!r} gives no map (it lies behind the pooling)"
         raise CourseError(f"{problem}. Stages with a map, from fine to coarse: {', '.join(allowed)}.")
-    # A module that the split made anew is not run by the model itself.
-    own = set(model.modules())
+    own = set(model.modules())  # a module that the split made anew is not run by the model itself
     return [module for module in row[name] if module in own and not isinstance(module, nn.MaxPool2d)][-1]
 
 
 def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 128, 128)) -> str:
-    """Return a table of stages: output shape for one picture, parameters, how many of them learn.
-
-    Parameters
-    ----------
-    model
-        A network of one of the families.
-    input_size
-        ``(channels, height, width)`` of the picture.
-    """
+    """Return a table of stages: output shape for one picture ``(3, H, W)``, parameters, and those that learn."""
     rows = []
     for name, stage, output in _stage_by_stage(model, input_size):
         learning = sum(p.numel() for p in stage.parameters() if p.requires_grad)
@@ -391,9 +354,8 @@ class StageCost:
 def stage_costs(model: nn.Module, size: int) -> list[StageCost]:
     """Return parameters and multiply-adds of every stage, for one picture of `size` × `size` pixels.
 
-    Multiplications (each with an addition) are counted by ``torch.utils.flop_counter`` while zeros go through
-    convolutions and linear layers; norms and activations are left out, as papers do. Works on the meta device, where
-    nothing is computed. (torch counts a multiply-add as two operations, papers as one.)
+    ``torch.utils.flop_counter`` counts those of convolutions and linear layers, as papers do. It counts a multiply-add
+    as two operations, papers as one. Works on the meta device too.
     """
     costs, before = [], 0
     with FlopCounterMode(display=False) as counter:
@@ -432,19 +394,19 @@ def available_models() -> list[str]:
 
 
 def weights_entry(name: str, weights: str | WeightsEnum | None = "DEFAULT") -> WeightsEnum | None:
-    """Return the record that holds a file's address, the transforms that belong to it, and what is known about it.
+    """Return the record with a weights file's address, the transforms that belong to it, and its accuracy and origin.
 
     Parameters
     ----------
     name
-        Name of a model, see :func:`available_models`.
+        One of :func:`available_models`.
     weights
         ``"DEFAULT"``, the name of an entry, an entry, or None (which gives None: random weights).
 
     Raises
     ------
     CourseError
-        For an unknown model or entry; the message lists the near or allowed names.
+        For an unknown model or entry.
     """
     _check_name(name)
     if weights is None:
@@ -475,11 +437,11 @@ def load_pretrained(
     num_classes
         Outputs of a new head, drawn at random; None keeps the head that was trained with the rest.
     weights
-        ``"DEFAULT"``, an entry of torchvision or its name, or None for random weights. The file is looked for in
-        torch's cache folder first and downloaded otherwise.
+        ``"DEFAULT"``, an entry of torchvision or its name, or None for random weights. The file is downloaded if it
+        is not in torch's cache folder.
     checkpoint
-        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`. When
-        its head has another number of classes than `num_classes`, it is left out and a warning says so.
+        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`. If its
+        head has another number of classes than `num_classes`, it is left out with a warning.
 
     Returns
     -------
@@ -506,13 +468,12 @@ def load_pretrained(
 
 def _check_name(name: str) -> None:
     known = available_models()
-    if name in known:
-        return
-    near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.4) or known[:3]
-    raise CourseError(
-        f"There is no model {name!r}. The nearest names are {', '.join(near)}; "
-        "course_utils.pretrained_models.available_models() lists all."
-    )
+    if name not in known:
+        near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.4) or known[:3]
+        raise CourseError(
+            f"There is no model {name!r}. The nearest names are {', '.join(near)}; "
+            "course_utils.pretrained_models.available_models() lists all."
+        )
 
 
 def _check_classes(num_classes: int | None) -> None:
@@ -529,15 +490,13 @@ def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
     state = entry.get_state_dict() if mini else torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
     try:
         return _filled(_without_memory(name, len(entry.meta["categories"])), state)
-    except RuntimeError:  # torchvision's builders of old networks, DenseNet for one, rename the tensors of their files
+    except RuntimeError:  # torchvision's builders of old networks, such as DenseNet, rename the tensors of their files
         with generators_put_back():
             return models.get_model(name, weights=entry)
 
 
 def _without_memory(name: str, classes: int) -> nn.Module:
-    # On the meta device nothing is allocated or drawn: no second is lost on random weights that are overwritten at
-    # once, and the random generator stays where the caller left it.
-    with torch.device("meta"):
+    with torch.device("meta"):  # nothing is allocated, and nothing is drawn from the random generator
         return models.get_model(name, weights=None, num_classes=classes)
 
 

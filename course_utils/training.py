@@ -35,7 +35,7 @@ from course_utils.fine_tuning import Strategy, parameter_groups, rate_factor
 
 
 def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]) -> None:
-    """Train until all epochs are done, or a hook ends it; ``run.history`` grows by a record per epoch."""
+    """Train until all epochs are done or a hook ends it; ``run.history`` gets one record per epoch."""
     learning = network = None
 
     def forward_and_backward(images: Tensor, labels: Tensor, share: float) -> Tensor:
@@ -107,12 +107,12 @@ def fit(
     Parameters
     ----------
     model
-        With a head for the classes of `train`; usually from ``strategy.starting_model(...)``. Freezing is done here.
+        Network with a head for the classes of `train`, usually from ``strategy.starting_model(...)``; not yet frozen.
     train, val
         Data sets of ``(image, label)``: float ``(3, H, W)`` and int; or caches of activations of both
-        (:mod:`course_utils.engine.activation_cache`). `val` chooses the best epoch and is not learned.
+        (:mod:`course_utils.engine.activation_cache`). `val` only chooses the best epoch.
     strategy
-        Which stage learns from when, and how fast.
+        First epoch and learning rate of every stage.
     options
         See :class:`~course_utils.engine.options.FitOptions`: epochs, batch_size, seed, device, resume, ….
     hooks
@@ -129,15 +129,14 @@ def fit(
     Raises
     ------
     CourseError
-        For arguments that cannot be right; for a checkpoint that is damaged or of another call; when the memory is too
-        small even for one picture at a time. (Where it is too small for a batch, that is a warning, and the batch is
-        computed in pieces, see :mod:`course_utils.engine.memory`.)
+        For arguments out of range; for a checkpoint that is damaged or of another call; when the memory is too small
+        even for one picture at a time. (Where it is too small for a batch, that is a warning, and the batch is computed
+        in pieces, see :mod:`course_utils.engine.memory`.)
     TrainingDiverged
-        When the loss is not a number any more; the model has its best weights up to there, those it came with when
-        that was in the first epoch.
+        When the loss becomes NaN or infinite; the model has its best weights so far.
     TrainingStopped
         After a Stop (Ctrl-C, *Interrupt Kernel*): a ``KeyboardInterrupt`` with the run so far as ``.run``. The model
-        has its best weights, and with ``resume=True`` the same call goes on there.
+        has its best weights, and with ``resume=True`` the same call continues there.
     """
     options = FitOptions.of(options, keywords)
     check_hooks(hooks)
@@ -146,7 +145,7 @@ def fit(
     with generators_put_back(options.seed):
         check_call(model, train, val, options)
         error = _run_to_its_end(run, model, train, val, options, hooks)
-    # Out here, because an error that is raised while another one is handled keeps that one, its traceback, and with it
+    # Raised here, because an error that is raised while another one is handled keeps that one's traceback, and with it
     # every tensor that was in use.
     if error is not None:
         raise error
@@ -157,14 +156,14 @@ _LAST: list[Run] = []
 
 
 def last_run() -> Run | None:
-    """Return the run of the last call of :func:`fit` in this process, also of one that was stopped; None before."""
+    """Return the run of the last call of :func:`fit` in this process, even if it was stopped; None before."""
     return _LAST[0] if _LAST else None
 
 
 def _run_to_its_end(
     run: Run, model: nn.Module, train: Dataset, val: Dataset, options: FitOptions, hooks: Sequence[Any]
 ) -> BaseException | None:
-    """Prepare and train; return the error for the reader, if there is one, when everything is put in order."""
+    """Prepare, train and tidy up; return the error to raise, or None."""
     try:
         setup = prepare(model, train, val, run.plan, options)
     except KeyboardInterrupt:
@@ -208,7 +207,7 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
     finally:  # a second Stop comes in here
         ACTIVE_RUNS.discard(run.folder)
         setup.release()
-        if run.stopped not in ("finished", "early"):  # the reader is there and wants to do something else
+        if run.stopped not in ("finished", "early"):  # leave the memory to whatever is done instead
             clear_device_cache(garbage_collection=True)
 
 

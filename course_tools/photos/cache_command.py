@@ -1,8 +1,8 @@
 """See what is cached, how much room it takes, and clear it.
 
 ``course cache`` lists the activations of frozen stages (:mod:`course_utils.engine.activation_cache`), the decoded
-pictures and the decisions to decode them (:mod:`course_utils.engine.pixel_store`). ``course cache --clear NAME``
-removes one, ``course cache --clear`` all. Nothing is lost but time: everything is computed again when it is needed.
+pictures and the decisions to decode them (:mod:`course_utils.engine.pixel_store`). ``course cache --clear`` removes
+them; they are computed again when they are needed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,7 @@ COLUMNS = ("name", *ABOUT, "MB", "last used", "status")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``course cache`` and return its exit code.
-
-    Raises
-    ------
-    CourseError
-        If nothing has a given name, or a folder cannot be read.
-    """
+    """Run ``course cache`` and return its exit code."""
     parser = OneLineParser(prog="course cache", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help="caches, or parts of their names; all without any")
     parser.add_argument("--clear", action="store_true", help="remove them instead of listing them")

@@ -4,8 +4,9 @@ course predict photos/ --run 3f9a                      a network of one's own, b
 course predict a.jpg b.jpg --run 3f9a --csv found.csv  into a file for a spreadsheet
 course predict a.jpg --json                            the network of the settings, for another program
 
-A broken file is left out and the other pictures are answered. One line on stderr names the file and the reason (with
---json it is also listed under "left_out"), and the exit code is 1. Only if no file can be read is it an error.
+Broken files are left out, and the other pictures are answered. For each of them a line on stderr names the file and the
+reason (with --json they are also listed under "left_out"), and the exit code is 1. If no file can be read at all, there
+is one line with the error instead of a table, and the exit code is 1 as well.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def weights_path(entry: WeightsEnum) -> Path:
 
 
 def fetch_weights(entry: WeightsEnum) -> Path:
-    """Return the path of a torchvision entry's file, checked; download the file if it is not there.
+    """Return the path of a torchvision entry's file; download it if it is not there.
 
     torchvision writes the first eight digits of a file's SHA-256 into its name. They are compared whenever the file
     is used, not only after a download as ``torch.hub`` does.
@@ -31,7 +31,7 @@ def fetch_weights(entry: WeightsEnum) -> Path:
     Raises
     ------
     CourseError
-        Without a network, naming the file, its address and where to put it; or when the check fails.
+        Without a network, or when the check fails.
     """
     path = weights_path(entry)
     if not path.exists():
@@ -44,33 +44,29 @@ def fetch_weights(entry: WeightsEnum) -> Path:
                 f"{entry.url} with another machine and save it as {path}, or set COURSE_WEIGHTS=mini to work with "
                 "the weights that are part of the course."
             ) from error
-    _check_file(path)
-    return path
-
-
-def _check_file(path: Path) -> None:
-    if os.environ.get("COURSE_UNVERIFIED_WEIGHTS") == "1":
-        return
     wanted = path.stem.rpartition("-")[2]
-    found = sha256_of(path)
-    if not found.startswith(wanted):
+    if os.environ.get("COURSE_UNVERIFIED_WEIGHTS") != "1" and not (found := sha256_of(path)).startswith(wanted):
         raise CourseError(
             f"{path} has SHA-256 {found}, its name says that it begins with {wanted}: the file is damaged or another "
             "one. Delete it and run again to download it anew. (COURSE_UNVERIFIED_WEIGHTS=1 uses it all the same.)"
         )
+    return path
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file of your own.
 
-    The file is ``.safetensors``, or whatever ``torch.save`` wrote: a state dict, or one nested under ``state_dict`` or
-    ``model``. Prefixes that DataParallel, DDP (``module.``) and torch.compile (``_orig_mod.``) leave are removed.
+    Parameters
+    ----------
+    path
+        ``.safetensors``, or a file of ``torch.save``: a state dict, or one nested under ``state_dict`` or ``model``.
+        Prefixes of DataParallel and DDP (``module.``) and of torch.compile (``_orig_mod.``) are removed.
 
     Raises
     ------
     CourseError
-        If there is no such file, it is damaged, holds Python objects beside tensors (they are never unpickled: code
-        could hide in them), or holds no state dict.
+        If there is no such file, it is damaged, holds no state dict, or holds Python objects beside tensors: they are
+        not unpickled, because that can run foreign code.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,10 +103,7 @@ def _read_tensors(path: Path) -> dict:
 
 
 def check_fit(name: str, path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Raise :class:`CourseError` unless the file at `path` has the tensors that the network `name` wants.
-
-    The state dict of the network is `wanted`, that of the file is `given`.
-    """
+    """Raise :class:`CourseError` unless the file's state dict `given` has the tensors of the network's, `wanted`."""
     problems = {
         # Old checkpoints do not count batches; torch fills that in.
         "missing": [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")],

@@ -1,1 +1,1 @@
-"""What makes ``fit`` exact and fast and is not the lesson: processes, loading, caches, checkpoints, the log of runs."""
+"""The machinery that makes ``fit`` exact and fast: processes, loading, caches, checkpoints, the log of runs."""

@@ -1,13 +1,12 @@
 """Activations of the frozen stages, computed once and kept on disk, so that training runs only the rest.
 
-A network whose first stages are frozen gives the same activations for the same picture in every epoch. For 25 epochs
-of feature extraction that means 25 times the same work, which is nearly all of the work. :func:`cache_activations`
-does it once and stores the input of the **border**, the first stage that learns: ``"head"`` for feature extraction,
-``"layer4"`` for the last block of a ResNet. ``fit(..., cache="auto")`` does it by itself where that is right.
+A network whose first stages are frozen gives the same activations for the same picture in every epoch, and computing
+them is nearly all of the work. :func:`cache_activations` does it once and stores the input of the **border**, the first
+stage that learns: ``"head"`` for feature extraction, ``"layer4"`` for the last block of a ResNet.
 
 A cache is an artifact of :mod:`course_utils.engine.artifact_store`. Its payload is a ``.npy`` array ``(views, N, …)``
-in float32 or float16. Its fingerprint covers the bytes of the frozen weights, the layers that they are in, the border,
-the pictures, their labels and order, the transform, the type of number, the views and the versions of the libraries.
+in float32 or float16. Its fingerprint covers the frozen layers and the bytes of their weights, the border, the
+pictures, their labels and order, the transform, the type of number, the views and the versions of the libraries.
 """
 
 from __future__ import annotations
@@ -39,11 +38,9 @@ from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStor
 from course_utils.pretrained_models import family_of, stages
 from course_utils.settings import load_settings
 
-FORMAT = 2  # of the payload and the manifest; another number makes every existing cache one that is not found
+FORMAT = 2  # of the payload and the manifest; with another number no existing cache is found
 DTYPES = ("float32", "float16")
-
-# A computation that takes no longer and is no larger is not announced.
-LONG_SECONDS, LARGE_BYTES = 10, 500_000_000
+LONG_SECONDS, LARGE_BYTES = 10, 500_000_000  # a computation that takes or needs more is announced
 
 # Layers at the beginning of the border's stage that learn nothing and draw nothing are run before the cache: behind
 # ResNet's pooling there are 512 numbers for a picture, in front of it 49 times as many.
@@ -51,22 +48,22 @@ FIXED_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn
 
 
 def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return a network in two parts, made of its own modules, which one after another compute what it computes.
+    """Return a network in two parts, made of its own modules: the frozen part and the trainable part.
 
     Parameters
     ----------
     model
         A network of one of the families.
     border
-        Name of the first stage of the second part; any but the first stage.
+        Name of the first stage of the trainable part; any but the first stage.
 
     Returns
     -------
     front
-        The frozen part: from pictures ``(N, 3, H, W)`` to activations ``(N, …)``. Pooling and flattening at the
-        beginning of the border's stage belong to it.
+        From pictures ``(N, 3, H, W)`` to activations ``(N, …)``. Pooling and flattening at the beginning of the
+        border's stage belong to it.
     tail
-        The trainable part: from activations to logits ``(N, classes)``.
+        From activations to logits ``(N, classes)``.
 
     Raises
     ------
@@ -79,8 +76,7 @@ def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
         problem = "nothing lies in front of it" if border in names else "there is no such stage"
         raise CourseError(f"border={border!r}: {problem}. Give one of {', '.join(names[1:])}.")
     place = names.index(border)
-    front = [module for name in names[:place] for module in row[name]]
-    tail = [module for name in names[place:] for module in row[name]]
+    front, tail = ([module for name in part for module in row[name]] for part in (names[:place], names[place:]))
     while isinstance(tail[0], FIXED_LAYERS):
         front.append(tail.pop(0))
     return nn.Sequential(*front), nn.Sequential(*tail)
@@ -92,26 +88,12 @@ def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
 class CachedActivations(Dataset):
     """Activations on disk, as a data set of ``(activation, label)`` in the order of the pictures.
 
-    Made by :func:`cache_activations`. Samples are float32 tensors ``(…)``, whatever is stored, and ints. An index is an
-    int, or an object with ``index`` and ``epoch``: it gives view ``epoch % views``.
+    Made by :func:`cache_activations`. An activation is a float32 tensor, whatever is stored. An index with an ``epoch``
+    (:class:`~course_utils.engine.sampling.SampleIndex`) gives the view ``epoch % views``, a plain one the first view.
 
-    Parameters
-    ----------
-    artifact
-        The cache on disk; its ``folder``, ``content`` and ``reused`` are attributes here too.
-    seconds
-        Time that it took to compute or to check it.
-
-    Attributes
-    ----------
-    labels, classes
-        Same as in the data set that it was made from; ``classes`` is empty if that had none.
-    border, views, dtype
-        Same as in :func:`cache_activations`.
-    shape
-        Shape of one activation.
-    size
-        Bytes of the payload.
+    It has ``labels`` and ``classes`` of the data set that it was made from, ``border``, ``views`` and ``dtype`` as they
+    were asked for, ``folder``, ``name``, ``content`` and ``reused`` of the artifact, the ``shape`` of one activation,
+    the ``size`` of the payload in bytes, and the ``seconds`` that it took to compute or to check it.
     """
 
     fixed = True  # draws nothing, see course_utils.engine.sampling.seeded_draws
@@ -134,7 +116,7 @@ class CachedActivations(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         view = getattr(index, "epoch", 0) % self.views  # a SampleIndex knows its epoch
-        # A copy: a tensor over the file itself would be written to by whoever changes it in place.
+        # A copy, because an operation in place would write into the file.
         return torch.from_numpy(self._opened()[view, index].astype(np.float32)), self.labels[index]
 
     def _opened(self) -> np.ndarray:
@@ -143,7 +125,7 @@ class CachedActivations(Dataset):
         return self._array
 
     def __getstate__(self) -> dict[str, Any]:
-        # A loader's process opens the file itself; pickled, a memory map would be sent as a whole.
+        # A worker process opens the file itself; a pickled memory map would be sent as a whole.
         return self.__dict__ | {"_array": None}
 
     def __repr__(self) -> str:
@@ -155,7 +137,7 @@ class CachedActivations(Dataset):
 
 
 def caches_root() -> Path:
-    """Return the folder of all caches: ``$COURSE_ACTIVATIONS``, or ``activations`` in the settings' cache folder."""
+    """Return the folder of all caches: ``$COURSE_ACTIVATIONS``, or ``activations`` in the course's cache."""
     given = os.environ.get("COURSE_ACTIVATIONS")
     return (Path(given).expanduser() if given else load_settings().cache / "activations").absolute()
 
@@ -178,11 +160,12 @@ def cache_activations(
     Parameters
     ----------
     model
-        Run in eval mode on the device that it is on, and left as it was.
+        Run in eval mode on its device, and left as it was.
     dataset
-        Gives ``(image, label)`` with float images ``(3, H, W)`` of one size, and ints.
+        Samples ``(image, label)``: float images ``(3, H, W)`` of one size, and ints. A data set that is not of the
+        course is read twice, the first time for its fingerprint.
     border
-        First stage that is not run; any stage but the first.
+        Name of the first stage that is not run; any stage but the first.
     views
         Number of augmented views of every picture, of which an epoch uses one; 1 without augmentation.
     dtype
@@ -194,19 +177,15 @@ def cache_activations(
     batch_size
         Pictures per forward pass.
     limit
-        Largest number of bytes that it may take; None for no limit but the disk's.
+        Largest size of the cache in bytes; None for no limit but the disk's.
     notify
         Called with a line about a long computation, a wait or a damaged cache. None prints to stderr.
 
     Raises
     ------
     CourseError
-        For arguments that cannot be right; a data set that is empty, random without views, or of several sizes; a
-        disk without room, or a folder that cannot be written to.
-
-    Notes
-    -----
-    A data set that is not one of the course's own is read through for its fingerprint, before the forward passes.
+        For arguments out of range; a data set that is empty, random without views, or of several sizes; a disk without
+        room, or a folder that cannot be written to.
     """
     start = time.perf_counter()
     _check(dataset, views, dtype, seed, batch_size)
@@ -230,12 +209,10 @@ def cache_activations(
             "device": device.type,  # a GPU rounds differently
             "versions": {module.__name__: str(module.__version__) for module in (torch, torchvision, PIL)},
         }
-        notify = notify or print_to_stderr
-        job = _Job(
-            front, device, dataset, border, views, dtype, seed, batch_size, limit, data.get("samples"), store, notify
-        )
         label = f"{family_of(model).name}-{border}-{len(dataset)}x{views}"
-        artifact = store.find_or_write(label, key, job.fill, notify)
+        job = _Job(front, device, dataset, border, views, dtype, seed, batch_size, limit, data.get("samples"))
+        notify = notify or print_to_stderr
+        artifact = store.find_or_write(label, key, lambda file: job.fill(file, store, notify), notify)
     return CachedActivations(artifact, time.perf_counter() - start)
 
 
@@ -259,7 +236,7 @@ def _check(dataset: Dataset, views: int, dtype: str, seed: int, batch_size: int)
 
 @dataclass(frozen=True)
 class _Job:
-    """The computation of one cache."""
+    """Computation of one cache; ``samples`` is the SHA-256 of all samples if they were read for the fingerprint."""
 
     front: nn.Sequential
     device: torch.device
@@ -270,18 +247,18 @@ class _Job:
     seed: int
     batch_size: int
     limit: int | None
-    samples: str | None  # SHA-256 of all samples, if the fingerprint was made by reading them
-    store: ArtifactStore
-    notify: Notify
+    samples: str | None
 
-    def fill(self, file: DataWriter) -> dict[str, Any]:
-        """Write the array, batch by batch, and return what the manifest shall hold."""
+    def fill(self, file: DataWriter, store: ArtifactStore, notify: Notify) -> dict[str, Any]:
+        """Write the array, batch by batch, and return the entries of the manifest."""
         start, shape, labels, pictures = time.perf_counter(), None, [], len(self.dataset)
         for images, targets in self._batches():
             block = self._activations(images)
             if shape is None:
                 shape = block.shape[1:]
-                self._forecast(block, time.perf_counter() - start)
+                share = len(block) / (self.views * pictures)
+                size = self._check_size(block, (time.perf_counter() - start) / share, notify)
+                store.check_room(size, ", or take a later border, dtype='float16' or fewer views")
                 header = {"descr": block.dtype.str, "fortran_order": False, "shape": (self.views, pictures, *shape)}
                 np.lib.format.write_array_header_1_0(file, header)
             if block.shape[1:] != shape:
@@ -296,12 +273,12 @@ class _Job:
             "labels": labels[:pictures],
         }
 
-    def _forecast(self, block: np.ndarray, seconds: float) -> None:
-        """Check that there is room for all batches like this one, and tell if they will take long."""
+    def _check_size(self, block: np.ndarray, seconds: float, notify: Notify) -> int:
+        """Return the bytes of all activations, if they are allowed; announce them if they are many or take long."""
         total = self.views * len(self.dataset)
-        size, seconds = block[:1].nbytes * total, seconds * total / len(block)
+        size = block[:1].nbytes * total
         if seconds > LONG_SECONDS or size > LARGE_BYTES:
-            self.notify(
+            notify(
                 f"Caching the activations of {total:,} pictures in front of {self.border}: {size / 1e6:,.1f} MB, about "
                 f"{seconds:,.0f} s."
             )
@@ -310,7 +287,7 @@ class _Job:
                 f"The cache would take {size / 1e9:.1f} GB, and {self.limit / 1e9:.1f} are allowed here. "
                 "fit(..., cache='on') has no such limit, and cache='off' does without."
             )
-        self.store.check_room(size, ", or take a later border, dtype='float16' or fewer views")
+        return size
 
     def _activations(self, images: Tensor) -> np.ndarray:
         """Return the input of the border for a batch ``(n, 3, H, W)``, in the type that is stored."""
@@ -349,8 +326,7 @@ class _Job:
             if self.views > 1 or self.samples is not None:  # threads would draw in an order of their own
                 samples = (fingerprints.seeded_sample(self.dataset, index, view, self.seed) for index in indices)
             else:
-                samples = in_threads(
-                    functools.partial(fingerprints.read_sample, self.dataset), indices, ahead=self.batch_size
-                )
+                read = functools.partial(fingerprints.read_sample, self.dataset)
+                samples = in_threads(read, indices, ahead=self.batch_size)
             while batch := list(itertools.islice(samples, self.batch_size)):
                 yield batch

@@ -1,13 +1,13 @@
-"""Computed data on disk: folders that appear whole or not at all, and are never used for something else.
+"""Computed data on disk, in folders that appear whole or not at all and are found by everything they depend on.
 
 Activations (:mod:`course_utils.engine.activation_cache`) and decoded pictures (:mod:`course_utils.engine.pixel_store`)
-take long to compute. Both are kept as artifacts, folders of two files: the payload ``data.bin``, and ``manifest.json``
-with the key, its fingerprint, a summary for ``course cache``, and checksums of both files.
+are artifacts: folders of two files, the payload ``data.bin``, and ``manifest.json`` with the key, its fingerprint, a
+summary for ``course cache``, and checksums of both files.
 
-The key holds everything that the payload depends on. The fingerprint is a hash of the key, and part of the folder's
-name: when anything changes, the name changes, so a stale artifact is never found. An artifact whose checksums do not
-fit is computed again. The writer fills a draft, a hidden folder, and renames it at the end. It holds a lock meanwhile:
-a second process waits for it, and a draft without a lock is known to be left over from a writer that was killed.
+The key holds everything that the payload depends on. Its hash, the fingerprint, is part of the folder's name, so an
+artifact that is out of date is never found. An artifact whose checksums do not fit is computed again. The writer fills
+a hidden folder, the draft, and renames it at the end. It holds a lock meanwhile: a second process waits for it, and a
+draft without a lock was left by a writer that was killed.
 """
 
 from __future__ import annotations
@@ -60,18 +60,12 @@ def lock_of(folder: Path) -> FileLock:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the number of free bytes on the disk where a folder is, or would be made."""
+    """Return the free bytes on the disk where a folder is, or would be made."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
 def read_manifest(folder: Path, *, thorough: bool) -> dict[str, Any]:
-    """Return the content of an artifact's manifest; if `thorough`, after reading every byte of the payload too.
-
-    Raises
-    ------
-    Damaged
-        If a file is missing, unreadable, or not as it was written.
-    """
+    """Return the content of a manifest; Damaged if a file is missing or changed (`thorough` reads every byte)."""
     data = folder / DATA_FILE
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -93,16 +87,8 @@ def read_manifest(folder: Path, *, thorough: bool) -> dict[str, Any]:
 class Artifact:
     """One artifact on disk.
 
-    Parameters
-    ----------
-    folder
-        Its folder, by whose name ``course cache`` knows it.
-    content
-        Content of its manifest; empty for a damaged one.
-    problem
-        Reason why it cannot be used; empty for a good one.
-    reused
-        True if it was found on disk, False if it was computed just now.
+    ``content`` is that of its manifest, empty for a damaged one; ``problem`` is the reason why it cannot be used, empty
+    for a good one; ``reused`` is False if it was computed just now.
     """
 
     folder: Path
@@ -127,10 +113,7 @@ class Artifact:
         return (manifest if manifest.exists() else self.folder).stat().st_mtime
 
     def remove(self) -> bool:
-        """Remove the folder and return True, or False if it stays.
-
-        It stays while a process computes it, where nothing may be written, and on Windows while a process has it open.
-        """
+        """Remove the folder and return True, or False if it is being written, protected, or open (on Windows)."""
         with contextlib.suppress(OSError), lock_of(self.folder).acquire(timeout=0):  # Timeout is an OSError
             shutil.rmtree(self.folder, ignore_errors=True)
         return not self.folder.exists()
@@ -140,8 +123,7 @@ class Artifact:
 class DataWriter:
     """A payload that is being written, with its size and checksum so far.
 
-    It is plain writing and not a memory map: on a full disk that is an error, while a page of a map that cannot be
-    stored kills the process.
+    Not a memory map: on a full disk a write is an error, while a page of a map that cannot be stored kills the process.
     """
 
     file: BinaryIO
@@ -174,23 +156,21 @@ class ArtifactStore:
 
         Parameters
         ----------
-        label
-            Beginning of the folder's name, for human readers.
-        key
-            Plain data: everything that the payload depends on.
+        label, key
+            Beginning of the folder's name, and everything that the payload depends on, as plain data.
         fill
-            Writes the payload and returns plain data for the manifest. Its ``"summary"`` is a dictionary of columns of
-            ``course cache``.
+            Function that writes the payload and returns plain data for the manifest, with columns of ``course cache``
+            in ``"summary"``.
         notify
             Called with a line about damage or a wait. None prints to stderr.
 
         Raises
         ------
         CourseError
-            If the disk is full or the folder cannot be written to. Whatever ends the writing, the draft is removed.
+            If the disk is full or the folder cannot be written to. The draft is removed after any error.
         """
         folder, notify = self.folder(label, key), notify or print_to_stderr
-        with contextlib.suppress(Damaged):  # told below, by the process that holds the lock
+        with contextlib.suppress(Damaged):  # reported below, by the process that holds the lock
             if found := _find(folder, key):
                 return found
         try:
@@ -212,7 +192,7 @@ class ArtifactStore:
         return found
 
     def check_room(self, size: int, advice: str = "") -> None:
-        """Raise a CourseError if so many bytes do not fit on the disk; `advice` says how to need less of them."""
+        """Raise a CourseError if `size` bytes do not fit on the disk; `advice` says how to need less."""
         free = free_bytes(self.root)
         if size + SPARE_BYTES > free:
             raise CourseError(
@@ -221,13 +201,7 @@ class ArtifactStore:
             )
 
     def artifacts(self, *, thorough: bool = False) -> list[Artifact]:
-        """Return all artifacts, the one that was used last first; if `thorough`, after reading every byte.
-
-        Raises
-        ------
-        CourseError
-            If the folder is there and cannot be read.
-        """
+        """Return all artifacts, the one that was used last first; `thorough` reads every byte to find damage."""
         try:
             folders = [path for path in self.root.iterdir() if _is_artifact(path)] if self.root.is_dir() else []
             found = [_read(folder, thorough) for folder in folders]
@@ -236,7 +210,7 @@ class ArtifactStore:
             raise CourseError(f"{error.filename or self.root} cannot be read: {error.strerror or error}.") from error
 
     def remove_drafts(self, held: str | None = None) -> int:
-        """Remove the drafts of killed writers, those whose lock nobody holds but the caller; return their number."""
+        """Remove the drafts whose lock nobody holds, and those of `held`, the caller's own; return their number."""
         removed = 0
         for draft in self.root.glob(f".*{DRAFT}"):
             name = draft.name[1:].removesuffix(DRAFT).rpartition(".")[0]
@@ -248,9 +222,8 @@ class ArtifactStore:
 
 
 def _is_artifact(path: Path) -> bool:
-    # A folder with neither file is not ours: it is neither listed nor removed.
-    named = not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
-    return named and any((path / name).is_file() for name in (MANIFEST_FILE, DATA_FILE))
+    visible = not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
+    return visible and any((path / name).is_file() for name in (MANIFEST_FILE, DATA_FILE))
 
 
 def _read(folder: Path, thorough: bool) -> Artifact:
@@ -290,7 +263,7 @@ def _write(folder: Path, key: Any, fill: Fill) -> Artifact:
             content = {"fingerprint": fingerprint(key), "key": key} | fill(writer)
             _to_disk(file)
         content |= {"bytes": writer.size, "sha256": writer.sha256.hexdigest()}
-        content |= {"seconds": round(time.perf_counter() - start, 3)}
+        content["seconds"] = round(time.perf_counter() - start, 3)
         with open(draft / MANIFEST_FILE, "w", encoding="utf-8") as file:
             json.dump({"sha256": fingerprint(content), "content": content}, file, indent=1)
             _to_disk(file)

@@ -1,23 +1,19 @@
-"""Going on where a run was interrupted: ``fit(..., resume=True)``.
+"""Checkpoints: ``fit(..., resume=True)`` continues an interrupted run and gives the same bits as an unbroken one.
 
-After every epoch a run with ``resume`` writes one file into its folder (:mod:`course_utils.engine.run_log`), from which
-training goes on as if nothing had happened: the weights and the history come out as those of the unbroken run, to
-the last bit. The order of the pictures and what augmentation draws are functions of the seed and the epoch
-(:mod:`course_utils.engine.sampling`), so the file needs no position within an epoch: an epoch that was cut off begins
-anew.
+After every epoch such a run writes one file into its folder (:mod:`course_utils.engine.run_log`). The order of the
+pictures and the augmentation are functions of the seed and the epoch (:mod:`course_utils.engine.sampling`), so the file
+needs no position within an epoch: an epoch that was cut off begins anew.
 
-====================================  =====================================================================
-``checkpoint-<key>.bin``              what it holds
-====================================  =====================================================================
-line 1                                ``course_utils checkpoint 1`` and the SHA-256 of all that follows
-line 2                                JSON: the call of ``fit`` it belongs to, the epochs so far, digests of weights
-the rest                              by ``torch.save``: model, best weights where they differ, optimizer,
-                                      schedule, loss scaling, generators of Python, NumPy, torch and CUDA
-====================================  =====================================================================
+==========  ====================================================================================================
+line 1      ``course_utils checkpoint 1`` and the SHA-256 of all that follows
+line 2      JSON: the call of ``fit`` it belongs to, the epochs so far, digests of weights
+the rest    by ``torch.save``: model, best weights where they differ, optimizer, schedule, loss scaling,
+            generators of Python, NumPy, torch and CUDA
+==========  ====================================================================================================
 
-``<key>`` stands for the call: model, strategy, settings, data and device. The file appears whole or not at all, the
-old one lives until then, and it goes when the run has come to its end. Nothing in it is unpickled but tensors,
-numbers and text.
+The file's name, ``checkpoint-<key>.bin``, has a hash of the call: model, strategy, settings, data and device. The file
+replaces the old one when it is complete, and is deleted at the end of the run. Only tensors, numbers and text are
+unpickled.
 """
 
 from __future__ import annotations
@@ -41,41 +37,31 @@ from course_utils.engine.history import EpochRecord
 from course_utils.engine.provenance import describe_data, describe_layers, weights_digest
 from course_utils.engine.run_log import CHECKPOINTS, runs_root, this_process
 from course_utils.engine.runs import flatten, load_run, read_run
-from course_utils.engine.sampling import SeededDraws, sample_indices
+from course_utils.engine.sampling import SeededDraws, sample_indices, spread_out
 from course_utils.engine.setup import Setup
 from course_utils.fine_tuning import Strategy
 
 TITLE = b"course_utils checkpoint 1 "
 STATE_PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random"}
-# Arguments of fit that change nothing of what is learned.
-IRRELEVANT = ("log", "num_workers", "device", "resume")
-PROBES = 3  # pictures of a data set that are looked at to tell it from others
+IRRELEVANT = ("log", "num_workers", "device", "resume")  # arguments of fit that change nothing that is learned
+PROBES = 3  # number of pictures that tell a data set from others
 ACTIVE_RUNS: set[Path] = set()  # folders of the runs that this process is in the middle of
 
 
 def describe_call(
     model: nn.Module, train: Sized, val: Sized, strategy: Strategy, settings: Mapping[str, Any], machine: Mapping
 ) -> dict[str, Any]:
-    """Return a description of a call of ``fit``: another description means another result.
+    """Return a description of a call of ``fit`` as plain values: another description means another result.
 
-    Parameters
-    ----------
-    model, train, val, strategy
-        Arguments of ``fit``. The layers of the model are described, not its weights.
-    settings
-        The other arguments by name; those that change nothing of the result are left out.
-    machine
-        Device, precision and number of processes.
-
-    Returns
-    -------
-    dict
-        Plain values, the same after a way through JSON.
+    The layers of the model are described, not its weights. `settings` are the other arguments by name, of which those
+    that do not change the result are left out; `machine` has device, precision and number of processes.
     """
+    # The reason why there is no cache is text for the reader, and changes nothing.
+    cache = {key: value for key, value in settings["cache"].items() if key != "reason"}
     call = {
         "model": describe_layers(model),
         "strategy": asdict(strategy),
-        "settings": {name: _without_reason(value) for name, value in settings.items() if name not in IRRELEVANT},
+        "settings": {name: value for name, value in settings.items() if name not in IRRELEVANT} | {"cache": cache},
         "data": {
             name: describe_data(data) | {"probe": _probe(data, settings["seed"])}
             for name, data in (("train", train), ("val", val))
@@ -85,23 +71,17 @@ def describe_call(
     return json.loads(json.dumps(call, default=str))
 
 
-def _without_reason(value: Any) -> Any:
-    """Return the facts about a cache without the words that say why there is none."""
-    return {key: part for key, part in value.items() if key != "reason"} if isinstance(value, dict) else value
-
-
 def _probe(dataset: Any, seed: int) -> str:
-    """Return 16 hexadecimal digits over some pictures and labels: data sets in memory have no paths to tell them by."""
+    """Return a digest of some pictures and labels: data sets in memory have no paths to tell them by."""
     digest = hashlib.sha256()
-    places = sorted({round(part * (len(dataset) - 1) / (PROBES - 1)) for part in range(PROBES)})
-    for index in sample_indices(places, len(dataset), seed, epoch=0):
+    for index in sample_indices(spread_out(len(dataset), PROBES), len(dataset), seed, epoch=0):
         image, label = SeededDraws(dataset)[index]
         digest.update(weights_digest({str(int(label)): image}).encode())
     return digest.hexdigest()[:16]
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Return the parts in which two calls differ: ``["settings.epochs: 5 there, 6 here"]``."""
+    """Return the differences between two calls: ``["settings.epochs: 5 there, 6 here"]``."""
     old, new = dict(flatten("", dict(there))), dict(flatten("", dict(here)))
     names = [name for name in old | new if old.get(name) != new.get(name)]
     return [f"{name}: {old.get(name, '-')} there, {new.get(name, '-')} here" for name in names]
@@ -112,16 +92,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Header:
-    """The first lines of a checkpoint: the call it belongs to, and how far it came.
+    """The first lines of a checkpoint: its call (from :func:`describe_call`) and the epochs so far.
 
-    Parameters
-    ----------
-    call
-        Description from :func:`describe_call`.
-    seen
-        Digests of the weights that the model had outside of training: those it came with, and each best ones since.
-    history
-        One record per finished epoch.
+    ``seen`` has digests of the weights that the model began with and of all best weights since: a stopped ``fit``
+    leaves the model with one of these.
     """
 
     call: dict[str, Any]
@@ -138,13 +112,7 @@ class Checkpoint(NamedTuple):
 
 
 def write_checkpoint(path: Path, header: Header, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the old one at `path` is there until the new one is complete.
-
-    Raises
-    ------
-    CourseError
-        If it cannot be written. What was there before is untouched.
-    """
+    """Write a checkpoint, or raise a CourseError; the old one at `path` stays until the new one is complete."""
     content = io.BytesIO()
     text = {"call": header.call, "seen": header.seen, "history": [asdict(record) for record in header.history]}
     content.write(json.dumps(text).encode() + b"\n")
@@ -156,27 +124,17 @@ def write_checkpoint(path: Path, header: Header, state: Mapping[str, Any]) -> No
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a checkpoint, without reading its tensors.
-
-    Raises
-    ------
-    CourseError
-        If it cannot be read or is no checkpoint.
-    """
+    """Return the header of a checkpoint, without reading its tensors; CourseError if the file is no checkpoint."""
     with _unreadable_is_an_error(path), open(path, "rb") as file:
         if not file.readline(200).startswith(TITLE):
             raise ValueError("it is no checkpoint of fit, or one of another version of the course")
-        return _header(file.readline())
+        text = json.loads(file.readline())
+        records = [EpochRecord(**row | {"learning": tuple(row["learning"])}) for row in text["history"]]
+        return Header(dict(text["call"]), list(text["seen"]), records)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint that :func:`write_checkpoint` wrote.
-
-    Raises
-    ------
-    CourseError
-        If the file cannot be read, is not as it was written, or holds objects other than tensors and plain values.
-    """
+    """Return the checkpoint in a file; CourseError if it was changed or holds more than tensors and plain values."""
     header = read_header(path)
     with _unreadable_is_an_error(path):
         title, _, content = path.read_bytes().partition(b"\n")
@@ -189,18 +147,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, header, state)
 
 
-def _header(line: bytes) -> Header:
-    text = json.loads(line)
-    records = [EpochRecord(**row | {"learning": tuple(row["learning"])}) for row in text["history"]]
-    return Header(dict(text["call"]), list(text["seen"]), records)
-
-
 @contextlib.contextmanager
 def _unreadable_is_an_error(path: Path) -> Iterator[None]:
     try:
         yield
-    # Whatever lies in a foreign file, torch, zip and JSON have some twenty kinds of errors for it.
-    except Exception as error:
+    except Exception as error:  # torch, zip and JSON have some twenty kinds of errors for a damaged file
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).split("\n")[0] or repr(error)
         raise CourseError(
             f"The checkpoint {path} cannot be used: {reason}. Nothing was changed. Delete that file to start anew; "
@@ -212,19 +163,10 @@ def _unreadable_is_an_error(path: Path) -> Iterator[None]:
 
 
 class Checkpoints:
-    """Finds the checkpoint that a call of ``fit`` goes on from, and writes and deletes that of its run.
+    """Finds the checkpoint that a call of ``fit`` continues, and writes and deletes that of its run.
 
-    Parameters
-    ----------
-    call
-        Description from :func:`describe_call`.
-    model
-        The model as it was given to ``fit``.
-
-    Attributes
-    ----------
-    path
-        The file of this run; None while the run has no folder.
+    `call` is from :func:`describe_call`, and the model is as it was given to ``fit``. The attribute ``path`` is the
+    file of this run; None while the run has no folder.
     """
 
     def __init__(self, call: dict[str, Any], model: nn.Module) -> None:
@@ -235,20 +177,16 @@ class Checkpoints:
         self._warned = False
 
     def find(self, resume: bool | str | Path) -> Path | None:
-        """Return the checkpoint to go on from; None if there is none, and a new run begins.
+        """Return the path of the checkpoint to continue; None if there is none, and a new run begins.
 
-        Parameters
-        ----------
-        resume
-            True looks for an interrupted run of the same call with the same model: with the weights that it began
-            with, or those that it had after a Stop. The name or folder of a run takes that one up, whatever the
-            weights are.
+        True looks for an interrupted run of the same call, whose model had these weights at its beginning or after a
+        Stop. The name or folder of a run continues that one, with any weights.
 
         Raises
         ------
         CourseError
-            If the run that was named has no checkpoint, is still running, or is one of another call; if the
-            checkpoint cannot be read.
+            If the named run has no checkpoint, is still running, or is one of another call; if the checkpoint cannot
+            be read.
         """
         if resume is not True:
             return self._named(resume)
@@ -279,14 +217,15 @@ class Checkpoints:
         return paths[0]
 
     def _near_miss(self, same_call: Mapping[Path, Header]) -> str:
-        """Return a sentence about a run that the reader may have meant; empty if there is none."""
-        for path in same_call:
-            if _is_idle(path.parent):
-                return (
-                    f"The run {path.parent.name} was the same call, but began with other weights, so a new run begins. "
-                    f"resume={path.parent.name!r} would take it up."
-                )
-            return f"The run {path.parent.name} of the same call is still going on (or was, on another machine)."
+        """Return a sentence about a run that the caller may have meant; empty if there is none."""
+        if same_call:
+            run = next(iter(same_call)).parent
+            if not _is_idle(run):
+                return f"The run {run.name} of the same call is still going on (or was, on another machine)."
+            return (
+                f"The run {run.name} was the same call, but began with other weights, so a new run begins. "
+                f"resume={run.name!r} would take it up."
+            )
         for path in runs_root().glob(f"*/{CHECKPOINTS}"):
             with contextlib.suppress(CourseError):
                 header = read_header(path)
@@ -296,7 +235,7 @@ class Checkpoints:
         return ""
 
     def begin(self, folder: Path | None, found: Checkpoint | None) -> None:
-        """Keep the checkpoints of this run in a folder from now on; without this call none is written."""
+        """Keep the checkpoints of this run in a folder; before this call none is written."""
         if found:
             self.seen = found.header.seen
             done, epochs = len(found.header.history), self.call["settings"]["epochs"]
@@ -310,7 +249,7 @@ class Checkpoints:
             left.unlink(missing_ok=True)
 
     def write(self, history: Sequence[EpochRecord], state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
-        """Write the checkpoint of a finished epoch. A full disk is one warning: training and the old one stay."""
+        """Write the checkpoint of a finished epoch. An error on the disk is one warning, and the old file stays."""
         digest = weights_digest(best)
         if digest not in self.seen:
             self.seen = [*self.seen, digest]
@@ -318,11 +257,10 @@ class Checkpoints:
             write_checkpoint(self.path, Header(self.call, self.seen, list(history)), state)
         except CourseError as error:
             if not self._warned:
-                old = self.path.exists()
-                then = "a resumed run would begin with the last checkpoint" if old else "a resumed run would begin anew"
+                start = "with the last checkpoint" if self.path.exists() else "anew"
                 warn(
-                    f"The checkpoint of epoch {len(history)} was not written: {error} Training goes on; {then}. It is "
-                    "tried again after every epoch."
+                    f"The checkpoint of epoch {len(history)} was not written: {error} Training goes on; a resumed run "
+                    f"would begin {start}. It is tried again after every epoch."
                 )
             self._warned = True
 
@@ -338,7 +276,7 @@ class Checkpoints:
 
 
 def find_checkpoint(checkpoints: Checkpoints, setup: Setup) -> Checkpoint | None:
-    """Return the checkpoint to go on from, the same one in all processes; None if there is none."""
+    """Return the checkpoint to continue, the same one in all processes; None if there is none."""
     paths = [checkpoints.find(setup.options.resume) if setup.is_first_process else None]
     path = broadcast_object_list(paths)[0] if setup.group.world_size > 1 else paths[0]
     found = None if path is None else read_checkpoint(path)
@@ -347,10 +285,7 @@ def find_checkpoint(checkpoints: Checkpoints, setup: Setup) -> Checkpoint | None
 
 
 def _is_idle(folder: Path, on_another_machine: bool = False) -> bool:
-    """Return True if nobody works on a run any more.
-
-    Processes of another machine cannot be seen: for a run that is said to go on there, the argument is returned.
-    """
+    """Return True if no process works on a run; `on_another_machine` is the answer where that cannot be seen."""
     record = read_run(folder)
     if record.status != "running":
         return True

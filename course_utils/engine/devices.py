@@ -13,12 +13,7 @@ from course_utils.settings import best_device
 
 
 def make_accelerator(device: str | None) -> Accelerator:
-    """Return accelerate's object for a device: it moves, wraps, scales and gathers.
-
-    Parameters
-    ----------
-    device
-        ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA in mixed precision.
+    """Return accelerate's object for ``"cuda"`` (mixed precision), ``"mps"`` or ``"cpu"``; None takes the best device.
 
     Raises
     ------
@@ -36,7 +31,7 @@ def make_accelerator(device: str | None) -> Accelerator:
         raise CourseError("device='mps' was asked for and this is not a Mac whose GPU torch can use. Use device=None.")
     started = int(os.environ.get("WORLD_SIZE") or 1)
     if started > 1 and not cuda and device is None:
-        device = "cpu"  # accelerate brings processes together on CUDA, or on the CPU when it is told to use that
+        device = "cpu"  # accelerate looks for other processes on CUDA, or on the CPU when that is asked for
     precision = "no"
     if cuda:
         precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
@@ -51,7 +46,7 @@ def make_accelerator(device: str | None) -> Accelerator:
 
 
 def forget_other_device(device: str | None, precision: str) -> None:
-    """Let accelerate begin anew where an earlier call chose another device or precision; it would refuse otherwise."""
+    """Reset accelerate where an earlier call chose another device or precision; it would refuse otherwise."""
     if not is_initialized() or PartialState().num_processes > 1:
         return
     other_device = PartialState().device.type != (device or best_device())

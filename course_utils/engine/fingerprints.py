@@ -1,9 +1,8 @@
 """Keys of caches: descriptions of frozen layers and data sets in which every change shows.
 
-A cache that is out of date raises no error, it only gives wrong results. So a cache carries a description of
-everything that it depends on. Transforms of torchvision and the course's own data sets are described without opening a
-picture. Of anything else, a function for example, nobody can tell what it does: that is :class:`CannotFingerprint`,
-and then the samples themselves are read and hashed.
+A cache that is out of date raises no error, it only gives wrong results. Transforms of torchvision and the course's own
+data sets are described without opening a picture. Anything else, a function for example, raises
+:class:`CannotFingerprint`; its samples have to be read and hashed.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ from torch.utils.data import Dataset
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generator_marks, generators_put_back
 from course_utils.datasets import MemoryDataset, PhotoDataset
+from course_utils.engine.sampling import spread_out
 
-CHECKED_SAMPLES = 6  # fetched twice to see if anything is random
+CHECKED_SAMPLES = 6  # number of samples that are fetched twice, to see if anything is random
 
 
 class CannotFingerprint(CourseError):
-    """Something whose behaviour cannot be read off, such as a function or an object of an unknown class."""
+    """A thing whose behaviour cannot be read off, such as a function or an object of an unknown class."""
 
 
 def digest(*parts: str | bytes | memoryview) -> str:
@@ -46,9 +46,7 @@ def digest(*parts: str | bytes | memoryview) -> str:
 
 
 def describe(thing: Any) -> Any:
-    """Return everything that a transform of torchvision consists of, as plain data.
-
-    Equal descriptions mean equal behaviour.
+    """Return a transform of torchvision as plain data: equal descriptions mean equal behaviour.
 
     Raises
     ------
@@ -85,7 +83,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def key_of_front(front: nn.Module) -> dict[str, str]:
-    """Return hashes of a frozen part: of its layers as they print, and of all of its weights and statistics.
+    """Return hashes of a frozen part: of its printed layers, and of all its weights and statistics.
 
     Raises
     ------
@@ -108,22 +106,20 @@ def key_of_front(front: nn.Module) -> dict[str, str]:
 
 
 def key_of_data(dataset: Dataset) -> dict[str, Any]:
-    """Return a description of a data set's samples and labels, without opening a picture.
-
-    Files are known by path, size and times, tensors in memory by their bytes.
+    """Return a description of a data set's samples and labels: files by path, size and times, tensors by their bytes.
 
     Raises
     ------
     CannotFingerprint
-        If the data set's class is not in ``PICTURE_KEYS`` or its transform cannot be described. Its samples have to be
-        read then: :func:`key_of_samples`.
+        If the data set's class is not in ``PICTURE_KEYS`` or its transform cannot be described. Use
+        :func:`key_of_samples` then.
     """
-    if type(dataset) not in PICTURE_KEYS:  # a subclass may give other samples
+    kind = type(dataset)
+    if kind not in PICTURE_KEYS:  # a subclass may give other samples
         raise CannotFingerprint(f"what {_named(dataset)} gives cannot be read off")
-    transform = None if type(dataset) is MemoryDataset else describe(dataset.transform)
-    pictures = PICTURE_KEYS[type(dataset)](dataset)
+    transform = None if kind is MemoryDataset else describe(dataset.transform)
     labels = digest(json.dumps([dataset.labels, dataset.classes]))
-    return {"kind": type(dataset).__name__, "pictures": pictures, "labels": labels, "transform": transform}
+    return {"kind": kind.__name__, "pictures": PICTURE_KEYS[kind](dataset), "labels": labels, "transform": transform}
 
 
 def _key_of_tensors(dataset: MemoryDataset) -> str:
@@ -144,7 +140,7 @@ PICTURE_KEYS: dict[type, Callable[[Any], str]] = {MemoryDataset: _key_of_tensors
 
 
 def key_of_samples(dataset: Dataset, views: int, seed: int) -> dict[str, Any]:
-    """Return a description of any data set, by reading every sample of every view once with :func:`seeded_sample`."""
+    """Return a description of any data set, after reading every sample of every view with :func:`seeded_sample`."""
     samples = hashlib.sha256()
     for view in range(views):
         for index in range(len(dataset)):
@@ -154,14 +150,14 @@ def key_of_samples(dataset: Dataset, views: int, seed: int) -> dict[str, Any]:
 
 
 def is_random(dataset: Dataset) -> bool:
-    """True if a data set draws random numbers: a global generator moves, or a sample differs the second time.
+    """Return True if a data set draws random numbers: a global generator moves, or a sample differs the second time.
 
-    A few samples are fetched twice. The generators of Python, NumPy and torch are left as they were.
+    A few samples are fetched twice. The generators are left as they were.
     """
     if type(dataset) is MemoryDataset:
         return False
     with generators_put_back(seed=0):
-        for index in sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(CHECKED_SAMPLES, len(dataset)))}):
+        for index in spread_out(len(dataset), CHECKED_SAMPLES):
             before = generator_marks()
             first, _ = read_sample(dataset, index)
             if generator_marks() != before or not torch.equal(first, read_sample(dataset, index)[0]):

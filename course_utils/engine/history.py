@@ -22,16 +22,8 @@ class EpochRecord:
     can be compared between runs; accuracies are shares of samples in [0, 1]. The training ones are counted while the
     weights change and with augmentation, so they may lie below the validation ones.
 
-    Parameters
-    ----------
-    epoch
-        Number of the epoch, from 0.
-    learning
-        Names of the stages that learned.
-    train_loss, train_accuracy, val_loss, val_accuracy
-        As above.
-    seconds
-        Time for training and validation.
+    `epoch` counts from 0, `learning` has the names of the stages that learned, and `seconds` is the time for training
+    and validation.
     """
 
     epoch: int
@@ -43,7 +35,7 @@ class EpochRecord:
     seconds: float
 
     def as_row(self) -> dict[str, Any]:
-        """Return the record as it stands in files: the epoch is counted from 1, as people do."""
+        """Return the record as in files, where epochs count from 1."""
         return asdict(self) | {"epoch": self.epoch + 1}
 
 
@@ -71,13 +63,13 @@ def history_table(history: Sequence[EpochRecord]) -> str:
 
 
 class History:
-    """Properties of everything that has a ``history``: a :class:`Run`, or a run that was read from disk."""
+    """The common part of a :class:`Run` and of a run that was read from disk."""
 
     history: Sequence[EpochRecord]
 
     @property
     def best(self) -> EpochRecord | None:
-        """The epoch with the highest validation accuracy, then the lowest loss; None without one."""
+        """The best epoch, see :func:`best_epoch`."""
         return best_epoch(self.history)
 
     @property
@@ -92,21 +84,17 @@ class Run(History):
 
     Parameters
     ----------
-    strategy, plan, seed
-        Arguments of the call.
-    history
-        One record per finished epoch.
+    strategy, plan, seed, history
+        Arguments of the call, and one record per finished epoch.
     stopped
         Reason of the end: ``"finished"``, ``"early"`` (no better for `patience` epochs), ``"interrupted"`` (Stop,
         Ctrl-C), ``"diverged"`` (the loss was no number any more) or ``"failed"`` (another error); ``"running"`` before.
     folder
         Folder of the run's log, see :mod:`course_utils.engine.run_log`; None without one.
     resumed
-        Number of epochs that were there already when this call of ``fit`` took the run up.
-    cached
-        The border in front of which activations came from a cache; None if every epoch went through all stages.
-    error
-        The error that ended the run, in one line; None without one.
+        Number of epochs that were done when this call of ``fit`` resumed the run; 0 for a new run.
+    cached, error
+        Border in front of which activations came from a cache, and the error that ended the run; None without one.
     answers
         Probabilities ``(N, C)`` and labels ``(N,)`` of the last validation, on the CPU; None if they are not kept.
     """
@@ -127,7 +115,7 @@ class Run(History):
 
 
 class TrainingDiverged(CourseError):
-    """The loss stopped being a number. ``run`` holds the epochs that went well."""
+    """The loss became NaN or infinite. ``run`` holds the epochs before that."""
 
     def __init__(self, message: str, run: Run) -> None:
         super().__init__(message)
@@ -137,8 +125,8 @@ class TrainingDiverged(CourseError):
 class TrainingStopped(KeyboardInterrupt):
     """A Stop (Ctrl-C, *Interrupt Kernel*) ended ``fit``; ``run`` holds the epochs that were finished.
 
-    It is a ``KeyboardInterrupt``, so that a cell, a *Run All* and every loop over several runs end with the run that
-    was stopped. The model has its best weights; the checkpoint, where the run keeps one, is written.
+    It is a ``KeyboardInterrupt``, so that a *Run All* and every loop over several runs end too. The model has its best
+    weights; the checkpoint, where the run keeps one, is written.
     """
 
     def __init__(self, message: str, run: Run) -> None:
@@ -146,5 +134,5 @@ class TrainingStopped(KeyboardInterrupt):
         self.run = run
 
     def _render_traceback_(self) -> list[str]:
-        """Return the one sentence that a notebook shows instead of a traceback; IPython asks for it by this name."""
+        """Return the one sentence that IPython, which looks for this name, shows instead of a traceback."""
         return [str(self)]

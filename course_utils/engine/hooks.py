@@ -1,16 +1,16 @@
-"""Behaviours that are attached to the training loop, one per class.
+"""Hooks: behaviours that are attached to the training loop, one per class.
 
-A hook is any object with one or more of these methods; a hook of one's own is handed to ``fit(..., hooks=[…])``.
+A hook is any object with one or more of these methods. Give your own to ``fit(..., hooks=[…])``.
 
 =================================  ================================================================================
 ``on_train_begin(run, model)``     before the first epoch
 ``on_epoch_end(run, model)``       after each epoch: ``run.history[-1]`` is its record, the model has its weights
-``on_stop(run, model)``            a Stop or an error ended the loop: the model is as the loop left it
-``on_train_end(run, model)``       at the end, whatever it was: ``run.stopped`` tells; the model has its best weights
+``on_stop(run, model)``            after a Stop or an error: the model is as the loop left it
+``on_train_end(run, model)``       at every end: ``run.stopped`` is the reason, the model has its best weights
 =================================  ================================================================================
 
-A hook ends the training early by setting ``run.stopped`` to a word other than ``"running"``. It must change neither
-weights nor the global random generators.
+A hook ends the training by setting ``run.stopped`` to a word other than ``"running"``. It must change neither weights
+nor the global random generators.
 
 >>> class Report:
 ...     def on_epoch_end(self, run, model):
@@ -54,10 +54,7 @@ def call(hooks: Sequence[Any], event: str, run: Run, model: nn.Module) -> None:
 
 
 class BestWeights:
-    """Keeps a copy of the weights of the best epoch, and puts them back at the end.
-
-    Until an epoch is complete, the weights that the model came with are the best ones.
-    """
+    """Keeps a copy of the best weights, and puts them back at the end; before the first epoch the given ones count."""
 
     def on_train_begin(self, run: Run, model: nn.Module) -> None:
         """Copy the weights as they are."""
@@ -89,25 +86,15 @@ class BestWeights:
         best, _, answers = self.kept
         return answers if best is run.best else run.answers
 
-    def load(self, run: Run, state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
-        """Take the best weights from a checkpoint."""
-        self.kept = (run.best, state, answers)
-
 
 class EarlyStop:
-    """Ends the training when so many epochs brought nothing better.
-
-    Parameters
-    ----------
-    patience
-        At least 1.
-    """
+    """Ends the training after `patience` epochs (at least 1) without a better one."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
 
     def on_train_begin(self, run: Run, model: nn.Module) -> None:
-        """Look at the history of a resumed run: its last epoch may have been one too many."""
+        """Check the history of a resumed run."""
         self.on_epoch_end(run, model)
 
     def on_epoch_end(self, run: Run, _model: nn.Module) -> None:
@@ -117,13 +104,7 @@ class EarlyStop:
 
 
 class Progress:
-    """Shows how many epochs are done.
-
-    Parameters
-    ----------
-    epochs
-        Number of all epochs.
-    """
+    """Shows a bar with the number of finished epochs, of `epochs` in all."""
 
     bar: tqdm | None = None
 
@@ -139,21 +120,13 @@ class Progress:
         self.bar.update()
 
     def on_train_end(self, _run: Run, _model: nn.Module) -> None:
-        """Take it away."""
+        """Remove it."""
         if self.bar is not None:
             self.bar.close()
 
 
 class LogRun:
-    """Writes the run's folder while the training goes on.
-
-    Parameters
-    ----------
-    log
-        Writes the files.
-    best
-        Knows the best weights.
-    """
+    """Writes the run's folder while the training goes on; `best` has the weights."""
 
     def __init__(self, log: RunLog, best: BestWeights) -> None:
         self.log, self.best = log, best
@@ -163,31 +136,19 @@ class LogRun:
         self.log.epoch(run, self.best.state(run, model))
 
     def on_train_end(self, run: Run, model: nn.Module) -> None:
-        """Write how it ended."""
+        """Write the end of the run."""
         self.log.end(run, self.best.state(run, model), self.best.answers(run))
 
 
 class KeepCheckpoint:
-    """Goes on from a checkpoint, and writes one after every epoch.
-
-    Parameters
-    ----------
-    checkpoints
-        Writes the file, in the process that has begun it.
-    found
-        The checkpoint to go on from; None for a new run.
-    setup
-        Its optimizer, schedule and loss scaling are a part of the state.
-    best
-        Knows the best weights.
-    """
+    """Continues from the checkpoint `found`, if there is one, and writes one after every epoch."""
 
     def __init__(self, checkpoints: Checkpoints, found: Checkpoint | None, setup: Setup, best: BestWeights) -> None:
         self.checkpoints, self.found, self.setup, self.best = checkpoints, found, setup, best
         self.epochs_tried = 0  # number of epochs in the last checkpoint that was written, or could not be
 
     def on_train_begin(self, run: Run, model: nn.Module) -> None:
-        """Put everything where it was after the last finished epoch."""
+        """Restore the state after the last finished epoch."""
         if self.found is None:
             return
         history, state, self.found = self.found.header.history, self.found.state, None
@@ -201,21 +162,18 @@ class KeepCheckpoint:
         self.setup.memory.count = state["pieces"]
         set_generator_states(state["random"])
         self.epochs_tried = len(history)
-        # In one statement, because a Stop may come between two: until here the model goes back to how it came.
+        # One statement, because a Stop may come between two.
         run.history, run.resumed, self.best.kept = history, len(history), (best_epoch(history), best, state["answers"])
 
     def on_epoch_end(self, run: Run, model: nn.Module) -> None:
         """Write the checkpoint of the epoch."""
         if self.checkpoints.path is not None:
             best = self.best.state(run, model)
-            self.checkpoints.write(run.history, self._state(model, best, self.best.answers(run)), best)
+            self.checkpoints.write(run.history, self._state(run, model, best), best)
         self.epochs_tried = len(run.history)
 
     def on_stop(self, run: Run, model: nn.Module) -> None:
-        """Write the checkpoint of an epoch that was finished when the Stop came, and had none yet.
-
-        The model has the best weights afterwards, and the same call has to find the checkpoint that belongs to them.
-        """
+        """Write the checkpoint of a finished epoch that has none yet: the same call will look for its weights."""
         if len(run.history) > self.epochs_tried:
             self.on_epoch_end(run, model)
 
@@ -224,15 +182,13 @@ class KeepCheckpoint:
         if self.checkpoints.path is not None and run.stopped in ("finished", "early", "diverged"):
             self.checkpoints.delete()
 
-    def _state(
-        self, model: nn.Module, best: Mapping[str, Tensor], answers: tuple[Tensor, Tensor] | None
-    ) -> dict[str, Any]:
-        """Return all that the next epoch depends on. Which stages learn is not in it: that follows from the epoch."""
+    def _state(self, run: Run, model: nn.Module, best: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return all that the next epoch depends on; which stages learn follows from its number."""
         weights, setup = model.state_dict(), self.setup
         return {
             "model": weights,
             "best": {name: t for name, t in best.items() if not same_bits(t, weights[name])},
-            "answers": answers,
+            "answers": self.best.answers(run),
             "optimizer": setup.optimizer.state_dict(),
             "schedule": setup.schedule.state_dict(),
             "scaler": None if setup.accelerator.scaler is None else setup.accelerator.scaler.state_dict(),
@@ -242,7 +198,7 @@ class KeepCheckpoint:
 
 
 def own_hooks(run: Run, model: nn.Module, train: Dataset, val: Dataset, setup: Setup) -> list[Any]:
-    """Return the hooks that the options ask for; best weights first, since the others ask for them."""
+    """Return the hooks that the options ask for; best weights first, since the others use them."""
     options, accelerator, best = setup.options, setup.accelerator, BestWeights()
     checkpoints = found = None
     if options.resume:

@@ -4,8 +4,8 @@
 
 * the border is the same in every epoch, and something lies in front of it (feature extraction, last block);
 * nothing is augmented at random, or augmented views are asked for;
-* by itself (``"auto"``) only where more than one epoch gains from it, and for data whose fingerprint can be read off:
-  the course's own data sets with torchvision's transforms.
+* with ``"auto"``, only for more than one epoch, and for data whose fingerprint can be read off: the course's own data
+  sets with torchvision's transforms.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from course_utils.engine.processes import all_processes_agree
 from course_utils.fine_tuning import Plan
 
 MODES = ("auto", "on", "off")
-LARGEST_BY_ITSELF = 4_000_000_000  # bytes that a cache may take without having been asked for
+LARGEST_AUTO = 4_000_000_000  # largest cache in bytes with the mode "auto"
 
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """Options of the activation cache, where one word does not say enough.
+    """Options of the activation cache.
 
     Parameters
     ----------
@@ -39,10 +39,8 @@ class CacheOptions:
     views
         Number of augmented views of each training picture; epoch e learns from view e modulo `views`. 1 for training
         without augmentation.
-    dtype
-        ``"float32"`` or ``"float16"``.
-    folder
-        Folder of all caches; None for the course's own.
+    dtype, folder
+        Same as in :func:`~course_utils.engine.activation_cache.cache_activations`.
     """
 
     mode: str = "auto"
@@ -53,17 +51,7 @@ class CacheOptions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Data sets to train on, and the part of the network that takes them.
-
-    Parameters
-    ----------
-    train, val
-        Data sets of pictures or of activations.
-    border
-        Stage in front of which the activations were taken; None for pictures.
-    reason
-        Why there is no cache; empty with one.
-    """
+    """Data sets of pictures, or of activations in front of the stage `border`; `reason` says why there is no cache."""
 
     train: Dataset
     val: Dataset
@@ -78,19 +66,19 @@ class Inputs:
         """Return plain values for the log of the run."""
         if self.border is None:
             return {"asked": asked.mode, "used": False, "reason": self.reason}
-        about = {"asked": asked.mode, "used": True, "border": self.border}
-        about |= {"views": self.train.views, "dtype": self.train.dtype}
-        return about | {"train": self.train.name, "val": self.val.name}
+        return {
+            "asked": asked.mode,
+            "used": True,
+            "border": self.border,
+            "views": self.train.views,
+            "dtype": self.train.dtype,
+            "train": self.train.name,
+            "val": self.val.name,
+        }
 
 
 def cache_options(cache: str | CacheOptions | None) -> CacheOptions:
-    """Return the options for what ``fit`` was given; None is ``"off"``.
-
-    Raises
-    ------
-    CourseError
-        For an unknown word.
-    """
+    """Return the options that the argument of ``fit`` stands for (None is ``"off"``); CourseError for another word."""
     options = cache if isinstance(cache, CacheOptions) else CacheOptions("off" if cache is None else cache)
     if options.mode not in MODES:
         raise CourseError(f"cache={options.mode!r} is unknown: give one of {', '.join(MODES)}, or CacheOptions(...).")
@@ -108,21 +96,9 @@ def inputs_for(
     seed: int,
     device: torch.device,
 ) -> Inputs:
-    """Return the inputs of a run: with a cache, which is made where it is missing, or without.
+    """Return the inputs of a run, with or without a cache, in all of its processes alike.
 
-    Parameters
-    ----------
-    options
-        From :func:`cache_options`.
-    model, train, val, plan, epochs, seed
-        Model, data and settings of the run. The model goes to `device` if a cache is made.
-    device
-        Device of the training.
-
-    Returns
-    -------
-    Inputs
-        The same kind in all processes of a run.
+    `options` are from :func:`cache_options`. The model goes to `device` if a cache is made.
 
     Raises
     ------
@@ -136,8 +112,13 @@ def inputs_for(
     if options.mode == "off":
         return Inputs(train, val, reason="off")
     try:
-        _require_use(options, model, train, val, plan, epochs)
-        inputs = _cached(options, model, train, val, _border(plan, epochs), seed, device)
+        border = _border(plan, epochs)
+        _require_use(options, model, train, val, border, epochs)
+        model.to(device)
+        limit = LARGEST_AUTO if options.mode == "auto" else None
+        shared = {"dtype": options.dtype, "folder": options.folder, "limit": limit}
+        kept = cache_activations(model, train, border, views=options.views, seed=seed, **shared)
+        inputs = Inputs(kept, cache_activations(model, val, border, **shared), border)
     except _NoCache as reason:
         if options.mode == "on":
             raise CourseError(f"cache='on' cannot be: {reason}. Use cache='auto' or 'off'.") from None
@@ -170,10 +151,9 @@ def _border(plan: Plan, epochs: int) -> str:
 
 
 def _require_use(
-    options: CacheOptions, model: nn.Module, train: Dataset, val: Dataset, plan: Plan, epochs: int
+    options: CacheOptions, model: nn.Module, train: Dataset, val: Dataset, border: str, epochs: int
 ) -> None:
-    border = _border(plan, epochs)
-    if options.mode == "auto":  # before a sample is fetched: a data set of one's own is left alone
+    if options.mode == "auto":  # before a sample is fetched: nothing is read from a data set that is not the course's
         if epochs == 1:
             raise _NoCache("a single epoch passes through the frozen stages once, with a cache or without")
         try:
@@ -191,25 +171,8 @@ def _require_use(
         )
 
 
-def _cached(
-    options: CacheOptions,
-    model: nn.Module,
-    train: Dataset,
-    val: Dataset,
-    border: str,
-    seed: int,
-    device: torch.device,
-) -> Inputs:
-    model.to(device)
-    shared = {"dtype": options.dtype, "folder": options.folder}
-    if options.mode == "auto":
-        shared["limit"] = LARGEST_BY_ITSELF
-    kept = cache_activations(model, train, border, views=options.views, seed=seed, **shared)
-    return Inputs(kept, cache_activations(model, val, border, **shared), border)
-
-
 def _given(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, epochs: int, both: bool) -> Inputs:
-    """Return inputs for data sets that are caches: they have to belong to this network and this strategy."""
+    """Return inputs of data sets that are caches, after a check that they belong to this network and strategy."""
     if not both:
         raise CourseError("Cached activations can be trained on only if they are chosen by too: cache both splits.")
     try:

@@ -1,11 +1,9 @@
-"""How many processes load pictures: a rule that holds in scripts and notebooks, on every system.
+"""A rule for the number of processes that load pictures, in scripts and notebooks, on every system.
 
-Workers are started once and stay: what augmentation draws travels with the index of a sample
-(:class:`course_utils.engine.sampling.SampleIndex`). The start takes a tenth of a second where Python forks, and seconds
-where it starts workers afresh (``spawn``, on Windows and macOS, or ``forkserver``) and each of them imports torch. So
-they pay where the epochs have enough to decode or to change, and where there are cores that the training does not need.
-Started afresh, workers also import classes by name, and a class that is defined in a cell of a notebook, or in the
-script itself, has no name that they could import.
+Workers save time where the epochs have enough to decode or to change, and where the training leaves cores free. They
+are started once and stay. The start takes a tenth of a second where Python forks, and seconds where it starts workers
+afresh (``spawn``, on Windows and macOS, or ``forkserver``) and each of them imports torch. Workers that are started
+afresh import classes by name, which fails for a class that is defined in a notebook's cell or in the script itself.
 """
 
 from __future__ import annotations
@@ -26,22 +24,10 @@ SECONDS_TO_START = {"fork": 0.1, "spawn": 4.5, "forkserver": 4.5}
 
 
 def workers_for(dataset: Any, *, epochs: int = 1, processes: int | None = None) -> tuple[int, str]:
-    """Return ``num_workers`` of a ``DataLoader`` for a data set on this machine, and the reason.
+    """Return ``num_workers`` of a ``DataLoader`` for a data set that is read `epochs` times, and the reason.
 
-    Parameters
-    ----------
-    dataset
-        The training set: the source of its samples, and the modules of its class and transform are looked at.
-    epochs
-        Number of times that every sample is loaded.
-    processes
-        Number of processes that train on this machine at the same time: they share the cores. None for what
-        ``torchrun`` or ``accelerate launch`` says, 1 without them.
-
-    Returns
-    -------
-    workers, reason
-        The reason is a sentence for the reader.
+    `processes` train on this machine and share its cores; None stands for their number from ``torchrun`` or
+    ``accelerate launch``, 1 without them.
     """
     return choose_workers(
         source=_source(dataset),
@@ -57,21 +43,18 @@ def workers_for(dataset: Any, *, epochs: int = 1, processes: int | None = None) 
 def choose_workers(
     *, source: str, pictures: int, epochs: int, not_importable: list[str], start_method: str, cores: int, processes: int
 ) -> tuple[int, str]:
-    """Return the number of workers and the reason; the rule itself.
+    """Return the number of workers and the reason, a sentence for the reader.
 
     Parameters
     ----------
     source
         Source of the samples: ``"file"``, ``"store"`` or ``"memory"``.
-    pictures, epochs
-        Number of pictures in an epoch, and of epochs.
+    pictures, epochs, cores, processes
+        Numbers of pictures in an epoch, of epochs, of cores and of training processes, at least 1.
     not_importable
-        Names of classes and functions that a new process could not import: those of a notebook's cell, of the script
-        that runs, or of another function.
+        Names of classes and functions that a new process could not import.
     start_method
         Start method of Python's ``multiprocessing``: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
-    cores, processes
-        At least 1 each.
 
     Examples
     --------
@@ -105,7 +88,7 @@ def _source(dataset: Any) -> str:
         return "memory"
     if any(hasattr(part, "pixels") for part in parts):
         return "store"
-    # A data set of the reader's own: one with paths reads files, of others nothing is known and nothing is risked.
+    # Another data set is taken to read files only if it has paths.
     files = any(isinstance(part, PhotoDataset) or getattr(part, "paths", None) for part in parts)
     return "file" if files else "memory"
 

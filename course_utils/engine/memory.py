@@ -1,4 +1,4 @@
-"""A batch that the memory is too small for is computed in pieces; the gradient stays that of the batch."""
+"""Gradient accumulation where the memory is too small for a batch: it is computed in pieces, with the same gradient."""
 
 from __future__ import annotations
 
@@ -24,38 +24,18 @@ class MemoryPieces:
 
     BatchNorm in stages that learn sees a piece at a time then; nothing else changes.
 
-    Parameters
-    ----------
-    loss
-        The criterion: its class weights tell how much a piece counts in the mean over the batch.
-    optimizer
-        Gradients of a batch that is begun anew are thrown away.
-    group
-        The processes of the run.
-
-    Attributes
-    ----------
-    count
-        Number of pieces of a batch; it grows and does not shrink again.
+    The class weights of `loss` decide how much a piece counts in the mean over the batch. The optimizer's gradients are
+    set to None when a batch is begun anew. The attribute ``count`` is the number of pieces; it never shrinks.
     """
 
     def __init__(self, loss: nn.CrossEntropyLoss, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> None:
         self.loss, self.optimizer, self.group, self.count = loss, optimizer, group, 1
 
     def run(self, compute: Compute, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits ``(N, C)`` of a batch.
+        """Return the logits ``(N, C)`` of a batch of images ``(N, …)`` and labels ``(N,)``.
 
-        Parameters
-        ----------
-        compute
-            Takes images, labels and the share of the piece in the batch's mean loss; returns the logits of the piece.
-        images, labels
-            ``(N, …)`` and ``(N,)``.
-
-        Raises
-        ------
-        OutOfMemory
-            If the batch cannot be cut any further.
+        `compute` is a function of images, labels and the share of a piece in the batch's mean loss, and returns logits.
+        If the batch cannot be cut any further, that is OutOfMemory.
         """
         while True:
             try:
@@ -63,26 +43,23 @@ class MemoryPieces:
             except RuntimeError as error:
                 if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
                     raise
-            # Only out here is the traceback gone, and with it the activations that filled the memory.
+            # Here the traceback is gone, and with it the activations that filled the memory.
             self.optimizer.zero_grad(set_to_none=True)
             clear_device_cache(garbage_collection=True)
             self._cut_smaller(len(images))
 
     def _in_pieces(self, compute: Compute, images: Tensor, labels: Tensor) -> Tensor:
-        pieces = max(1, min(self.count, len(images)))  # of several processes, one may have nothing to do
+        pieces = max(1, min(self.count, len(images)))  # a shard may be empty
         if pieces == 1:
             return compute(images, labels, 1.0)
-        # Each piece counts by what is in it. The mean of their means would favour the pictures of small pieces.
-        weights = [self._weight(piece) for piece in labels.tensor_split(pieces)]
+        # A piece counts by its sum of class weights. The mean of means would favour the pictures of small pieces.
+        weight = self.loss.weight
+        weights = [len(y) if weight is None else weight[y].sum() for y in labels.tensor_split(pieces)]
         parts = zip(images.tensor_split(pieces), labels.tensor_split(pieces), weights, strict=True)
-        return torch.cat([compute(image, label, weight / sum(weights)) for image, label, weight in parts])
-
-    def _weight(self, labels: Tensor) -> Tensor | int:
-        """Return the number that the loss divides by to get a mean."""
-        return len(labels) if self.loss.weight is None else self.loss.weight[labels].sum()
+        return torch.cat([compute(x, y, counts / sum(weights)) for x, y, counts in parts])
 
     def _cut_smaller(self, size: int) -> None:
-        # Processes that wait for the gradient of one that begins its batch anew would wait for ever.
+        # The other processes would wait for ever for the gradient of one that begins its batch anew.
         if self.count >= size or self.group.world_size > 1:
             raise OutOfMemory
         self.count *= 2
@@ -94,7 +71,7 @@ class MemoryPieces:
 
 
 def too_little_memory(group: ProcessGroup) -> CourseError:
-    """Return the error for a reader whose memory is too small."""
+    """Return the error that says what to do where the memory is too small."""
     where = group.device.type
     if group.world_size > 1:
         return CourseError(

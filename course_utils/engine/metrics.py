@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from course_utils.engine.processes import ProcessGroup, all_reduce_sum, gather_rows
 
-CHECK_EVERY = 20  # batches between two looks at whether the loss still is a number
+CHECK_EVERY = 20  # batches between two checks that the loss is finite
 
 
 class LossIsNoNumber(ArithmeticError):
@@ -18,17 +18,10 @@ class LossIsNoNumber(ArithmeticError):
 
 
 class EpochMetrics:
-    """Sums over samples. A mean of batch means would weigh the pictures of a short last batch too much.
+    """Sums over samples, because a mean of batch means would weigh the pictures of a short last batch too much.
 
-    The sums stay on the device: asking a GPU for a number in every step makes it wait for the CPU. Each process counts
-    its own samples, each of which it has once; what is said about them is said about those of all.
-
-    Parameters
-    ----------
-    group
-        The processes of the run.
-    keep_answers
-        True to keep the probabilities of all samples.
+    The sums stay on the device: reading a number in every step makes a GPU wait for the CPU. Each process counts its
+    own samples; the results are those of all processes. With `keep_answers` the probabilities of all samples are kept.
     """
 
     def __init__(self, group: ProcessGroup, keep_answers: bool = False) -> None:
@@ -38,13 +31,7 @@ class EpochMetrics:
         self.right = torch.zeros((), dtype=torch.long, device=group.device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count the shard of a batch: logits ``(n, C)``, labels ``(n,)``.
-
-        Raises
-        ------
-        LossIsNoNumber
-            At every twentieth batch, if the sum of the losses is infinite or NaN.
-        """
+        """Count the shard of a batch: logits ``(n, C)``, labels ``(n,)``; LossIsNoNumber at every twentieth batch."""
         shard = self.group.shard
         self.loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         self.right += (logits.argmax(1) == labels).sum()
@@ -57,20 +44,14 @@ class EpochMetrics:
         self.batches += 1
 
     def _finite_loss(self) -> float:
-        # All processes have to come to the same conclusion, or those that go on wait for the one that stopped.
-        value = all_reduce_sum(self.loss, self.group).item()  # a sum that was once infinite or NaN stays so
+        # The sum over all processes, so that all stop at the same step; once infinite or NaN, it stays so.
+        value = all_reduce_sum(self.loss, self.group).item()
         if not math.isfinite(value):
             raise LossIsNoNumber(value)
         return value
 
     def means(self) -> tuple[float, float]:
-        """Return mean loss (nats) and accuracy in [0, 1] over all samples.
-
-        Raises
-        ------
-        LossIsNoNumber
-            If the sum of the losses is infinite or NaN.
-        """
+        """Return mean loss (nats) and accuracy in [0, 1] over all samples; LossIsNoNumber if there is no mean."""
         return self._finite_loss() / self.seen, all_reduce_sum(self.right, self.group).item() / self.seen
 
     def answers(self) -> tuple[Tensor, Tensor] | None:

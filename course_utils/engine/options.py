@@ -1,4 +1,4 @@
-"""Everything that ``fit`` can be told beside model, data and strategy, and the check that a call can work."""
+"""The options of ``fit``, and the check that a call can work."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class FitOptions:
     class_weights
         One weight per class for the loss, for unbalanced data; None weighs all alike.
     oversample
-        For unbalanced data too: an epoch draws as many pictures as there are, with replacement, every class equally
-        often on average (:class:`~course_utils.engine.sampling.BalancedOrder`). The data set needs ``labels``.
-        Together with class weights the rare classes count twice.
+        True for epochs that draw pictures with replacement, every class equally often on average
+        (:class:`~course_utils.engine.sampling.BalancedOrder`). The data set needs ``labels``. Together with class
+        weights the rare classes count twice.
     num_workers
-        Number of processes that load pictures. 0 is right for small sets and for data that is in memory; ``"auto"``
-        goes by a rule (:mod:`course_utils.engine.loading`). The weights that come out do not depend on it.
+        Number of processes that load pictures, 0 for small sets and data in memory; ``"auto"`` goes by a rule
+        (:mod:`course_utils.engine.loading`). The weights that come out do not depend on it.
     device
         ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision (bfloat16, or
         float16 where that is missing), channels_last, pinned memory and copies that do not block.
@@ -49,22 +49,21 @@ class FitOptions:
         without weights, report and figures, for comparisons of many runs; ``"off"``, nothing. A folder that cannot be
         written is a warning, no error.
     resume
-        True keeps a checkpoint in the run's folder after every epoch, and begins by looking for one: the same call
-        again, after a Stop or a killed kernel, goes on there and comes to the weights and the history of the unbroken
-        run, bit by bit. An epoch that was cut off begins anew. A run that came to its end has no checkpoint: the same
-        call again is a new run. The name or folder of a run (``course runs``) takes up that one. See
-        :mod:`course_utils.engine.checkpoints`.
+        True keeps a checkpoint after every epoch (:mod:`course_utils.engine.checkpoints`) and begins by looking for
+        one: the same call, after a Stop or a killed kernel, continues there and gives the weights and the history of
+        the unbroken run, bit by bit. After a finished run the same call is a new run. The name or folder of a run
+        (``course runs``) continues that one.
     cache
-        ``"auto"``: the frozen stages run once, and their activations come from disk in every epoch
-        (:mod:`course_utils.engine.activation_cache`), where the border stays the same, nothing is augmented at
-        random, and the data are of the course; ``"on"``: an error where it cannot be; ``"off"`` or None: never;
+        ``"auto"``: the frozen stages run once and their activations come from disk in every epoch, where the border
+        stays the same, nothing is augmented at random, and the data are of the course
+        (:mod:`course_utils.engine.inputs`); ``"on"``: an error where it cannot be; ``"off"`` or None: never;
         :class:`~course_utils.engine.inputs.CacheOptions` for augmented views, half precision or another folder.
         Losses are the same to about 1e-6.
 
     Raises
     ------
     CourseError
-        If a value cannot be right.
+        If a value is out of its range.
     """
 
     epochs: int = 10
@@ -105,15 +104,7 @@ class FitOptions:
 
     @classmethod
     def of(cls, options: FitOptions | None, keywords: dict[str, Any]) -> FitOptions:
-        """Return the options with some of them replaced by keyword arguments.
-
-        Raises
-        ------
-        CourseError
-            If a value cannot be right.
-        TypeError
-            For a name that is none of an option.
-        """
+        """Return the options with some of them replaced by keyword arguments; TypeError for an unknown name."""
         names = [field.name for field in fields(cls)]
         for name in keywords:
             if name not in names:
@@ -122,7 +113,8 @@ class FitOptions:
 
     def as_settings(self) -> dict[str, Any]:
         """Return the options as plain values for the log of a run; the cache is described by the inputs."""
-        settings = {name: value for name, value in asdict(self).items() if name != "cache"}
+        settings = asdict(self)
+        del settings["cache"]
         if self.class_weights is not None:
             settings["class_weights"] = [float(weight) for weight in self.class_weights]
         return settings | {"resume": self.resume if isinstance(self.resume, bool) else str(self.resume)}
@@ -143,9 +135,9 @@ def check_call(model: nn.Module, train: Sized, val: Sized, options: FitOptions) 
                 "Use dataset.with_transform(eval_transform(weights)), or splits.with_transforms(...)."
             )
         labels = [int(label) for label in getattr(dataset, "labels", [label])]
-        top = max(labels)
-        if min(labels) < 0:
-            raise CourseError(f"The {name} split has a label {min(labels)}: labels count from 0.")
+        low, top = min(labels), max(labels)
+        if low < 0:
+            raise CourseError(f"The {name} split has a label {low}: labels count from 0.")
         if top >= classes:
             raise CourseError(
                 f"The {name} split has labels up to {top}, the model's head has {classes} outputs (0 to "

@@ -1,15 +1,12 @@
 """Photos decoded and resized once, so that loading keeps up with training that augments.
 
-Decoding a photograph and making it small takes longer than a small network takes to learn from it, and every epoch
-does it again. :func:`store_pixels` does it once and keeps 8-bit pixels in an artifact on disk
-(:mod:`course_utils.engine.artifact_store`), which is memory-mapped: an epoch then reads bytes, and augmentation works
-on tensors. :func:`read_fast` does so where it pays: with augmentation, or with more pictures than
-:func:`course_utils.datasets.in_memory` can hold.
+Decoding and resizing a photograph takes longer than a small network needs to learn from it. :func:`store_pixels` does
+it once for all epochs and keeps 8-bit pixels in an artifact on disk (:mod:`course_utils.engine.artifact_store`), which
+is memory-mapped. :func:`read_fast` does so where it saves time.
 
-Without augmentation the store holds exactly what the weights' own transform makes of a file before it crops: both give
-the same, to the last bit. With augmentation, crops come from the same distribution, but they are others: places are
-drawn as whole pixels of a picture of another size, and a stored picture is resampled twice. Its shorter side is as long
-as the smallest crop needs, so that nothing is magnified that was made small.
+Without augmentation the store gives the same bits as the files. With augmentation the crops have the same distribution
+but are others: places are drawn as whole pixels of a picture of another size, and a stored picture is resampled twice.
+Its shorter side is as long as the smallest crop needs, so nothing is made larger again.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ import PIL
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms import functional
 
 from course_utils.common.errors import CourseError
@@ -34,22 +30,23 @@ from course_utils.common.progress import progress
 from course_utils.common.state import generators_put_back
 from course_utils.common.threads import in_threads, thread_count
 from course_utils.data.pictures import SMALLEST_SIDE, load_picture
-from course_utils.datasets import MemoryDataset, PhotoDataset, in_memory_if_it_fits
+from course_utils.datasets import LabelledDataset, MemoryDataset, PhotoDataset, in_memory_if_it_fits
 from course_utils.engine.artifact_store import DATA_FILE, ArtifactStore, DataWriter, Notify, free_bytes, print_to_stderr
 from course_utils.engine.fingerprints import PICTURE_KEYS, key_of_data
+from course_utils.engine.sampling import spread_out
 from course_utils.settings import load_settings
-from course_utils.transforms import image_size, train_transform
+from course_utils.transforms import image_size, preset_of, train_transform
 
-FORMAT = 2  # of the payload and the manifest; another number makes every existing store one that is not found
+FORMAT = 2  # of the payload and the manifest; with another number no existing store is found
 SMALLEST_CROP = {"none": 1.0, "light": 0.7, "strong": 0.35}  # share of the area, see transforms.train_transform
-LARGEST_SHARE_OF_FREE = 0.5  # of the disk, for a store that nobody asked for
-TIMED_PICTURES = 8  # before it is decided if a store pays
+LARGEST_SHARE_OF_FREE = 0.5  # share of the free disk space that a store may take
+TIMED_PICTURES = 8  # pictures that are read for a forecast
 
 
 # --- a store as a data set ---------------------------------------------------------------------------------------
 
 
-class PixelDataset(Dataset):
+class PixelDataset(LabelledDataset):
     """Pictures of a store, with the interface of :class:`~course_utils.datasets.PhotoDataset`.
 
     Parameters
@@ -67,15 +64,11 @@ class PixelDataset(Dataset):
     def __init__(
         self, folder: Path, sizes: np.ndarray, photos: PhotoDataset, rows: tuple[int, ...] | None = None
     ) -> None:
-        self.folder, self.sizes, self.photos = Path(folder), sizes, photos
-        self.labels, self.classes = photos.labels, photos.classes
-        self.paths, self.transform = photos.paths, photos.transform
+        super().__init__(photos.paths, photos.labels, photos.classes)
+        self.folder, self.sizes, self.photos, self.transform = Path(folder), sizes, photos, photos.transform
         self.rows = tuple(range(len(photos))) if rows is None else rows
         self._starts = np.concatenate([[0], np.cumsum(3 * sizes.prod(1))])
         self._bytes: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def pixels(self, index: int) -> Tensor:
         """Return one picture before the transform: ``(3, H, W)``, uint8, a copy."""
@@ -98,12 +91,8 @@ class PixelDataset(Dataset):
         chosen = [int(i) for i in indices]
         return PixelDataset(self.folder, self.sizes, self.photos.subset(chosen), tuple(self.rows[i] for i in chosen))
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of samples per class, in the order of ``classes``."""
-        return self.photos.counts()
-
     def __getstate__(self) -> dict[str, Any]:
-        # A loader's process opens the file itself; pickled, a memory map would be sent as a whole.
+        # A worker process opens the file itself; a pickled memory map would be sent as a whole.
         return self.__dict__ | {"_bytes": None}
 
     def __repr__(self) -> str:
@@ -114,21 +103,15 @@ class PixelDataset(Dataset):
 PICTURE_KEYS[PixelDataset] = lambda dataset: f"{dataset.folder.name} {dataset.rows}"
 
 
-# --- does it pay? ------------------------------------------------------------------------------------------------
+# --- deciding ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class StoreForecast:
     """Costs and gains of a store, measured on a few pictures.
 
-    Parameters
-    ----------
-    size, free
-        Bytes that it takes, and free bytes on the disk.
-    build
-        Seconds to make it; 0 if it is there.
-    from_files, from_store
-        Seconds to fetch every picture once, in one thread.
+    Sizes are in bytes, times in seconds: `build` makes the store (0 if it exists), `from_files` and `from_store` fetch
+    every picture once, in one thread.
     """
 
     size: int
@@ -142,7 +125,7 @@ class StoreForecast:
         return epochs * (self.from_files - self.from_store) - self.build
 
     def pays(self, epochs: int) -> bool:
-        """True if time is saved, and the disk has enough room."""
+        """Return True if time is saved and the disk has enough room."""
         return self.gain(epochs) > 0 and self.size <= LARGEST_SHARE_OF_FREE * self.free
 
     def reason(self, epochs: int) -> str:
@@ -167,19 +150,18 @@ def forecast_store(
     """Return a forecast made by timing a few pictures both ways; parameters as in :func:`store_pixels`."""
     job, transform = _Job(dataset, weights, augment, folder), train_transform(weights, augment)
     size, spent = 0, np.zeros(4)
-    chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(TIMED_PICTURES, len(dataset)))})
+    chosen = spread_out(len(dataset), TIMED_PICTURES)
     with generators_put_back(seed=0):
         for index in chosen:
-            times = [clock()]
+            start = clock()
             picture = load_picture(dataset.paths[index])
-            times.append(clock())
+            loaded = clock()
             stored = job.resized(picture)
-            times.append(clock())
+            resized = clock()
             transform(picture)
-            times.append(clock())
+            cropped = clock()
             transform(torch.from_numpy(stored.copy()).permute(2, 0, 1))
-            times.append(clock())
-            size, spent = size + stored.nbytes, spent + np.diff(times)
+            size, spent = size + stored.nbytes, spent + np.diff([start, loaded, resized, cropped, clock()])
     scale = len(dataset) / len(chosen)
     decode, resize, crop_file, crop_stored = (spent * scale).tolist()
     size, build = (0, 0.0) if job.folder.exists() else (round(size * scale), (decode + resize) / thread_count())
@@ -197,6 +179,10 @@ def read_fast(
 ) -> PixelDataset | PhotoDataset:
     """Return the data set with the transform for training, through a store where that pays.
 
+    The decision is kept as an artifact and used from then on: measured seconds vary, but a resumed run, and all
+    processes that train together, have to see the same pixels. If the store cannot be written, `notify` gets a line
+    about it and pictures are read from their files.
+
     Parameters
     ----------
     dataset, weights, augment, folder
@@ -204,13 +190,7 @@ def read_fast(
     epochs
         Number of times that every picture will be read.
     notify
-        Called with the reason, one line, and as in :func:`store_pixels`.
-
-    Notes
-    -----
-    The decision is kept as an artifact beside the store and holds from then on: measured seconds vary, but a run that
-    is resumed, and all processes that train together, have to see the same pixels. If the store cannot be written,
-    pictures are read from their files, and `notify` is told.
+        Called with the reason of the decision, one line, and as in :func:`store_pixels`.
     """
     notify, job = notify or print_to_stderr, _Job(dataset, weights, augment, folder)
 
@@ -239,12 +219,8 @@ def training_pictures(
 ) -> PixelDataset | PhotoDataset | MemoryDataset:
     """Return pictures to train on: in memory without augmentation if there is room, else as :func:`read_fast` decides.
 
-    Parameters
-    ----------
-    dataset, weights, augment, epochs, notify
-        Same as in :func:`read_fast`.
-    share
-        Same as in :func:`~course_utils.datasets.in_memory_if_it_fits`.
+    The parameters are those of :func:`read_fast`; `share` is that of
+    :func:`~course_utils.datasets.in_memory_if_it_fits`.
     """
     if augment == "none":
         finished = in_memory_if_it_fits(dataset.with_transform(train_transform(weights, augment)), share)
@@ -274,10 +250,9 @@ def store_pixels(
     Parameters
     ----------
     dataset
-        Photos; their transform does not matter.
+        Photos; their transform is not used.
     weights, augment
-        Same as in :func:`~course_utils.transforms.train_transform`. The weights decide size and interpolation; the more
-        is cropped away, the larger are the stored pictures.
+        Same as in :func:`~course_utils.transforms.train_transform`. They decide the size of the stored pictures.
     folder
         Folder of all stores; None for ``pixels`` in the course's cache.
     notify
@@ -301,7 +276,7 @@ class _Job:
 
     def __init__(self, dataset: PhotoDataset, weights: Any, augment: str, folder: str | Path | None) -> None:
         train_transform(weights, augment)  # raises an error for a wrong value of either
-        self.preset = preset = weights.transforms() if hasattr(weights, "transforms") else weights
+        self.preset = preset = preset_of(weights)
         smallest = min(preset.resize_size)
         if augment != "none":
             smallest = max(smallest, math.ceil(image_size(weights) / math.sqrt(SMALLEST_CROP[augment])))
@@ -318,7 +293,7 @@ class _Job:
         return np.asarray(functional.resize(picture, [self.side], **options))
 
     def fill(self, file: DataWriter) -> dict[str, Any]:
-        """Write all pictures, and return what the manifest shall hold."""
+        """Write all pictures, and return the entries of the manifest."""
         sizes = []
         decoded = in_threads(lambda path: self.resized(load_picture(path)), self.paths, ahead=4 * thread_count())
         for pixels in progress(decoded, "decoding the pictures once", total=len(self.paths)):

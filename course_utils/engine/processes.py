@@ -1,9 +1,8 @@
-"""Several processes train as one: the same numbers, over however many processes a run is spread.
+"""Several processes that train as one, with the same result for any number of processes.
 
 ``accelerate launch --num-processes 2 …`` or ``torchrun --nproc-per-node 2 …`` starts a program several times, and
-:func:`course_utils.training.fit` notices. Wrapping the model in ``DistributedDataParallel`` (DDP), which averages the
-gradients, is the part that everybody knows. It is not enough for the same result as one process, because a batch is
-more than the sum of its parts:
+:func:`course_utils.training.fit` notices. ``DistributedDataParallel`` (DDP) averages the gradients. The result of one
+process needs more than that:
 
 * every batch is cut from the same order into contiguous shards (:class:`ShardedBatchSampler`); a last batch that does
   not divide is cut into uneven shards, not filled up, so no picture counts twice;
@@ -12,7 +11,7 @@ more than the sum of its parts:
 * dropout draws for the whole batch, and each process takes its rows: :class:`SyncedDropout`;
 * losses and hits are summed over the processes before anything is divided or decided: :func:`all_reduce_sum`.
 
-What cannot be the same to the last bit is the order of additions; that leaves differences of about 1e-7 of a value.
+Only the order of additions differs, which changes a value by about 1e-7 of its size.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from torchvision.ops import StochasticDepth
 
 from course_utils.common.errors import CourseError
 
-# How the libraries below tell that the other end has gone; they have no error class in common.
+# Words in the libraries' messages about a lost process; they have no error class in common.
 SIGNS_OF_A_LOST_PEER = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "gloo")
 
 
@@ -42,15 +41,7 @@ SIGNS_OF_A_LOST_PEER = ("connection closed by peer", "connection reset by peer",
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows of a batch that one process has.
-
-    Parameters
-    ----------
-    start, stop
-        First row, and the one after the last; equal when there is nothing for this process.
-    total
-        Number of rows of the whole batch, over all processes.
-    """
+    """The rows of a batch that one process has, from `start` to before `stop` (none if equal), of `total` in all."""
 
     start: int
     stop: int
@@ -76,14 +67,7 @@ def shard_of(total: int, rank: int, world_size: int) -> Shard:
 class ShardedBatchSampler(BatchSampler):
     """One process's shard of every batch; all processes see equally many batches.
 
-    Parameters
-    ----------
-    order
-        Gives the same indices in every process: a :class:`~course_utils.engine.sampling.SeededOrder`, or a range.
-    batch_size
-        Size of the whole batch, at least 1.
-    rank, world_size
-        Number of this process, from 0, and number of processes.
+    `order` gives the same indices in every process, and `batch_size` is that of the whole batch.
     """
 
     def __init__(self, order: Sampler[int] | Sequence[int], batch_size: int, rank: int, world_size: int) -> None:
@@ -91,7 +75,7 @@ class ShardedBatchSampler(BatchSampler):
         self.rank, self.world_size = rank, world_size
 
     def shards(self) -> Iterator[Shard]:
-        """Yield the shard that each batch of the iteration stands for."""
+        """Yield this process's shard of each batch."""
         for first in range(0, len(self.sampler), self.batch_size):
             yield shard_of(min(self.batch_size, len(self.sampler) - first), self.rank, self.world_size)
 
@@ -102,13 +86,7 @@ class ShardedBatchSampler(BatchSampler):
 
 
 class ProcessGroup:
-    """The processes of a run, and the shard of the current batch that this one has.
-
-    Parameters
-    ----------
-    accelerator
-        Knows the number of processes, the rank of this one, and its device.
-    """
+    """Number of processes of a run, rank and device of this one, and its shard of the current batch."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.world_size, self.rank = accelerator.num_processes, accelerator.process_index
@@ -117,15 +95,14 @@ class ProcessGroup:
 
 
 class Batches:
-    """Batches of ``(images, labels)`` on the device, of each the rows that belong to this process.
+    """Shards of batches ``(images, labels)`` that this process computes, on its device.
 
     Parameters
     ----------
     dataset, order, batch_size
-        The samples, their order, and the number of samples in a batch over all processes together. Only an order that
-        has an ``epoch`` changes from epoch to epoch.
+        Samples, their order (which changes with the epoch if it has an ``epoch``), and the size of a whole batch.
     group
-        Is told which shard was handed out last.
+        Processes of the run; its ``shard`` is set with every batch.
     num_workers
         Number of processes that load samples; they are started once and stay.
     """
@@ -141,7 +118,7 @@ class Batches:
         self.order, self.group = order, group
         self.sampler = ShardedBatchSampler(order, batch_size, group.rank, group.world_size)
         self.on_gpu = group.device.type == "cuda"
-        # accelerate's own way of sharing fills up the last batch, and whoever is in there twice counts twice.
+        # accelerate's own sampler fills up the last batch with pictures that then count twice.
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
@@ -161,45 +138,32 @@ class Batches:
         # A plain loader draws one number from the global generator whenever it is iterated, for its workers' seeds;
         # one whose workers stay does so once. Drawn here, dropout sees the same numbers with and without workers.
         torch.empty((), dtype=torch.int64).random_()
-        for shard, (images, labels) in zip(self.sampler.shards(), self.loader, strict=True):
+        for shard, batch in zip(self.sampler.shards(), self.loader, strict=True):
             self.group.shard = shard
-            images, labels = (x.to(self.group.device, non_blocking=self.on_gpu) for x in (images, labels))
-            yield _channels_last(images[: shard.size]), labels[: shard.size]
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    if images.device.type == "mps" or images.ndim != 4:  # activations behind a pooling have no height and width
-        return images
-    return images.contiguous(memory_format=torch.channels_last)
+            images, labels = (x.to(self.group.device, non_blocking=self.on_gpu)[: shard.size] for x in batch)
+            if images.ndim == 4 and images.device.type != "mps":  # activations behind a pooling have no height, width
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield images, labels
 
 
 # --- one loss, one count -----------------------------------------------------------------------------------------
 
 
 def loss_of_shard(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-    """Return the loss to call ``backward`` on, so that the averaged gradient is that of the whole batch's loss.
+    """Return the loss of a shard, weighed so that DDP's averaged gradient is that of the whole batch's mean loss.
 
-    Parameters
-    ----------
-    loss
-        With the mean over a batch, and perhaps class weights and label smoothing.
-    logits, labels
-        ``(n, C)`` and ``(n,)``, this process's shard; n may be 0.
-    group
-        DDP divides the sum of the gradients by its number of processes.
+    Logits are ``(n, C)`` and labels ``(n,)``; n may be 0.
     """
     if group.world_size == 1:
         return loss(logits, labels)
     weights = torch.ones_like(labels, dtype=logits.dtype) if loss.weight is None else loss.weight[labels]
     total = all_reduce_sum(weights.sum(), group)
-    own = F.cross_entropy(
-        logits, labels, weight=loss.weight, label_smoothing=loss.label_smoothing, reduction="sum"
-    )  # fmt: skip
-    return own * group.world_size / total
+    options = {"weight": loss.weight, "label_smoothing": loss.label_smoothing}
+    return F.cross_entropy(logits, labels, **options, reduction="sum") * group.world_size / total
 
 
 def all_reduce_sum(value: Tensor, group: ProcessGroup) -> Tensor:
-    """Return the sum of a tensor over all processes, the same in each; every process has to ask."""
+    """Return the sum of a tensor over all processes; every process has to call this."""
     if group.world_size == 1:
         return value
     value = value.detach().clone()
@@ -208,18 +172,9 @@ def all_reduce_sum(value: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def gather_rows(rows: Tensor, places: Sequence[int], size: int, group: ProcessGroup) -> Tensor:
-    """Return the rows of all processes in one tensor ``(size, …)``, on the CPU.
+    """Return the rows of all processes in one tensor ``(size, …)``, on the CPU; every process has to call this.
 
-    Parameters
-    ----------
-    rows
-        ``(n, …)``, on the CPU.
-    places
-        Row of the result for each of the n rows; no place is taken twice.
-    size
-        Number of rows over all processes.
-    group
-        The processes; every one of them has to ask.
+    `rows` are ``(n, …)``, on the CPU, and `places` are their n places in the result, none twice.
     """
     if group.world_size == 1:
         return rows
@@ -229,7 +184,7 @@ def gather_rows(rows: Tensor, places: Sequence[int], size: int, group: ProcessGr
 
 
 def all_processes_agree(here: bool) -> bool:
-    """Return True if every process of the run says so; every process has to ask."""
+    """Return True if `here` is true in every process of the run; every process has to call this."""
     return all(gather_object([here])) if PartialState().num_processes > 1 else here
 
 
@@ -238,9 +193,9 @@ def all_processes_agree(here: bool) -> bool:
 
 @contextlib.contextmanager
 def layers_synchronised(model: nn.Module, group: ProcessGroup) -> Iterator[None]:
-    """Let the layers that look at a whole batch do so over all processes during the block; explain a lost process.
+    """Let BatchNorm, dropout and stochastic depth see the batch of all processes during the block.
 
-    Inside the block, modules of the model have another class; names, tensors and hooks stay. Alone, nothing is done.
+    Inside the block these modules have another class; names, tensors and hooks stay. One process changes nothing.
 
     Raises
     ------
@@ -304,15 +259,11 @@ class SyncedBatchNorm:
         if count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
         if self.running_mean is not None:
-            self._remember(mean, variance * count / (count - 1))
+            self.num_batches_tracked += 1
+            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), share)
         return _Normalise.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        self.num_batches_tracked += 1
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
 @torch.no_grad()
@@ -334,7 +285,7 @@ def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 class _Normalise(torch.autograd.Function):
-    """(x - mean) / sqrt(variance + eps) * weight + bias, where mean and variance are functions of all shares of x."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias, where mean and variance are functions of all shards of x."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, mean, variance, count, eps):  # noqa: ANN001, ANN205
@@ -364,18 +315,17 @@ class _Normalise(torch.autograd.Function):
 class SyncedDropout:
     """Dropout that draws for the whole batch and takes this process's rows.
 
-    All processes have the same seed. Were each to draw for its own rows only, the first row of every share would lose
-    the same features, and two processes would not be one.
+    All processes have the same seed. If each drew for its own rows only, the first row of every shard would lose the
+    same features.
     """
 
     group: ProcessGroup
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(n, …)`` for the same shape."""
-        shard = self.group.shard
         if not self.training or not 0 < self.p < 1:
             return super().forward(x)
-        return x * _kept(x.new_empty(shard.total, *x.shape[1:]), self.p)[shard.start : shard.stop]
+        return x * _kept(x, x.shape[1:], self.p, self.group.shard)
 
 
 class SyncedStochasticDepth:
@@ -385,12 +335,11 @@ class SyncedStochasticDepth:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(n, …)`` for the same shape."""
-        shard = self.group.shard
         if not self.training or self.mode != "row" or not 0 < self.p < 1:
             return super().forward(x)
-        return x * _kept(x.new_empty(shard.total, *[1] * (x.ndim - 1)), self.p)[shard.start : shard.stop]
+        return x * _kept(x, [1] * (x.ndim - 1), self.p, self.group.shard)
 
 
-def _kept(noise: Tensor, p: float) -> Tensor:
-    """Return zeros with probability p, else 1 / (1 - p); drawn as torch's own layers draw them."""
-    return noise.bernoulli_(1 - p).div_(1 - p)
+def _kept(x: Tensor, shape: Sequence[int], p: float, shard: Shard) -> Tensor:
+    """Return zeros with probability p, else 1 / (1 - p), drawn as torch's own layers draw them: ``(n, *shape)``."""
+    return x.new_empty(shard.total, *shape).bernoulli_(1 - p).div_(1 - p)[shard.start : shard.stop]

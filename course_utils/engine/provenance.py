@@ -1,7 +1,4 @@
-"""The origin of a result: model, data, versions, machine and commit, as plain values that JSON can hold.
-
-A number without these cannot be repeated. They are found by looking, so a caller of ``fit`` has nothing to declare.
-"""
+"""The origin of a result: model, data, versions, machine and commit, as plain values that JSON can hold."""
 
 from __future__ import annotations
 
@@ -31,48 +28,38 @@ GIT_SECONDS = 5
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Return the facts about a network.
-
-    Parameters
-    ----------
-    model
-        A network of one of the families.
-
-    Returns
-    -------
-    dict
-        ``name`` (see :func:`model_name`), ``class``, ``family``, ``parameters`` (how many numbers) and ``outputs``.
-    """
+    """Return name (see :func:`model_name`), class, family, number of parameters and outputs of a network."""
     return {
         "name": model_name(model),
         "class": type(model).__name__,
         "family": family_of(model).name,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": _count(model),
         "outputs": last_layer(model).out_features,
     }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def model_name(model: nn.Module) -> str | None:
     """Return the name under which ``load_pretrained`` builds this network; None if there is no such name.
 
     It is the name of the builder whose network prints the same, line by line: that compares every layer with its sizes,
-    strides and dropout. Nothing is written on a model when it is built, so it does not matter who built it.
+    strides and dropout, whoever built the model.
     """
-    outputs = last_layer(model).out_features
-    body = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in last_layer(model).parameters())
+    head, printed = last_layer(model), str(model)
+    body = _count(model) - _count(head)
     for name in available_models():
-        if not name.startswith(family_of(model).prefixes):
-            continue
         # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
-        if _body_parameters(name, last_layer(model).in_features) in (None, body) and _printed(name, outputs) == str(
-            model
-        ):
+        fits = name.startswith(family_of(model).prefixes) and _body_parameters(name, head.in_features) in (None, body)
+        if fits and _printed(name, head.out_features) == printed:
             return name
     return None
 
 
 def _body_parameters(name: str, features: int) -> int | None:
-    """Return the number of parameters in front of a last layer, as the weights entry has it; None if unknown."""
+    """Return the number of parameters in front of the last layer by the weights entry; None if unknown."""
     meta = next(iter(models.get_model_weights(name))).meta
     # torchvision's entries without a classifier count its parameters all the same.
     classes = len(meta["categories"] or []) or (0 if name in BUILDERS else 1000)
@@ -86,21 +73,14 @@ def _printed(name: str, outputs: int) -> str:
 
 
 def describe_layers(model: nn.Module) -> dict[str, Any]:
-    """Return what tells a network from others by its layers, whatever its weights are and whoever wrote it.
+    """Return class and number of parameters of any network, and a digest of its layers, whatever its weights are.
 
-    Returns
-    -------
-    dict
-        ``class``, ``parameters`` (how many numbers) and ``layers``: 16 hexadecimal digits over what it prints, and
-        over name, shape and type of every tensor.
+    The digest has 16 hexadecimal digits over the printed model, and over name, shape and type of every tensor.
     """
     lines = [_one_line(str(model))]
     lines += [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()]
-    return {
-        "class": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "layers": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
-    }
+    layers = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return {"class": type(model).__name__, "parameters": _count(model), "layers": layers}
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -113,18 +93,13 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def describe_data(dataset: Sized) -> dict[str, Any]:
-    """Return the facts about a data set, without opening a picture.
-
-    Parameters
-    ----------
-    dataset
-        Any data set; what it has of ``labels``, ``classes``, ``paths`` and ``transform`` is looked at.
+    """Return a description of any data set, without opening a picture, as far as it has the attributes for it.
 
     Returns
     -------
     dict
-        ``pictures`` (how many), ``classes`` (name → how many, None if the labels are not known), ``transform`` (as it
-        prints, None without one) and ``fingerprint``: another value means other pictures, labels or another order.
+        ``pictures`` (their number), ``classes`` (name → number, None if the labels are not known), ``transform`` (the
+        printed one, or None) and ``fingerprint``: another value means other pictures, labels or another order.
     """
     labels, transform = getattr(dataset, "labels", None), getattr(dataset, "transform", None)
     return {
@@ -161,23 +136,14 @@ def describe_versions() -> dict[str, str]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return operating system, device and its name, number of CPU threads."""
+    """Return operating system, device and its name, and number of CPU threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "platform": platform.platform(),
-        "device": device.type,
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-    }
+    about = {"platform": platform.platform(), "device": device.type, "device_name": name}
+    return about | {"threads": torch.get_num_threads()}
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Return the commit that a folder is at.
-
-    Parameters
-    ----------
-    folder
-        Path of the folder; None for the current one.
+    """Return the commit that a folder (None: the current one) is at.
 
     Returns
     -------
@@ -185,7 +151,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
         ``commit`` (None before the first one) and ``dirty``: True if a file that git knows has uncommitted changes.
         None where there is no git, no repository, or no answer within a few seconds.
     """
-    # Nothing is locked, refreshed or started by this look: somebody may be in the middle of a commit.
+    # Git must not lock, refresh or start anything for this: somebody may be in the middle of a commit.
     command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         asked = subprocess.run(

@@ -1,17 +1,17 @@
-"""The log of a run: every call of ``fit`` writes a folder that tells what was done and what came of it.
+"""The log of a run: every call of ``fit`` writes a folder with its settings and results.
 
 ====================  =============================================================================================
-``run.json``          how it ended, arguments, strategy, model, data, versions, machine, commit; written first and last
-``history.csv``       a row per epoch, counted from 1; written anew after each epoch, so a killed run keeps its rows
-``best.safetensors``  the weights of the best epoch; its number stands in the file's metadata
-``report.json, .md``  what the best weights answered on the validation split; ``report-test`` from ``add_report``
+``run.json``          status, arguments, strategy, model, data, versions, machine, commit; written first and last
+``history.csv``       one row per epoch, counted from 1; written after each epoch, so a killed run keeps its rows
+``best.safetensors``  weights of the best epoch, whose number is in the file's metadata
+``report.json, .md``  answers of the best weights on the validation split; ``report-test`` is from ``add_report``
 ``curves.png``        loss and accuracy by epoch
-``confusion.png``     the confusion matrix of that report
-``checkpoint-*.bin``  of a run with ``resume`` that has not come to its end (:mod:`course_utils.engine.checkpoints`)
+``confusion.png``     confusion matrix of that report
+``checkpoint-*.bin``  state of an unfinished run with ``resume`` (:mod:`course_utils.engine.checkpoints`)
 ====================  =============================================================================================
 
-The folder is ``$COURSE_RUNS``, or ``runs`` in the course's cache. With ``COURSE_TENSORBOARD=1`` the numbers of each
-epoch are also written as TensorBoard's event files. :mod:`course_utils.engine.runs` reads all that.
+The folder is in ``$COURSE_RUNS``, or in ``runs`` in the course's cache. With ``COURSE_TENSORBOARD=1`` it also has
+TensorBoard's event files. :mod:`course_utils.engine.runs` reads these folders.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import psutil
+import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from course_utils import plots
@@ -38,23 +41,16 @@ from course_utils.common.files import written_whole
 from course_utils.engine.history import EpochRecord, Run, best_epoch
 from course_utils.engine.provenance import describe_data, describe_machine, describe_model, describe_versions, git_state
 from course_utils.evaluation import Report, plot_confusion
+from course_utils.fine_tuning import Plan
 from course_utils.settings import load_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Sized
-
-    import torch
-
-    from course_utils.fine_tuning import Plan
 
 LEVELS = ("full", "light", "off")
 RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE = "run.json", "history.csv", "best.safetensors", "curves.png"
 CHECKPOINTS = "checkpoint-*.bin"  # of course_utils.engine.checkpoints
 FORMAT = 1
-MANY_CLASSES = 30  # a matrix of more cells than that a side is no picture any more; report.json has it
+MANY_CLASSES = 30  # a larger confusion matrix is not legible as a picture; report.json has its numbers
 
-# Weights go to disk in the middle of a run only where that costs next to nothing: at the speed of a slow disk, in at
-# most this share of the time that an epoch takes.
+# Weights are written in the middle of a run only where that takes at most this share of an epoch's time.
 SLOW_DISK = 50e6  # bytes per second
 SHARE_FOR_WRITING = 0.1
 
@@ -73,22 +69,20 @@ def runs_root(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def worth_writing_now(size: int, epoch_seconds: float) -> bool:
-    """Return True if weights of `size` bytes are written in the middle of a run, after an epoch of so many seconds."""
+    """Return True if weights of `size` bytes are to be written after an epoch that took `epoch_seconds`."""
     return size / SLOW_DISK <= SHARE_FOR_WRITING * epoch_seconds
 
 
 def _errors_become_warnings(method: Callable) -> Callable:
-    """Let a method of the log fail without harm: one warning, and from then on nothing more is written."""
+    """Turn an error in a method of the log into one warning, after which nothing more is written."""
 
     @functools.wraps(method)
     def guarded(log: RunLog, *args: Any, **options: Any) -> None:
         if not log.on:
             return
-        # Every kind of error: hours of training must not end because of a full disk, nor because of a class name that
-        # matplotlib cannot draw.
         try:
             method(log, *args, **options)
-        except Exception as error:
+        except Exception as error:  # any error: neither a full disk nor a failed figure may end hours of training
             log.on = False
             warn(_warning(log.place, error))
 
@@ -109,30 +103,17 @@ def _warning(place: Path | None, error: Exception) -> str:
 
 
 class RunLog:
-    """Writes the folder of one run while it goes on.
-
-    Whatever happens to the disk, training is not disturbed: the first error becomes a warning, and the rest is left
-    out. No random number of the run is used.
+    """Writes the folder of one run. The first error becomes a warning and ends the writing, not the training.
 
     Parameters
     ----------
     level
         ``"full"``; ``"light"``, without weights, report and figures; ``"off"``, nothing at all.
-    settings
-        The arguments of ``fit`` by name.
-    plan, model, train, val, device
-        The plan, the model, the data and the device of the training.
+    settings, plan, model, train, val, device
+        Arguments of ``fit`` by name, and parts of the training to describe.
     folder
-        Folder of the run that goes on here; None begins a new one.
-
-    Attributes
-    ----------
-    folder
-        The run's folder; None if there is none.
-    place
-        The place where it is or should have been.
-    on
-        True while anything is written.
+        Folder of a resumed run; None begins a new one. The attribute of this name is None if it could not be made,
+        while ``place`` is always its path. ``on`` is True while anything is written.
     """
 
     def __init__(
@@ -151,14 +132,9 @@ class RunLog:
         self.place = folder
         self.resumed = folder is not None
         self.classes = tuple(str(name) for name in getattr(val, "classes", None) or ())
-        self._weights_of: int | None = None
+        self._weights_of: int | None = None  # epoch whose weights are on disk
         self._board: Any = None
         self._begin(settings, plan, model, train, val, device)
-
-    @property
-    def full(self) -> bool:
-        """True if weights, report and figures are written too."""
-        return self.on and self.level == "full"
 
     @_errors_become_warnings
     def _begin(
@@ -167,7 +143,10 @@ class RunLog:
         now = datetime.now(UTC)
         about_model = describe_model(model)
         if not self.resumed:
-            self.place = runs_root() / _new_name(now, plan.strategy.name, about_model["family"])
+            words = f"{plan.strategy.name[:40]} {about_model['family']}".lower()
+            words = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
+            end = secrets.token_hex(2)  # not from the seeded generators
+            self.place = runs_root() / f"{now:%Y%m%d-%H%M%S}-{words}-{end}"
         started, resumed = self._before(now.isoformat(timespec="milliseconds"))
         self._facts = {
             "format": FORMAT,
@@ -189,7 +168,7 @@ class RunLog:
             "process": this_process(),
         }
         try:
-            self._write_facts()
+            _write_json(self.place / RUN_FILE, self._facts)
         except CourseError:
             with contextlib.suppress(OSError):
                 self.place.rmdir()  # made a moment ago, and empty
@@ -198,41 +177,37 @@ class RunLog:
         self._board = _tensorboard(self.folder)
 
     def _before(self, now: str) -> tuple[str, list[str]]:
-        """Return when the run began, and when it was taken up again."""
+        """Return the time when the run began, and the times when it was resumed."""
         if not self.resumed:
             return now, []
         try:
             facts = json.loads((self.place / RUN_FILE).read_text(encoding="utf-8"))
             return facts["started"], [*facts.get("resumed", []), now]
-        except (OSError, ValueError, KeyError, TypeError):  # damaged: it is written anew
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: it is written again
             return now, [now]
 
     @_errors_become_warnings
     def epoch(self, run: Run, best_state: dict[str, Tensor]) -> None:
-        """Write the record of the last epoch of a run; the best weights only where that takes next to no time."""
+        """Write the record of the last epoch, and its weights if they are the best and quickly written."""
         record = run.history[-1]
         write_history(self.folder / HISTORY_FILE, run.history)
         if self._board is not None:
-            _scalars(self._board, record)
+            for kind in ("loss", "accuracy"):
+                for split in ("train", "val"):
+                    self._board.add_scalar(f"{kind}/{split}", getattr(record, f"{split}_{kind}"), record.epoch + 1)
+            self._board.add_scalar("seconds", record.seconds, record.epoch + 1)
+            self._board.flush()
         size = sum(tensor.nbytes for tensor in best_state.values())
-        if self.full and record is best_epoch(run.history) and worth_writing_now(size, record.seconds):
+        if self.level == "full" and record is best_epoch(run.history) and worth_writing_now(size, record.seconds):
             self._write_weights(best_state, record.epoch)
 
     def end(self, run: Run, best_state: dict[str, Tensor], answers: tuple[Tensor, Tensor] | None) -> None:
-        """Write how a run ended.
+        """Write the end of a run, the weights of its best epoch and a report about their answers.
 
-        Parameters
-        ----------
-        run
-            The run with all of its epochs.
-        best_state
-            The weights of its best epoch.
-        answers
-            Probabilities ``(N, C)`` of those weights on the validation split, and labels ``(N,)``; None without a
-            report.
+        `answers` are probabilities ``(N, C)`` and labels ``(N,)`` of the validation split; None for no report.
         """
         self._end(run)
-        if self.full and run.history:
+        if self.level == "full" and run.history:
             self._end_full(run, best_state, answers)
 
     @_errors_become_warnings
@@ -245,7 +220,7 @@ class RunLog:
             "epochs": len(run.history),
             "best": None if best is None else best.as_row(),
         }
-        self._write_facts()
+        _write_json(self.place / RUN_FILE, self._facts)
         if self.resumed and run.history:  # a process killed after its checkpoint had no time for this
             write_history(self.folder / HISTORY_FILE, run.history)
         if self._board is not None:
@@ -257,21 +232,14 @@ class RunLog:
         if self._weights_of != epoch:
             self._write_weights(best_state, epoch)
         if answers is not None:
-            write_report(self.folder, self._report(*answers))
+            probabilities, labels = answers
+            outputs = probabilities.shape[1]
+            names = self.classes if len(self.classes) == outputs else tuple(str(i) for i in range(outputs))
+            write_report(self.folder, Report(names, labels.numpy(), probabilities.numpy()))
         figure = plots.learning_curves({self._facts["strategy"]["name"]: run})
         _write_figure(self.folder / CURVES_FILE, figure)
 
-    def _report(self, probabilities: Tensor, labels: Tensor) -> Report:
-        outputs = probabilities.shape[1]
-        names = self.classes if len(self.classes) == outputs else tuple(str(i) for i in range(outputs))
-        return Report(names, labels.numpy(), probabilities.numpy())
-
-    def _write_facts(self) -> None:
-        _write_json(self.place / RUN_FILE, self._facts)
-
     def _write_weights(self, state: dict[str, Tensor], epoch: int) -> None:
-        from safetensors.torch import save
-
         # safetensors stores tensors row by row; on a GPU or in channels_last they are not laid out like that.
         tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
         with written_whole(self.folder / WEIGHTS_FILE) as beside:
@@ -279,15 +247,8 @@ class RunLog:
         self._weights_of = epoch
 
 
-def _new_name(started: datetime, strategy: str, family: str) -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", f"{strategy[:40]} {family}".lower()).strip("-")
-    return f"{started:%Y%m%d-%H%M%S}-{words}-{secrets.token_hex(2)}"  # not from the seeded generators
-
-
 def this_process() -> dict[str, Any]:
-    """Return host, number and starting time of this process: enough to find out later whether it is still there."""
-    import psutil
-
+    """Return host, number and starting time of this process, by which it can be found later."""
     process = psutil.Process()
     return {"host": platform.node(), "pid": process.pid, "born": process.create_time()}
 
@@ -296,7 +257,7 @@ def this_process() -> dict[str, Any]:
 
 
 def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
-    """Write one row per epoch as CSV; epochs count from 1, losses and shares have all of their digits."""
+    """Write one row per epoch as CSV; epochs count from 1, numbers keep all their digits."""
     with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)], lineterminator="\n")
         writer.writeheader()
@@ -318,21 +279,19 @@ def read_history(path: Path) -> tuple[EpochRecord, ...]:
     )
 
 
-def report_stem(split: str) -> str:
-    """Return the name of a split's report without ending: ``"report"`` for val, ``"report-test"`` for test."""
+def write_report(folder: Path, report: Report, split: str = "val") -> None:
+    """Write a report as JSON and as Markdown, and its confusion matrix as a picture.
+
+    The files are ``report.json`` and so on for the split ``"val"``, ``report-test.json`` and so on for ``"test"``.
+    """
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", split):
         raise CourseError(f"split={split!r}: give a short name of a-z, 0-9, - and _, such as 'test' or 'test-night'.")
-    return "report" if split == "val" else f"report-{split}"
-
-
-def write_report(folder: Path, report: Report, split: str = "val") -> None:
-    """Write a report as JSON and as Markdown, and its confusion matrix as a picture."""
-    stem = report_stem(split)
-    _write_json(folder / f"{stem}.json", {"split": split, **report.to_dict()})
-    with written_whole(folder / f"{stem}.md") as beside:
+    end = "" if split == "val" else f"-{split}"
+    _write_json(folder / f"report{end}.json", {"split": split, **report.to_dict()})
+    with written_whole(folder / f"report{end}.md") as beside:
         beside.write_text(f"# Answers on the {split} split\n\n{report.to_markdown()}", encoding="utf-8")
     if len(report.classes) <= MANY_CLASSES:
-        _write_figure(folder / f"{stem.replace('report', 'confusion')}.png", plot_confusion(report))
+        _write_figure(folder / f"confusion{end}.png", plot_confusion(report))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -342,7 +301,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_figure(path: Path, figure: Any) -> None:
-    drawn = plots.png_bytes(figure, limit=2**40)  # the size that a notebook has to keep to is of no interest here
+    drawn = plots.png_bytes(figure, limit=2**40)  # the limit for a notebook's pictures does not apply to a file
     with written_whole(path) as beside:
         beside.write_bytes(drawn)
 
@@ -362,15 +321,3 @@ def _tensorboard(folder: Path) -> Any:
         )
         return None
     return SummaryWriter(str(folder))
-
-
-def _scalars(board: Any, record: EpochRecord) -> None:
-    for name, value in (
-        ("loss/train", record.train_loss),
-        ("loss/val", record.val_loss),
-        ("accuracy/train", record.train_accuracy),
-        ("accuracy/val", record.val_accuracy),
-        ("seconds", record.seconds),
-    ):
-        board.add_scalar(name, value, record.epoch + 1)
-    board.flush()

@@ -4,7 +4,7 @@
 ...     print(record.name, record.status, record.best)
 >>> model = load_run("3f9a").model()
 
-What the folders hold is described in :mod:`course_utils.engine.run_log`.
+:mod:`course_utils.engine.run_log` lists the files in a folder.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import json
 import platform
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import psutil
+from torch import nn
 
 from course_utils.common.errors import CourseError, warn
 from course_utils.common.tables import text_table
@@ -37,30 +40,25 @@ from course_utils.engine.run_log import (
 from course_utils.evaluation import Report, interval_text
 from course_utils.pretrained_models import load_pretrained
 
-if TYPE_CHECKING:
-    from torch import nn
-
 FOLDER_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
-OWN_FILES = (RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE, "report*.json", "report*.md", "confusion*.png")
-OWN_FILES += (CHECKPOINTS, "events.out.tfevents.*", ".*.partial")
+OWN_FILES = (RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE, CHECKPOINTS)
+OWN_FILES += ("report*.json", "report*.md", "confusion*.png", "events.out.tfevents.*", ".*.partial")
 
 
 @dataclass(frozen=True)
 class RunRecord(History):
-    """One run as its folder tells it.
+    """The record of one run, read from its folder.
 
     Parameters
     ----------
-    folder
-        Where it lies.
-    facts
-        What ``run.json`` holds; empty for a damaged one.
+    folder, facts
+        Path of the folder, and content of its ``run.json`` (empty if it is damaged).
     history
         One record per finished epoch.
     reports
         Split → report as a dict (:meth:`course_utils.evaluation.Report.to_dict`).
     problem
-        Why the folder cannot be read; empty if it can.
+        Reason why the folder cannot be read; empty if it can.
     """
 
     folder: Path
@@ -76,15 +74,15 @@ class RunRecord(History):
 
     @property
     def id(self) -> str:
-        """The end of the name, usually enough to call the run by."""
+        """Last four characters of the name, usually enough to find the run."""
         return self.name.rpartition("-")[2]
 
     @property
     def status(self) -> str:
-        """How it ended, or that it did not.
+        """State of the run in one word.
 
-        ``"finished"``, ``"early"``, ``"interrupted"``, ``"diverged"``, ``"failed"``, ``"running"``, ``"killed"`` (its
-        process is gone and had no time to write how it ended), or ``"damaged"``.
+        ``"finished"``, ``"early"``, ``"interrupted"``, ``"diverged"``, ``"failed"``, ``"running"``, ``"killed"`` (the
+        process is gone and wrote no end) or ``"damaged"`` (the folder cannot be read).
         """
         if self.problem:
             return "damaged"
@@ -92,65 +90,61 @@ class RunRecord(History):
 
     @property
     def resumable(self) -> bool:
-        """Whether ``fit(..., resume=True)``, called as it was, goes on where this run ended."""
+        """True if the same call of ``fit`` with ``resume=True`` continues this run."""
         return self.status != "running" and any(self.folder.glob(CHECKPOINTS))
 
     @property
     def test_accuracy(self) -> float | None:
-        """Accuracy in the test report that :func:`add_report` wrote, in [0, 1]; None without one."""
+        """Accuracy in [0, 1] in the test report that :func:`add_report` wrote; None without one."""
         return self.reports["test"]["accuracy"] if "test" in self.reports else None
 
     @property
     def size(self) -> int:
-        """Bytes that the folder takes."""
+        """Size of the folder in bytes."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
 
     @property
     def data(self) -> str:
-        """Pictures to learn from and to choose by, and the classes: ``"120 + 60: cat, dog"``."""
+        """Numbers of training and validation pictures, and the classes: ``"120 + 60: cat, dog"``."""
         train, val = self.facts["data"]["train"], self.facts["data"]["val"]
         names = f": {', '.join(train['classes'])}" if train["classes"] else ""
         return f"{train['pictures']} + {val['pictures']}{names}"
 
     @property
     def model_text(self) -> str:
-        """Name of the network, or its class when it has none of the known names."""
+        """Name of the network, or its class if ``load_pretrained`` has no name for it."""
         about = self.facts["model"]
         return about["name"] or f"a {about['class']}"
 
     def summary(self) -> dict[str, Any]:
-        """What the table of ``course runs`` shows, as plain values."""
+        """Return the columns of ``course runs`` as plain values."""
         start = {"name": self.name, "folder": str(self.folder), "status": self.status, "bytes": self.size}
         start["resumable"] = self.resumable
         if self.problem:
             return start | {"problem": self.problem}
+        best, settings = self.best, self.facts["settings"]
         return start | {
             "started": self.facts["started"],
             "data": self.data,
             "model": self.model_text,
             "strategy": self.facts["strategy"]["name"],
             "epochs": len(self.history),
-            "epochs_planned": self.facts["settings"]["epochs"],
-            "seed": self.facts["settings"]["seed"],
-            "best_epoch": self.best.epoch + 1 if self.best else None,
-            "best_val_accuracy": self.best.val_accuracy if self.best else None,
-            "best_val_loss": self.best.val_loss if self.best else None,
+            "epochs_planned": settings["epochs"],
+            "seed": settings["seed"],
+            "best_epoch": best and best.epoch + 1,
+            "best_val_accuracy": best and best.val_accuracy,
+            "best_val_loss": best and best.val_loss,
             "test_accuracy": self.test_accuracy,
             "seconds": round(self.seconds, 3),
         }
 
     def model(self) -> nn.Module:
-        """Build the network again and fill it with the best weights.
-
-        Returns
-        -------
-        nn.Module
-            On the CPU, float32, in eval mode, everything able to learn.
+        """Return the network with the best weights: on the CPU, float32, in eval mode, nothing frozen.
 
         Raises
         ------
         CourseError
-            If the run kept no weights, or its network has none of the names that ``load_pretrained`` knows.
+            If the run kept no weights, or ``load_pretrained`` has no name for its network.
         """
         path = self.folder / WEIGHTS_FILE
         if not path.is_file():
@@ -173,17 +167,32 @@ class RunRecord(History):
         return f"it is {self.status}, and {WEIGHTS_FILE} was not written or was deleted. Train it again."
 
     def __str__(self) -> str:
-        return _details(self)
+        if self.problem:
+            return f"{self.name}: damaged, {self.problem}"
+        error = self.facts["error"]
+        head = f"{self.name}: {self.status}, {self.seconds:.1f} s" + (f"\n{error}" if error else "")
+        if self.resumable:
+            head += f"\nThe same call of fit with resume=True goes on with epoch {len(self.history) + 1}."
+        reports = [
+            [split, interval_text(report["right"], report["n"]), f"{report['macro_f1']:.1%}"]
+            for split, report in self.reports.items()
+        ]
+        parts = [
+            head,
+            text_table(["setting", "value"], _wrapped(_settings(self).items(), width=90)),
+            history_table(self.history),
+            text_table(["split", "accuracy (95 % interval)", "macro F1"], reports) if reports else "No report.",
+            f"{self.folder} ({self.size / 1e6:.1f} MB)",
+        ]
+        return "\n\n".join(parts)
 
 
 def _gone(process: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended; one of another machine cannot be seen and counts as running."""
-    import psutil
-
+    """Return True if a process of this machine has ended; one of another machine counts as running."""
     if process["host"] != platform.node():
         return False
     try:
-        # Numbers of processes are used again; two that were born within a second are one.
+        # A process number is used again later, so the starting time (to a second) has to agree too.
         return abs(psutil.Process(process["pid"]).create_time() - process["born"]) > 1
     except psutil.NoSuchProcess:
         return True
@@ -195,41 +204,33 @@ def _gone(process: dict[str, Any]) -> bool:
 
 
 def list_runs(root: Path | None = None) -> list[RunRecord]:
-    """All runs, the newest first; what cannot be read is listed with its ``problem``.
+    """Return all runs, the newest first; damaged ones have a ``problem``.
 
-    Parameters
-    ----------
-    root
-        Folder of runs; by default ``$COURSE_RUNS``, or ``runs`` in the cache.
-
-    Raises
-    ------
-    CourseError
-        If the folder is there and cannot be read.
+    `root` is the folder of all runs; None for ``$COURSE_RUNS``, or ``runs`` in the cache.
     """
     root = runs_root() if root is None else Path(root)
     try:
         folders = [path for path in root.iterdir() if _is_run(path)] if root.is_dir() else []
     except OSError as error:
         raise CourseError(f"The folder of runs {root} cannot be read: {error.strerror or error}.") from error
-    return sorted((read_run(folder) for folder in folders), key=_age, reverse=True)
+    return sorted(map(read_run, folders), key=_age, reverse=True)
 
 
 def load_run(name: str | Path, root: Path | None = None) -> RunRecord:
-    """One run.
+    """Return one run.
 
     Parameters
     ----------
     name
-        Of its folder, or a part of it that no other run has (the four characters at the end, say), or a path such as
+        Name of the folder, a part of it that no other run has (such as the last four characters), or a path such as
         ``Run.folder``.
     root
-        As for :func:`list_runs`.
+        Same as in :func:`list_runs`.
 
     Raises
     ------
     CourseError
-        If there is no such run, several have that part in their names, or the folder is damaged.
+        If there is no such run, several names contain that part, or the folder is damaged.
     """
     record = find_run(name, root)
     if record.problem:
@@ -265,16 +266,25 @@ def _is_run(path: Path) -> bool:
 
 
 def _age(record: RunRecord) -> tuple[str, str]:
-    # A damaged one is sorted by its name, which begins with the time as well.
+    # A damaged run is sorted by its name, which begins with the time too.
     digits = re.sub(r"\D", "", record.facts.get("started", record.name))
     return digits[:17].ljust(17, "0"), record.name
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read the folder of a run; what is wrong with it stands in ``problem``."""
+    """Return the record of a run's folder; an error in its files becomes ``problem``."""
+    history = folder / HISTORY_FILE
     try:
-        record = RunRecord(folder, _read_json(folder / RUN_FILE), _history(folder), _reports(folder))
-        _check_by_use(record)
+        record = RunRecord(
+            folder,
+            _read_json(folder / RUN_FILE),
+            read_history(history) if history.exists() else (),  # written at the end of the first epoch
+            {report["split"]: report for report in map(_read_json, sorted(folder.glob("report*.json")))},
+        )
+        # Use everything once, so that a damaged file is noticed here and not later.
+        datetime.fromisoformat(record.facts["started"])
+        record.summary()
+        str(record)
     except FileNotFoundError as error:
         return RunRecord(folder, problem=f"{Path(error.filename or RUN_FILE).name} is missing")
     except OSError as error:
@@ -285,29 +295,11 @@ def read_run(folder: Path) -> RunRecord:
     return record
 
 
-def _check_by_use(record: RunRecord) -> None:
-    """Whatever is asked of a record later must not fail then: ask now."""
-    datetime.fromisoformat(record.facts["started"])
-    record.summary()
-    _details(record)
-    _flat(record)
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds a {type(content).__name__}")
     return content
-
-
-def _history(folder: Path) -> tuple[EpochRecord, ...]:
-    path = folder / HISTORY_FILE
-    return read_history(path) if path.exists() else ()  # not there before the end of the first epoch
-
-
-def _reports(folder: Path) -> dict[str, dict[str, Any]]:
-    contents = [_read_json(path) for path in sorted(folder.glob("report*.json"))]
-    return {content["split"]: content for content in contents}
 
 
 # --- adding and deleting -----------------------------------------------------------------------------------------
@@ -316,24 +308,20 @@ def _reports(folder: Path) -> dict[str, dict[str, Any]]:
 def add_report(folder: Path | None, report: Report, split: str = "test") -> None:
     """Store a report in a run's folder: ``report-test.json``, ``report-test.md`` and ``confusion-test.png``.
 
+    A disk error is a warning: as in ``fit``, it does not stop the work.
+
     Parameters
     ----------
-    folder
-        ``Run.folder``. None (a run with ``log="off"``, or whose log could not be written) stores nothing.
-    report
-        From :func:`course_utils.evaluation.evaluate`.
+    folder, report
+        ``Run.folder`` (None, for a run without a log, stores nothing), and the result of
+        :func:`course_utils.evaluation.evaluate`.
     split
-        What it was measured on; a short name of a-z, 0-9, - and _. A report of that name is replaced.
+        Name of the split it was measured on, of a-z, 0-9, - and _. An old report of that name is replaced.
 
     Raises
     ------
     CourseError
-        If the folder is no run's, or for another kind of name.
-
-    Warns
-    -----
-    UserWarning
-        If it cannot be written: as in ``fit``, trouble with a disk does not stop the work.
+        If the folder is not that of a run, or `split` has other characters.
     """
     if folder is None:
         return
@@ -348,17 +336,7 @@ def add_report(folder: Path | None, report: Report, split: str = "test") -> None
 
 
 def delete_run(record: RunRecord) -> list[str]:
-    """Delete what ``fit`` and :func:`add_report` wrote, and the folder when nothing else is in it.
-
-    Parameters
-    ----------
-    record
-        From :func:`list_runs` or :func:`load_run`.
-
-    Returns
-    -------
-    list of str
-        Names of files that somebody else put there; they stay, and so does the folder.
+    """Delete the files of ``fit`` and :func:`add_report`; return the names of all others, which stay in the folder.
 
     Raises
     ------
@@ -370,7 +348,7 @@ def delete_run(record: RunRecord) -> list[str]:
     if record.status == "running":
         raise CourseError(f"The run {record.name} is still going on: stop it first.")
     try:
-        if record.folder.is_symlink():  # the run lies elsewhere, somebody wants it there
+        if record.folder.is_symlink():  # somebody keeps the run elsewhere on purpose
             record.folder.unlink()
             return []
         for path in itertools.chain.from_iterable(record.folder.glob(pattern) for pattern in OWN_FILES):
@@ -385,31 +363,31 @@ def delete_run(record: RunRecord) -> list[str]:
 
 # --- tables ------------------------------------------------------------------------------------------------------
 
+
 COLUMNS = ("name", "started", "data", "model", "strategy", "epochs", "seed", "val acc", "test acc", "seconds")
 COLUMNS += ("status", "MB")
 
 
 def runs_table(records: Sequence[RunRecord]) -> str:
-    """One line per run. The name is the end of the folder's name, or the whole of it where two end alike."""
-    rows = [_row(record, name) for record, name in zip(records, _short_names(records), strict=True)]
-    return text_table(COLUMNS, rows)
+    """Return a table with one line per run, named by its :attr:`RunRecord.id`, or in full where two ids are equal."""
+    return text_table(COLUMNS, map(_row, records, _short_names(records)))
 
 
 def _row(record: RunRecord, name: str) -> list[object]:
     size = f"{record.size / 1e6:.1f}"
     if record.problem:
         return [name, *[None] * 9, "damaged", size]
-    asked = record.facts["settings"]
+    settings, data = record.facts["settings"], record.data
     return [
         name,
         f"{datetime.fromisoformat(record.facts['started']).astimezone():%Y-%m-%d %H:%M}",
-        _cut(record.data, 24),
+        data if len(data) <= 24 else data[:23].rstrip(" ,") + "…",
         record.model_text,
         record.facts["strategy"]["name"],
-        f"{len(record.history)}/{asked['epochs']}",
-        str(asked["seed"]),
-        _percent(record.best.val_accuracy if record.best else None),
-        _percent(record.test_accuracy),
+        f"{len(record.history)}/{settings['epochs']}",
+        str(settings["seed"]),
+        f"{record.best.val_accuracy:.1%}" if record.best else None,
+        None if record.test_accuracy is None else f"{record.test_accuracy:.1%}",
         f"{record.seconds:.1f}",
         f"{record.status}, resumable" if record.resumable else record.status,
         size,
@@ -417,7 +395,7 @@ def _row(record: RunRecord, name: str) -> list[object]:
 
 
 def compare_runs(records: Sequence[RunRecord]) -> str:
-    """Two or more runs side by side: what was set differently, and what came of it.
+    """Return tables of the settings in which two or more runs differ, and of their results.
 
     Raises
     ------
@@ -432,68 +410,43 @@ def compare_runs(records: Sequence[RunRecord]) -> str:
         if record.problem:
             raise CourseError(f"The run {record.name} is damaged and cannot be compared: {record.problem}.")
     heads = _short_names(records)
-    settings = [_flat(record) for record in records]
-    keys = list(dict.fromkeys(key for flat in settings for key in flat))
-    rows = [[key, *(flat.get(key, "-") for flat in settings)] for key in keys]
+    rows = _side_by_side([_settings(record) for record in records])
     different = [row for row in rows if len(set(row[1:])) > 1]
-    results = [[name, *values] for name, *values in zip(RESULTS, *map(_results, records), strict=True)]
     parts = [
         "\n".join(f"{head}  {record.name}" for head, record in zip(heads, records, strict=True)),
         text_table(["setting", *heads], _wrapped(different)) if different else "All settings are the same.",
-        text_table(["result", *heads], results),
+        text_table(["result", *heads], _side_by_side([_results(record) for record in records])),
     ]
     if any(row[0] == "data.val.fingerprint" for row in different):
         parts.append("They did not choose by the same validation pictures: their accuracies cannot be compared.")
     return "\n\n".join(parts)
 
 
-RESULTS = ("status", "epochs", "best epoch", "val accuracy", "val loss", "test accuracy", "seconds")
+def _side_by_side(columns: Sequence[dict[str, str]]) -> list[list[str]]:
+    """Return a row per key, in the order in which the keys first appear."""
+    keys = dict.fromkeys(itertools.chain.from_iterable(columns))
+    return [[key, *(column.get(key, "-") for column in columns)] for key in keys]
 
 
-def _results(record: RunRecord) -> list[str]:
-    best = record.best
-    return [
-        record.status,
-        str(len(record.history)),
-        str(best.epoch + 1) if best else "-",
-        _percent(best.val_accuracy) if best else "-",
-        f"{best.val_loss:.4f}" if best else "-",
-        _percent(record.test_accuracy) or "-",
-        f"{record.seconds:.1f}",
-    ]
-
-
-def _details(record: RunRecord) -> str:
-    """All that ``course runs NAME`` tells."""
-    if record.problem:
-        return f"{record.name}: damaged, {record.problem}"
-    error = record.facts["error"]
-    head = f"{record.name}: {record.status}, {record.seconds:.1f} s" + (f"\n{error}" if error else "")
-    reports = [
-        [split, interval_text(report["right"], report["n"]), f"{report['macro_f1']:.1%}"]
-        for split, report in record.reports.items()
-    ]
-    if record.resumable:
-        head += f"\nThe same call of fit with resume=True goes on with epoch {len(record.history) + 1}."
-    parts = [
-        head,
-        text_table(["setting", "value"], _wrapped([list(item) for item in _flat(record).items()], width=90)),
-        history_table(record.history),
-        text_table(["split", "accuracy (95 % interval)", "macro F1"], reports) if reports else "No report.",
-        f"{record.folder} ({record.size / 1e6:.1f} MB)",
-    ]
-    return "\n\n".join(parts)
-
-
-def _flat(record: RunRecord) -> dict[str, str]:
-    """Everything that was set or found when the run began, under names with dots."""
-    facts = record.facts
-    parts = {"": facts["settings"]} | {
-        f"{part}.": facts[part] or {} for part in ("strategy", "model", "data", "versions", "machine", "git")
+def _results(record: RunRecord) -> dict[str, str]:
+    best, test = record.best, record.test_accuracy
+    return {
+        "status": record.status,
+        "epochs": str(len(record.history)),
+        "best epoch": str(best.epoch + 1) if best else "-",
+        "val accuracy": f"{best.val_accuracy:.1%}" if best else "-",
+        "val loss": f"{best.val_loss:.4f}" if best else "-",
+        "test accuracy": "-" if test is None else f"{test:.1%}",
+        "seconds": f"{record.seconds:.1f}",
     }
-    # What is logged, and whether a run could be taken up again, changes nothing that is learned.
-    silent = ("log", "resume")
-    return {key: text for prefix, part in parts.items() for key, text in flatten(prefix, part) if key not in silent}
+
+
+def _settings(record: RunRecord) -> dict[str, str]:
+    """Return everything that was set or found when the run began, under names joined by dots."""
+    parts = ("strategy", "model", "data", "versions", "machine", "git")
+    content = record.facts["settings"] | {part: record.facts[part] or {} for part in parts}
+    # The level of the log and the way a run was started change nothing that is learned.
+    return {key: text for key, text in flatten("", content) if key not in ("log", "resume")}
 
 
 def flatten(prefix: str, content: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -507,23 +460,15 @@ def flatten(prefix: str, content: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield prefix + key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _wrapped(rows: Sequence[Sequence[str]], width: int = 48) -> list[list[str]]:
-    """Rows whose long cells go on in rows of their own."""
+def _wrapped(rows: Iterable[Sequence[str]], width: int = 48) -> list[tuple[str, ...]]:
+    """Return the rows with long cells broken: the rest of a cell stands in the next row."""
     laid_out = []
     for row in rows:
         cells = [textwrap.wrap(cell, width) or [""] for cell in row]
-        laid_out += [list(line) for line in itertools.zip_longest(*cells, fillvalue="")]
+        laid_out += itertools.zip_longest(*cells, fillvalue="")
     return laid_out
 
 
 def _short_names(records: Sequence[RunRecord]) -> list[str]:
     ends = [record.id for record in records]
     return [record.id if ends.count(record.id) == 1 else record.name for record in records]
-
-
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{share:.1%}"
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"

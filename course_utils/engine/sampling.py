@@ -1,8 +1,7 @@
-"""In which order an epoch shows the training pictures, and what augmentation draws for each of them.
+"""The order of the training pictures in an epoch, and the random numbers of their augmentation.
 
-Both are functions of (seed, epoch), whatever was drawn before: a resumed run sees what the unbroken one would have
-seen, and it does not matter how many processes load the pictures. The sampler decides both: it yields indices that
-carry their epoch and the seed of their sample (:class:`SampleIndex`), also to worker processes that stay.
+Both are functions of (seed, epoch), whatever was drawn before, so a resumed run is equal to an unbroken one, with any
+number of worker processes. The sampler decides both: its indices carry their epoch and a seed (:class:`SampleIndex`).
 """
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ from course_utils.common.state import generators_put_back
 
 
 class SampleIndex(int):
-    """The index of a sample, with the epoch in which it is shown and the seed of what is drawn for it.
-
-    An ``int``, so that every data set can be asked with it.
-    """
+    """The index of a sample, with its epoch and the seed of its augmentation; an ``int`` for every data set."""
 
     epoch: int
     seed: int
@@ -45,21 +41,13 @@ def sample_indices(indices: Sequence[int], size: int, seed: int, epoch: int) -> 
     return [SampleIndex(index, epoch, seeds[index]) for index in indices]
 
 
+def spread_out(size: int, count: int) -> list[int]:
+    """Return at most `count` indices of `size` samples, evenly spaced from the first to the last."""
+    return sorted({round(i) for i in np.linspace(0, size - 1, min(count, size))})
+
+
 class SeededOrder(Sampler[SampleIndex]):
-    """Indices in an order that is a function of (seed, epoch) alone.
-
-    Shuffling by the global random generator would depend on all that was drawn before. This order is the same
-    whether a run comes to an epoch in one go or is resumed there.
-
-    Parameters
-    ----------
-    size
-        Number of samples.
-    seed
-        At least 0.
-    epoch
-        The epoch whose order the next iteration gives.
-    """
+    """The indices of `size` samples in an order that is a function of (seed, epoch) alone; the seed is at least 0."""
 
     def __init__(self, size: int, seed: int, epoch: int = 0) -> None:
         self.size, self.seed, self.epoch = size, seed, epoch
@@ -76,29 +64,18 @@ class SeededOrder(Sampler[SampleIndex]):
 
 
 class BalancedOrder(SeededOrder):
-    """As many indices as there are samples, drawn with replacement so that each class is equally likely.
+    """Indices that are drawn with replacement so that each class is equally likely, one for each sample.
 
-    First a class is drawn, then one of its samples. Those of a rare class come back again and again (with another
-    augmentation each time, if there is one), and many of a frequent class are left out of an epoch. Like
-    :class:`SeededOrder` it is a function of (seed, epoch) alone.
+    First a class is drawn, then one of its samples: those of a rare class are repeated, and many of a frequent class
+    are left out of an epoch. ``torch.utils.data.WeightedRandomSampler`` with weights ``1 / count of the class`` draws
+    from the same distribution, but by the global generator. Class weights in the loss have the same aim.
 
     Parameters
     ----------
     labels
-        One number per sample. Classes that none of them names are not drawn.
+        One number per sample, at least one (or it is a CourseError).
     seed, epoch
         Same as in :class:`SeededOrder`.
-
-    Raises
-    ------
-    CourseError
-        Without a label there is nothing to draw from.
-
-    Notes
-    -----
-    ``torch.utils.data.WeightedRandomSampler`` with weights ``1 / count of the class`` draws from the same
-    distribution, but by the global generator. Class weights in the loss have the same aim: there every picture is seen
-    once, and a mistake on a rare class costs more.
     """
 
     def __init__(self, labels: Sequence[int], seed: int, epoch: int = 0) -> None:
@@ -115,13 +92,7 @@ class BalancedOrder(SeededOrder):
 
 
 def training_order(train: Dataset, seed: int, oversample: bool) -> SeededOrder:
-    """Return the order of the training pictures; with `oversample` every class comes equally often.
-
-    Raises
-    ------
-    CourseError
-        If `oversample` is asked for, and the data set does not have the label of every picture in ``labels``.
-    """
+    """Return the order of the training pictures; with `oversample`, which needs ``train.labels``, balanced by class."""
     if not oversample:
         return SeededOrder(len(train), seed)
     labels = getattr(train, "labels", None)
@@ -135,16 +106,11 @@ def training_order(train: Dataset, seed: int, oversample: bool) -> SeededOrder:
 
 
 class SeededDraws(Dataset):
-    """A data set whose random numbers are a function of the index that it is asked with.
+    """A data set whose random numbers are a function of the :class:`SampleIndex` (a plain index has the seed 0).
 
-    Augmentation draws from the generators of Python, NumPy or torch. Here they are seeded for each picture and put
-    back afterwards, so that a picture looks the same whether it is loaded first or last, here or in a worker, and
-    dropout draws the same numbers with and without augmentation.
-
-    Parameters
-    ----------
-    dataset
-        Gives anything for an index. It is asked with a :class:`SampleIndex`, or with a plain one, whose seed is 0.
+    The generators of Python, NumPy and torch are seeded for each picture and put back afterwards, so that a picture
+    looks the same whether it is loaded first or last, here or in a worker, and dropout draws the same numbers with and
+    without augmentation.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -158,22 +124,21 @@ class SeededDraws(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return several samples, as a ``DataLoader`` asks for them: putting the generators back costs time."""
+        samples = []
         with generators_put_back():
-            return [self._drawn(index) for index in indices]
-
-    def _drawn(self, index: int) -> Any:
-        seed = getattr(index, "seed", 0)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device: 100 times slower
-        return self.dataset[index]
+            for index in indices:
+                seed = getattr(index, "seed", 0)
+                random.seed(seed)
+                np.random.seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed is 100 times slower: it seeds all devices
+                samples.append(self.dataset[index])
+        return samples
 
 
 def seeded_draws(dataset: Dataset) -> Dataset:
-    """Return the data set in :class:`SeededDraws`, unless it draws nothing: tensors in memory, or what says so itself.
+    """Return the data set in :class:`SeededDraws`, unless it draws nothing: a ``TensorDataset``, or one with ``fixed``.
 
-    A data set says so by an attribute ``fixed`` that is true, as that of
-    :class:`~course_utils.datasets.MemoryDataset` is.
+    ``fixed`` is an attribute that is True where nothing is drawn (:class:`~course_utils.datasets.MemoryDataset`).
     """
     fixed = isinstance(dataset, TensorDataset) or getattr(dataset, "fixed", False)
     return dataset if fixed else SeededDraws(dataset)

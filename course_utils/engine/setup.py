@@ -34,22 +34,9 @@ class Network(NamedTuple):
 class Setup:
     """Everything that the training loop needs beside the model.
 
-    Parameters
-    ----------
-    plan, options, settings
-        The strategy for this model, the options of ``fit``, and these as plain values for the log.
-    accelerator, group
-        Device and precision; the processes of the run.
-    inputs
-        Pictures, or cached activations with the part of the network that takes them.
-    train, val
-        Batches on the device.
-    criterion
-        The cross-entropy, with label smoothing and class weights.
-    optimizer, schedule
-        AdamW over the plan's parameter groups; one function of the step for each group.
-    memory
-        Computes a batch in pieces where the memory is short.
+    ``settings`` are the options as plain values for the log; ``inputs`` are pictures, or cached activations with the
+    part of the network that takes them; ``criterion`` has label smoothing and class weights; ``optimizer`` is AdamW
+    over the plan's parameter groups; ``memory`` computes a batch in pieces where the memory is too small.
     """
 
     plan: Plan
@@ -82,10 +69,10 @@ class Setup:
     def network(self, model: nn.Module) -> Network:
         """Return the network for the stages that learn now.
 
-        DDP decides at wrapping time whose gradients it exchanges. Parameters that wake up later would go their own way
-        in every process, silently; so the bare model is wrapped anew whenever other stages learn.
+        DDP decides at wrapping time whose gradients it exchanges, so the bare model is wrapped anew whenever other
+        stages learn.
         """
-        if self.group.world_size > 1:  # let the old wrapper go; collecting garbage takes a quarter second
+        if self.group.world_size > 1:  # drop the old wrapper; collecting garbage takes a quarter of a second
             self.accelerator.free_memory()
         bare = self.inputs.learner(self.accelerator.unwrap_model(model, keep_fp32_wrapper=False))
         return Network(bare, self.accelerator.prepare_model(bare))
@@ -99,7 +86,7 @@ class Setup:
         return EpochMetrics(self.group, keep_answers)
 
     def release(self) -> None:
-        """Let go of gradients and optimizer state, whoever still holds on to this object (a traceback, say)."""
+        """Free gradients and optimizer state, even where something (a traceback, say) still refers to this object."""
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.optimizer.state.clear()
 
@@ -112,7 +99,7 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     CourseError
         For a device that is not there, or a cache that cannot be where it is asked for.
     KeyboardInterrupt
-        If it is stopped while activations are cached. Half a cache is none.
+        If it is stopped while activations are cached.
     """
     order = training_order(train, options.seed, options.oversample)
     accelerator = make_accelerator(options.device)
@@ -131,11 +118,15 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
 
     train_batches = batches(seeded_draws(inputs.train), order)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
-    # Neither the scheduler nor, with it, the number of steps is handed to accelerate: it would step once for each
-    # process. One function per group, all of them there from the first step.
-    schedule = LambdaLR(optimizer, _rate_functions(optimizer, plan, len(train_batches), options.epochs))
+    steps = len(train_batches) * options.epochs
+    warmup = round(plan.strategy.warmup * steps)
+    starts = [group["start"] * len(train_batches) for group in optimizer.param_groups]
+    # One function per group. The schedule is not handed to accelerate, which would step once for each process.
+    schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
     prepared = accelerator.prepare(optimizer)
-    criterion = _criterion(options, device)
+    weights = options.class_weights
+    weight = None if weights is None else torch.tensor(list(weights), dtype=torch.float32, device=device)
+    criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=options.label_smoothing)
     return Setup(
         plan,
         options,
@@ -150,19 +141,3 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
         schedule,
         MemoryPieces(criterion, prepared, group),
     )
-
-
-def _rate_functions(optimizer: torch.optim.Optimizer, plan: Plan, steps_per_epoch: int, epochs: int) -> list:
-    steps = steps_per_epoch * epochs
-    warmup = round(plan.strategy.warmup * steps)
-
-    def rate_function(first_step: int):  # noqa: ANN202
-        return lambda step: rate_factor(step, first_step, steps, warmup)
-
-    return [rate_function(group["start"] * steps_per_epoch) for group in optimizer.param_groups]
-
-
-def _criterion(options: FitOptions, device: torch.device) -> nn.CrossEntropyLoss:
-    weights = options.class_weights
-    weight = None if weights is None else torch.tensor(list(weights), dtype=torch.float32, device=device)
-    return nn.CrossEntropyLoss(weight=weight, label_smoothing=options.label_smoothing)

@@ -1,18 +1,16 @@
-"""The embedded default: torchvision's architectures at a fraction of their width.
+"""The embedded networks: torchvision's architectures at a fraction of their width.
 
-A ResNet-18 has 11.7 million parameters and its weights are a 45 MB download. At about a quarter of the width it
-has 0.86 million, fits into the package as a 2 MB file, and still learned to tell 200 classes of photographs apart.
-The same was done to VGG-11, EfficientNet-B0 and MobileNetV3. Every class here is torchvision's own, so ``conv1 …
-layer4, avgpool, fc`` and ``features, classifier`` are where the big models have them, and each builder is registered
-with torchvision: ``torchvision.models.get_model("resnet18_mini", weights="DEFAULT")`` works after
-``import course_utils.mini.networks``.
+A ResNet-18 has 11.7 million parameters and its weights are a 45 MB download. At about a quarter of the width it has
+0.86 million, is a 2 MB file in the package, and still learned 200 classes of photographs. VGG-11, EfficientNet-B0 and
+MobileNetV3 are here in the same way. The classes are torchvision's, so the parts have the names of the big models, and
+each builder is registered with torchvision: ``torchvision.models.get_model("resnet18_mini", weights="DEFAULT")`` works
+after ``import course_utils.mini.networks``.
 
-The weights were made by :mod:`course_tools.authoring.pretraining`; what they reached is in the JSON file beside each of
+The weights were made by :mod:`course_tools.authoring.pretraining`; their accuracy is in the JSON file beside each of
 them and in ``weights.meta``.
 """
 
-# No "from __future__ import annotations" here: torchvision finds the weights of a builder by looking at the
-# annotation of its `weights` argument, and a postponed annotation is a string to it.
+# No "from __future__ import annotations" here: torchvision reads the annotation of a builder's `weights` argument.
 import hashlib
 import json
 from functools import partial
@@ -35,14 +33,8 @@ from course_utils.common.errors import CourseError
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 # Side of the pictures that a network was measured on, and wants. It is about a sixth above the last size of its
-# pre-training, because random crops make things look larger than they do at test time (see
-# course_tools.authoring.pretraining).
-IMAGE_SIZES = {
-    "resnet18_mini": 128,
-    "vgg11_mini": 112,
-    "efficientnet_b0_mini": 112,
-    "mobilenet_v3_small_mini": 112,
-}
+# pre-training, because random crops make things look larger than they are at test time.
+IMAGE_SIZES = {"resnet18_mini": 128, "vgg11_mini": 112, "efficientnet_b0_mini": 112, "mobilenet_v3_small_mini": 112}
 RESNET18_MINI_WIDTHS = (16, 32, 64, 144)
 
 # VGG-11's eight convolutions at a quarter of their width; "M" is a max-pooling that halves the map.
@@ -84,19 +76,9 @@ MOBILENET_V3_SMALL_MINI_HIDDEN = 320
 class NarrowResNet(ResNet):
     """A torchvision ResNet with stages of chosen width and no max-pooling after the stem.
 
-    Parameters
-    ----------
-    widths
-        Channels of ``layer1`` to ``layer4``; torchvision's ResNet-18 has ``(64, 128, 256, 512)``.
-    layers
-        Blocks per stage, ``(2, 2, 2, 2)`` for a ResNet-18.
-    num_classes
-        Number of outputs of ``fc``.
-
-    Notes
-    -----
-    Input is ``(N, 3, H, W)``. The stem halves the size once (a full ResNet does so twice), so 128 × 128 pixels end
-    as an 8 × 8 map: small pictures keep enough of a map for Grad-CAM to be worth looking at.
+    `widths` are the channels of ``layer1`` to ``layer4`` (``(64, 128, 256, 512)`` in a full ResNet-18), `layers` their
+    numbers of blocks. The stem halves the size once (a full ResNet does so twice), so 128 × 128 pixels end as an 8 × 8
+    map, which is enough for Grad-CAM.
 
     He, K. et al. (2016). Deep Residual Learning for Image Recognition. https://arxiv.org/abs/1512.03385
     """
@@ -104,18 +86,14 @@ class NarrowResNet(ResNet):
     def __init__(
         self, widths: tuple[int, ...], layers: tuple[int, ...] = (2, 2, 2, 2), num_classes: int = 1000
     ) -> None:
-        # The parent builds the 11-million-parameter original. On the meta device that allocates nothing and draws
-        # nothing from the random generator, so a seed gives the same narrow network whatever the parent does.
-        with torch.device("meta"):
+        with torch.device("meta"):  # allocates nothing for the parent's 11 million parameters, and draws nothing
             super().__init__(BasicBlock, list(layers), num_classes=num_classes)
         self.inplanes = widths[0]
         self.conv1 = nn.Conv2d(3, widths[0], kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.maxpool = nn.Identity()
-        self.layer1 = self._make_layer(BasicBlock, widths[0], layers[0])
-        self.layer2 = self._make_layer(BasicBlock, widths[1], layers[1], stride=2)
-        self.layer3 = self._make_layer(BasicBlock, widths[2], layers[2], stride=2)
-        self.layer4 = self._make_layer(BasicBlock, widths[3], layers[3], stride=2)
+        for i, stride in enumerate((1, 2, 2, 2)):
+            setattr(self, f"layer{i + 1}", self._make_layer(BasicBlock, widths[i], layers[i], stride))
         self.fc = nn.Linear(widths[3], num_classes)
         initialise_convolutions(self)
 
@@ -123,24 +101,10 @@ class NarrowResNet(ResNet):
 class NarrowVGG(VGG):
     """A torchvision VGG with BatchNorm, narrow convolutions and small hidden layers.
 
-    Parameters
-    ----------
-    plan
-        Channels of the 3 × 3 convolutions in order, ``"M"`` for each max-pooling.
-    hidden
-        Width of the two hidden layers.
-    map_size
-        Side to which the last map is pooled before it is laid out as one row of numbers.
-    num_classes
-        Number of outputs of the last layer.
-    dropout
-        Share of hidden values that training sets to 0.
-
-    Notes
-    -----
-    The course uses BatchNorm here although the VGG of 2014 had none (it is older): without it eight layers learn only
-    at a small rate, in many more epochs than two cores have time for. ``vgg16``, the big model of the course, has
-    none, so both kinds are met.
+    `plan` has the channels of the 3 × 3 convolutions and ``"M"`` for each max-pooling; `map_size` is the side to which
+    the last map is pooled; `hidden` is the width of the two hidden layers. The VGG of 2014 is older than BatchNorm.
+    Without it, eight layers learn only at a small rate, in many more epochs than two cores have time for. ``vgg16``,
+    the big model of the course, has none.
 
     Simonyan, K. & Zisserman, A. (2014). Very Deep Convolutional Networks for Large-Scale Image Recognition.
     https://arxiv.org/abs/1409.1556
@@ -282,10 +246,8 @@ def resnet18_mini(
     ----------
     weights
         ``ResNet18_Mini_Weights.TINY_IMAGENET``, its name, ``"DEFAULT"``, or None for random weights.
-    progress
-        Not used: torchvision's builders take it, but here nothing is downloaded.
-    **kwargs
-        Arguments of the network, ``num_classes`` for instance.
+    progress, **kwargs
+        Not used, as nothing is downloaded; arguments of the network, such as ``num_classes``.
     """
     return _build("resnet18_mini", ResNet18_Mini_Weights.verify(weights), kwargs)
 

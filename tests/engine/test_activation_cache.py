@@ -595,7 +595,7 @@ def test_what_is_there_serves_where_nothing_can_be_written(folder, monkeypatch):
 
 
 def test_a_cache_too_large_to_be_made_unasked(folder, monkeypatch):
-    monkeypatch.setattr(inputs, "LARGEST_BY_ITSELF", 1000)
+    monkeypatch.setattr(inputs, "LARGEST_AUTO", 1000)
     with pytest.warns(UserWarning, match="would take"):
         assert quick(mini(), TRAIN, VAL, HEAD).cached is None
     assert quick(mini(), TRAIN, VAL, HEAD, cache="on").cached == "head"

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ColourPatches
+from helpers import ColourPatches, StopAfter
 
 from course_utils.common.errors import CourseError
+from course_utils.engine.history import TrainingStopped
 from course_utils.evaluation import evaluate
 from course_utils.experiments import compare, families
 from course_utils.experiments.domain_shift import night_photo, shifted, sketch_photo
