@@ -29,65 +29,63 @@ from course_utils.engine.memory import OutOfMemory, too_little_memory
 from course_utils.engine.metrics import LossIsNoNumber
 from course_utils.engine.options import FitOptions, check_call
 from course_utils.engine.processes import layers_synchronised
-from course_utils.engine.setup import Network, Setup, prepare
+from course_utils.engine.setup import Setup, prepare
 from course_utils.feature_extraction import set_learning, train_mode
 from course_utils.fine_tuning import Strategy, parameter_groups, rate_factor
 
 
 def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]) -> None:
     """Train until all epochs are done or a hook ends it; ``run.history`` gets one record per epoch."""
-    learning = network = None
-
-    def forward_and_backward(images: Tensor, labels: Tensor, share: float) -> Tensor:
-        logits = network.wrapped(images)
-        loss = setup.loss(logits, labels) * share  # of the batch: 1, unless it is computed in pieces
-        setup.accelerator.backward(loss)
-        return logits.detach()
-
-    for epoch in range(len(run.history), setup.options.epochs):
-        if run.stopped != "running":
+    learning = None
+    for epoch in range(len(run.history), setup.options.epochs):  # a resumed run has some epochs already
+        if run.stopped != "running":  # a hook ended it
             return
         start = time.perf_counter()
 
-        # Which stages learn is a function of the epoch.
+        # Which stages learn is a function of the epoch. `network` is the model, wrapped for gradients of several
+        # processes, and `bare` the same without; with cached activations they are the part behind the border.
         if setup.plan.learning_at(epoch) != learning:
             learning = setup.plan.learning_at(epoch)
             set_learning(model, learning)
-            network = setup.network(model)
+            network, bare = setup.networks(model)
+
+        def forward_and_backward(images: Tensor, labels: Tensor, share: float, network: nn.Module = network) -> Tensor:
+            logits = network(images)
+            loss = setup.loss(logits, labels) * share
+            setup.accelerator.backward(loss)
+            return logits.detach()
 
         # Train. Frozen stages stay in eval mode, or their BatchNorm statistics would move.
         train_mode(model)
-        metrics = setup.metrics()
+        metrics = setup.metrics()  # plain cross-entropy and accuracy, over samples
         for images, labels in setup.train.of_epoch(epoch):
-            logits = setup.memory.run(forward_and_backward, images, labels)
+            logits = setup.memory.in_pieces(forward_and_backward, images, labels)  # in one, unless memory is short
             setup.optimizer.step()
             setup.schedule.step()
             setup.optimizer.zero_grad(set_to_none=True)
             metrics.add(logits, labels)
         train_loss, train_accuracy = metrics.means()
 
-        # Validate, and keep the best: BestWeights is the first of the hooks.
-        val_loss, val_accuracy = validate(run, model, network, setup)
+        val_loss, val_accuracy = validate(run, model, bare, setup)
         seconds = time.perf_counter() - start
         record = EpochRecord(epoch, tuple(learning), train_loss, train_accuracy, val_loss, val_accuracy, seconds)
         run.history.append(record)
-        call(hooks, "on_epoch_end", run, model)
+        call(hooks, "on_epoch_end", run, model)  # the first of them keeps the best weights
     if run.stopped == "running":
         run.stopped = "finished"
 
 
-def validate(run: Run, model: nn.Module, network: Network, setup: Setup) -> tuple[float, float]:
-    """Return loss and accuracy on the validation split, counted over samples; ``run.answers`` has the probabilities."""
+def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tuple[float, float]:
+    """Return loss and accuracy on the validation split; with log="full", ``run.answers`` gets the probabilities."""
     model.eval()
     metrics = setup.metrics(keep_answers=setup.options.log == "full")
 
     def forward(images: Tensor, _labels: Tensor, _share: float) -> Tensor:
-        # Not through the wrapper: nothing has to be exchanged, and no process has to wait for another.
-        return network.bare(images)
+        return network(images)
 
     with torch.no_grad():
-        for images, labels in setup.val.of_epoch(0):
-            metrics.add(setup.memory.run(forward, images, labels), labels)
+        for images, labels in setup.val.of_epoch(0):  # the same pictures in the same order, whatever the epoch
+            metrics.add(setup.memory.in_pieces(forward, images, labels), labels)
     means, run.answers = metrics.means(), metrics.answers()
     return means
 
@@ -185,8 +183,8 @@ def _run_to_its_end(
         run.stopped, error = "interrupted", TrainingStopped("", run)
     except LossIsNoNumber as trouble:
         run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run), run)
-    except (OutOfMemory, torch.OutOfMemoryError):
-        run.stopped, error = "failed", too_little_memory(setup.group)
+    except (OutOfMemory, torch.OutOfMemoryError) as trouble:
+        run.stopped, error = "failed", too_little_memory(setup.group, isinstance(trouble, OutOfMemory))
     except BaseException as trouble:
         run.stopped, run.error = "failed", f"{type(trouble).__name__}: {trouble}"
         raise
@@ -266,10 +264,10 @@ def simple_fit(
             for images, labels in DataLoader(train, batch_size, sampler=order):
                 logits = model(images.contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits, labels)
+                optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                optimizer.zero_grad(set_to_none=True)
 
             model.eval()
             right, total_loss = 0, torch.zeros(())

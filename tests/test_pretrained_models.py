@@ -690,6 +690,8 @@ def test_maps_activations_and_records_of_a_registered_family(densenet):
     with torch.inference_mode():
         front, tail = cut(densenet, "block4")
         assert torch.equal(tail(front(x)), densenet(x))
+        front, tail = cut(densenet, "head")
+        assert front(x).shape == (len(x), 1024) and torch.equal(tail(front(x)), densenet(x))  # behind ReLU and pooling
     facts = describe_model(densenet)
     assert (facts["name"], facts["family"], facts["outputs"]) == ("densenet121", "densenet", 5)
 

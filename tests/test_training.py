@@ -566,6 +566,14 @@ def test_what_is_no_hook_is_refused(hook):
         quick(mini(), hooks=[hook])
 
 
+def test_gradients_that_were_there_before_do_not_count():
+    models = [FULL.starting_model("resnet18_mini", 3) for _ in range(2)]
+    F.cross_entropy(models[1].eval()(TRAIN.images), torch.tensor(TRAIN.labels)).backward()
+    for model in models:
+        quick(model, strategy=FEATURE_EXTRACTION, epochs=1)
+    assert not moved(*map(copy_of, models))
+
+
 # --- options -----------------------------------------------------------------------------------------------------
 
 

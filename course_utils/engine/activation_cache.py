@@ -44,7 +44,7 @@ LONG_SECONDS, LARGE_BYTES = 10, 500_000_000  # a computation that takes or needs
 
 # Layers at the beginning of the border's stage that learn nothing and draw nothing are run before the cache: behind
 # ResNet's pooling there are 512 numbers for a picture, in front of it 49 times as many.
-FIXED_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Identity)
+FIXED_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Identity)
 
 
 def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:

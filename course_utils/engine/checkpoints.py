@@ -56,8 +56,8 @@ def describe_call(
     The layers of the model are described, not its weights. `settings` are the other arguments by name, of which those
     that do not change the result are left out; `machine` has device, precision and number of processes.
     """
-    # The reason why there is no cache is text for the reader, and changes nothing.
-    cache = {key: value for key, value in settings["cache"].items() if key != "reason"}
+    # Why there is no cache, and whether it was there already, is told to the reader and changes nothing.
+    cache = {key: value for key, value in settings["cache"].items() if key not in ("reason", "reused")}
     call = {
         "model": describe_layers(model),
         "strategy": asdict(strategy),

@@ -69,6 +69,7 @@ class Inputs:
         return {
             "asked": asked.mode,
             "used": True,
+            "reused": self.train.reused and self.val.reused,
             "border": self.border,
             "views": self.train.views,
             "dtype": self.train.dtype,

@@ -31,7 +31,7 @@ class MemoryPieces:
     def __init__(self, loss: nn.CrossEntropyLoss, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> None:
         self.loss, self.optimizer, self.group, self.count = loss, optimizer, group, 1
 
-    def run(self, compute: Compute, images: Tensor, labels: Tensor) -> Tensor:
+    def in_pieces(self, compute: Compute, images: Tensor, labels: Tensor) -> Tensor:
         """Return the logits ``(N, C)`` of a batch of images ``(N, …)`` and labels ``(N,)``.
 
         `compute` is a function of images, labels and the share of a piece in the batch's mean loss, and returns logits.
@@ -39,7 +39,7 @@ class MemoryPieces:
         """
         while True:
             try:
-                return self._in_pieces(compute, images, labels)
+                return self._computed(compute, images, labels)
             except RuntimeError as error:
                 if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
                     raise
@@ -48,7 +48,7 @@ class MemoryPieces:
             clear_device_cache(garbage_collection=True)
             self._cut_smaller(len(images))
 
-    def _in_pieces(self, compute: Compute, images: Tensor, labels: Tensor) -> Tensor:
+    def _computed(self, compute: Compute, images: Tensor, labels: Tensor) -> Tensor:
         pieces = max(1, min(self.count, len(images)))  # a shard may be empty
         if pieces == 1:
             return compute(images, labels, 1.0)
@@ -70,8 +70,8 @@ class MemoryPieces:
         )
 
 
-def too_little_memory(group: ProcessGroup) -> CourseError:
-    """Return the error that says what to do where the memory is too small."""
+def too_little_memory(group: ProcessGroup, for_one_picture: bool = True) -> CourseError:
+    """Return the error that says what to do; without `for_one_picture`, pieces of a batch would not help."""
     where = group.device.type
     if group.world_size > 1:
         return CourseError(
@@ -79,6 +79,8 @@ def too_little_memory(group: ProcessGroup) -> CourseError:
             "smaller batch_size."
         )
     return CourseError(
-        f"There is not enough memory ({where}) to train this model, even one picture at a time. Take smaller "
-        "pictures or a smaller model, let fewer stages learn (LAST_BLOCK, FEATURE_EXTRACTION), or close other programs."
+        f"There is not enough memory ({where}) to train this model, "
+        + ("even one picture at a time. " if for_one_picture else "whatever the batch: the optimizer needs it. ")
+        + "Take smaller pictures or a smaller model, let fewer stages learn (LAST_BLOCK, FEATURE_EXTRACTION), or close "
+        "other programs."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,13 +21,6 @@ from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
 from course_utils.engine.sampling import seeded_draws, training_order
 from course_utils.fine_tuning import Plan, parameter_groups, rate_factor
-
-
-class Network(NamedTuple):
-    """The network as it is trained: `wrapped` exchanges gradients between processes, `bare` does not."""
-
-    bare: nn.Module
-    wrapped: nn.Module
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,8 @@ class Setup:
         """True in the process that writes files."""
         return self.accelerator.is_main_process
 
-    def network(self, model: nn.Module) -> Network:
-        """Return the network for the stages that learn now.
+    def networks(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """Return the network for the stages that learn now, wrapped for several processes and bare.
 
         DDP decides at wrapping time whose gradients it exchanges, so the bare model is wrapped anew whenever other
         stages learn.
@@ -75,7 +68,7 @@ class Setup:
         if self.group.world_size > 1:  # drop the old wrapper; collecting garbage takes a quarter of a second
             self.accelerator.free_memory()
         bare = self.inputs.learner(self.accelerator.unwrap_model(model, keep_fp32_wrapper=False))
-        return Network(bare, self.accelerator.prepare_model(bare))
+        return self.accelerator.prepare_model(bare), bare
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch; of several processes each gets its share."""
@@ -118,6 +111,7 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
 
     train_batches = batches(seeded_draws(inputs.train), order)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
+    optimizer.zero_grad(set_to_none=True)  # gradients that an earlier backward() left would count in the first step
     steps = len(train_batches) * options.epochs
     warmup = round(plan.strategy.warmup * steps)
     starts = [group["start"] * len(train_batches) for group in optimizer.param_groups]

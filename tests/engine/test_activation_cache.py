@@ -168,6 +168,8 @@ def test_the_log_says_that_a_cache_was_used(folder):
     record = load_run(run.folder)
     told = record.facts["settings"]["cache"]
     assert told["used"] and told["border"] == "head" and {told["train"], told["val"]} == set(names(folder))
+    again = load_run(quick(mini(), TRAIN, VAL, HEAD, log="light").folder).facts["settings"]["cache"]
+    assert (told["reused"], again["reused"]) == (False, True) and told | {"reused": True} == again
     assert record.facts["data"]["train"]["pictures"] == 10 and "cache.border" in str(record)
     assert not moved(copy_of(record.model()), copy_of(model))
     np.testing.assert_allclose(record.reports["val"]["right"], evaluate(model, VAL).right)

@@ -679,7 +679,7 @@ def test_the_gradient_of_the_pieces_is_that_of_the_batch(size, pieces, weighted,
         (loss_of_shard(loss, logits, labels, group) * share).backward()
         return logits.detach()
 
-    logits = memory.run(forward_and_backward, images, labels)
+    logits = memory.in_pieces(forward_and_backward, images, labels)
     found = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     loss(model(images), labels).backward()
