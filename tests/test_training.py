@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from course_utils.common.errors import CourseError
-from course_utils.engine import devices, setup
+from course_utils.engine import devices, hooks, setup
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.options import FitOptions
 from course_utils.engine.sampling import BalancedOrder, SeededOrder
@@ -549,6 +549,16 @@ def test_a_hook_is_told_of_a_stop_before_the_best_weights_come_back():
     seen = Seen()
     stopped(mini(), Counted(12, 1, interrupt_at(1 + 12 + 6)), hooks=[seen])
     assert seen.calls[-2:] == [("stop", 1, "interrupted"), ("end", 1, "interrupted")]
+
+
+def test_a_stop_before_anything_was_copied_leaves_the_model_as_it_is(monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks.BestWeights, "on_train_begin", stop)
+    model = mini()
+    before = copy_of(model)
+    assert stopped(model).history == [] and not moved(before, copy_of(model))
 
 
 def test_a_hook_may_end_the_training():

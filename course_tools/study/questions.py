@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from course_tools.authoring.notebook_checks import count_words
 from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
 from course_utils.common.files import written_whole
@@ -117,7 +118,7 @@ class Question:
         for part in PARTS:
             _check_structure(part, getattr(self, part))
         for part, (least, most) in WORDS.items():
-            words = len(without_snippets(getattr(self, part)).split())
+            words = count_words(getattr(self, part))
             if not least <= words <= most:
                 raise Malformed(part, f"{PARTS[part]} has {words} words; {least} to {most} are allowed, without code")
         _check_snippets(self.full)

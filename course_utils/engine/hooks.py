@@ -30,7 +30,7 @@ from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
 from course_utils.common.state import generator_states, set_generator_states
 from course_utils.engine.checkpoints import Checkpoint, Checkpoints, describe_call, find_checkpoint
-from course_utils.engine.history import Run, best_epoch
+from course_utils.engine.history import EpochRecord, Run, best_epoch
 from course_utils.engine.run_log import RunLog
 from course_utils.engine.setup import Setup
 from course_utils.feature_extraction import same_bits
@@ -56,6 +56,9 @@ def call(hooks: Sequence[Any], event: str, run: Run, model: nn.Module) -> None:
 class BestWeights:
     """Keeps a copy of the best weights, and puts them back at the end; before the first epoch the given ones count."""
 
+    # Best epoch, its weights, its answers; no epoch and no copy until the training begins.
+    kept: tuple[EpochRecord | None, dict[str, Tensor] | None, tuple[Tensor, Tensor] | None] = (None, None, None)
+
     def on_train_begin(self, run: Run, model: nn.Module) -> None:
         """Copy the weights as they are."""
         self._keep(run, model)
@@ -79,7 +82,7 @@ class BestWeights:
         """Return the weights of the best epoch."""
         best, state, _ = self.kept
         # A Stop may come behind the best epoch and before its weights are copied: then the model has them itself.
-        return state if best is run.best else model.state_dict()
+        return state if state is not None and best is run.best else model.state_dict()
 
     def answers(self, run: Run) -> tuple[Tensor, Tensor] | None:
         """Return the answers of the best epoch's validation, if they are kept."""
