@@ -220,9 +220,11 @@ def _advice(error: LossIsNoNumber, run: Run) -> str:
 def _stopped_message(run: Run, options: FitOptions) -> str:
     weights = f"has the weights of epoch {run.best.epoch + 1}, the best so far" if run.best else "is as it came"
     where = f"Stopped in epoch {min(len(run.history) + 1, options.epochs)} of {options.epochs}: the model {weights}"
-    if options.resume and run.folder is not None and run.history:
+    if not options.resume:
+        return f"{where}; the same call begins anew (fit(..., resume=True) would go on), last_run() has the history."
+    if run.history and run.folder is not None:
         return f"{where}; the same call of fit takes the run {run.folder.name} up again."
-    return f"{where}; the same call begins anew (fit(..., resume=True) would go on), last_run() has the history."
+    return f"{where}; the same call begins anew, because there is no checkpoint yet."
 
 
 def simple_fit(

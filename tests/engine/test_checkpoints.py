@@ -230,6 +230,12 @@ def test_after_a_stop_the_same_cell_goes_on(root, unbroken, epoch, capsys):
     assert run.stopped == "finished" and not list(run.folder.glob("checkpoint-*"))
 
 
+def test_a_stop_in_the_first_epoch_begins_anew_and_does_not_advise_what_was_done(root):
+    with pytest.raises(TrainingStopped) as caught:
+        quick(train=Act(Noisy(12, 1), in_epoch(1), stop))
+    assert str(caught.value).endswith("is as it came; the same call begins anew, because there is no checkpoint yet.")
+
+
 def test_stopped_again_and_again(root, unbroken):
     model = mini()
     for epoch in (1, 2, 1):  # counted from where it goes on
