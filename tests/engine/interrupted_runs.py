@@ -19,23 +19,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from helpers import ColourPatches
+from helpers import Noisy
 from torch import nn
 
 from course_utils.engine import checkpoints, run_log
 from course_utils.engine.provenance import describe_model, weights_digest
 from course_utils.fine_tuning import DISCRIMINATIVE, LAST_BLOCK, PROGRESSIVE, Strategy
 from course_utils.training import fit
-
-
-class Noisy(ColourPatches):
-    """Augmentation that draws from all three generators."""
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image, label = super().__getitem__(index)
-        return image + 0.1 * torch.randn_like(image) + 0.1 * random.random() + 0.1 * np.random.rand(), label
 
 
 class Waiting(Noisy):

@@ -22,10 +22,9 @@ import interrupted_runs
 import numpy as np
 import pytest
 import torch
-from helpers import Act, ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, stopped_run
+from helpers import Act, ColourPatches, Noisy, cheap_model, copy_of, generators_untouched, mini, moved, stopped_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interrupted_runs import Noisy
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
