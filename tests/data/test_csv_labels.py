@@ -206,10 +206,10 @@ def test_a_label_column_that_is_not_there(flat):
     path = write_list(flat / "labels.csv", "file,labels,size", "a.png,x,1", "b.png,y,1")
     assert message(read_labels, path) == (
         f"{str(path)!r} has no column 'label'; its first line gives the columns 'file', 'labels', 'size'. Perhaps you "
-        "mean 'labels'. Put the right headings into the first line, or call open_csv with label_column=..."
+        "mean 'labels'. Put the right headings into the first line; in Python, open_csv takes label_column=..."
     )
     assert message(open_csv, path, label_column="SIZES").endswith(
-        "Perhaps you mean 'size'. Put the right headings into the first line, or call open_csv with label_column=..."
+        "Perhaps you mean 'size'. Put the right headings into the first line; in Python, open_csv takes label_column=..."
     )
 
 
@@ -224,7 +224,7 @@ def test_a_file_column_that_is_not_there(flat):
     path = write_list(flat / "labels.csv", "filename,label", "a.png,x", "b.png,y")
     assert message(read_labels, path) == (
         f"{str(path)!r} has no column 'file'; its first line gives the columns 'filename', 'label'. Perhaps you mean "
-        "'filename'. Put the right headings into the first line, or call open_csv with file_column=..."
+        "'filename'. Put the right headings into the first line; in Python, open_csv takes file_column=..."
     )
 
 
@@ -271,8 +271,9 @@ def test_a_row_that_is_too_long(flat):
 def test_an_unknown_split(flat):
     path = write_list(flat / "labels.csv", "file,label,split", "a.png,x,train", "b.png,y,3", "c.png,y,", "d.png,y,test")
     assert message(read_labels, path) == (
-        f"The column 'split' of {str(path)!r} holds '3' (line 3), '' (line 4); it may hold train, val, valid, "
-        "validation, test. Correct it, or call open_csv with split_column=None to leave it aside."
+        f"The column 'split' of {str(path)!r} holds '3' (line 3), '' (line 4); it may hold train, val and "
+        "test. Correct it, or take the column out if it means something else; in Python, open_csv takes split_column=None "
+        "to leave it aside."
     )
 
 
@@ -287,8 +288,8 @@ def test_as_many_labels_as_rows(flat):
     path = write_list(flat / "labels.csv", "file,label,kind", "a.png,1,x", "b.png,2,y", "c.png,3,y")
     assert message(read_labels, path) == (
         f"The column 'label' of {str(path)!r} has 3 different labels in 3 rows, such as '1' and '2'; a class needs "
-        "several pictures. Is it the wrong column? There are 'file', 'label', 'kind'; call open_csv with "
-        "label_column=..."
+        "several pictures. Is it the wrong column? There are 'file', 'label', 'kind'; give the right one the "
+        "heading 'label', or in Python, open_csv takes label_column=..."
     )
 
 
@@ -357,14 +358,16 @@ def test_no_name_is_a_file(flat):
     assert message(read_labels, path) == (
         f"None of the 3 names in the column 'file' of {str(path)!r} is a file in the folder {str(flat)!r}. The first "
         "name is '17', a picture in the folder is called 'a.png'. Probably it is the wrong column or the wrong folder: "
-        "the columns are 'file', 'label', 'owner'; call open_csv with file_column=... or folder=..."
+        "the columns are 'file', 'label', 'owner'. Put the list beside the pictures, with the right headings; in Python, "
+        "open_csv takes file_column=... and folder=..."
     )
 
 
 def test_another_column_does_name_files(flat):
     path = write_list(flat / "labels.csv", "file,label,photo", "17,x,a", "18,y,b", "19,y,c")
     assert message(read_labels, path).endswith(
-        "The column 'photo' does name files: call open_csv with file_column='photo'."
+        "The column 'photo' does name files: give it the heading 'file', or in Python, call open_csv with "
+        "file_column='photo'."
     )
 
 
@@ -399,7 +402,7 @@ def test_no_file_outside_of_the_folder(flat, tmp_path, name):
     path = write_list(flat / "labels.csv", "file,label", "a.png,x", f"{name},y", "c.png,y")
     assert message(read_labels, path) == (
         f"{str(path)!r} names 1 file outside of the folder {str(flat)!r}: {name} (line 3). Only files in it are read: "
-        "call open_csv with a folder=... that holds all of them."
+        "put the list into a folder that holds all of them; in Python, open_csv takes folder=..."
     )
 
 
