@@ -75,9 +75,9 @@ def read_labels(
     folder
         Folder from which the names start; by default that of the list.
     file_column
-        Heading of the column with the names, in capital or small letters. A name may have sub-folders (``cats/001.jpg``, with either slash) and
-        may lack its ending; a bare name is also looked for in the folder's direct sub-folders. It has to fit exactly
-        one file.
+        Heading of the column with the names, in capital or small letters. A name may have sub-folders
+        (``cats/001.jpg``, with either slash) and may lack its ending; a bare name is also looked for in the folder's
+        direct sub-folders. It has to fit exactly one file.
     label_column
         Heading of the column with the labels: words, or numbers, which are taken as words.
     split_column
@@ -237,8 +237,8 @@ def _splits(table: _Table, column: str | None, used: set[int]) -> list[str]:
     for heading, splits in told[1:]:
         if splits != told[0][1]:
             raise CourseError(
-                f"The columns {told[0][0]!r} and {heading!r} of {str(table.path)!r} both tell splits, and not the same. "
-                "Take one of them out; in Python, open_csv takes split_column=..."
+                f"The columns {told[0][0]!r} and {heading!r} of {str(table.path)!r} both tell splits, and not the "
+                "same. Take one of them out; in Python, open_csv takes split_column=..."
             )
     return told[0][1]
 
@@ -251,8 +251,8 @@ def _understood(table: _Table, index: int) -> list[str]:
     other = [f"{cell!r} (line {lines[cell]})" for cell in dict.fromkeys(cells) if cell not in known]
     if other:
         raise CourseError(
-            f"The column {table.columns[index]!r} of {str(table.path)!r} holds {_some(other)}; it may hold train, val and "
-            "test. Correct it, or take the column out if it means something else; in Python, open_csv takes "
+            f"The column {table.columns[index]!r} of {str(table.path)!r} holds {_some(other)}; it may hold train, val "
+            "and test. Correct it, or take the column out if it means something else; in Python, open_csv takes "
             "split_column=None to leave it aside."
         )
     return [known[cell] for cell in cells]
@@ -273,8 +273,8 @@ def _with_splits_of_folders(rows: list[LabelledFile], path: Path) -> list[Labell
         names = ", ".join(repr(name) for name, split in known.items() if split != "train")
         raise CourseError(
             f"{str(path)!r} names files in {names}, which means val or test, and others whose split it does not tell: "
-            f"{_some(unclear)}. Add a column split that holds train, val or test for each row; in Python, open_csv takes "
-            "split_column=None to leave the folders aside."
+            f"{_some(unclear)}. Add a column split that holds train, val or test for each row; in Python, open_csv "
+            "takes split_column=None to leave the folders aside."
         )
     return [row._replace(split=splits[0]) for row, splits in zip(rows, found, strict=True)]
 
@@ -433,13 +433,13 @@ def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str
     better = next((heading for heading, cell in first_row if heading != column and cell and folder.find(cell)), None)
     if better:
         advice = (
-            f"The column {better!r} does name files: give it the heading {column!r}, or in Python, call open_csv with "
+            f"The column {better!r} does name files: give it the heading {column!r}, or in Python, call open_csv "
+            f"with file_column={better!r}."
         )
-        advice += f"file_column={better!r}."
     else:
         advice = _without_prefix(folder, names[0]) or (
-            f"Probably it is the wrong column or the wrong folder: the columns are {table.headings}. Put the list beside "
-            "the pictures, with the right headings; in Python, open_csv takes file_column=... and folder=..."
+            f"Probably it is the wrong column or the wrong folder: the columns are {table.headings}. Put the list "
+            "beside the pictures, with the right headings; in Python, open_csv takes file_column=... and folder=..."
         )
     return (
         f"None of the {len(set(names))} names in the column {column!r} of {str(table.path)!r} is a file in the folder "

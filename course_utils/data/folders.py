@@ -31,7 +31,7 @@ from course_utils.data.words import looks_like, means_mask, readable, splits_of
 from course_utils.settings import DATASETS
 
 MASK_FOLDER = "masks"  # beside the classes or splits, with the same folders inside; never searched for pictures
-MASKS_ASIDE = f"a folder of masks or notes: masks are read from {MASK_FOLDER!r} beside the classes"
+MASKS_ASIDE = f"a folder of masks or notes; masks are read from {MASK_FOLDER!r}, with the pictures' folders inside"
 MAX_FILE_BYTES = 200_000_000
 
 
@@ -39,8 +39,8 @@ class Photo(NamedTuple):
     """A picture file before it is part of a data set.
 
     ``name`` is its path from the data set's folder, for people: with ``/`` on every system, and with bytes that are no
-    UTF-8 spelled out; ``split`` is ``"train"``, ``"val"`` or ``"test"``; ``digest`` is the SHA-256 of its contents, empty
-    as long as the file was not read.
+    UTF-8 spelled out; ``split`` is ``"train"``, ``"val"`` or ``"test"``; ``digest`` is the SHA-256 of its contents,
+    empty as long as the file was not read.
     """
 
     path: Path
@@ -164,8 +164,8 @@ def require_distinct(names: Iterable[str], place: Path) -> None:
         if twin != name:
             shown = ascii if composed(twin) == composed(name) else repr
             raise CourseError(
-                f"{str(place)!r} has the classes {shown(twin)} and {shown(name)}, whose names differ only in case, spaces "
-                "or the form of letters. If they are one class, give them one name; if not, rename one of them."
+                f"{str(place)!r} has the classes {shown(twin)} and {shown(name)}, whose names differ only in case, "
+                "spaces or the form of letters. If they are one class, give them one name; if not, rename one of them."
             )
 
 
@@ -191,6 +191,8 @@ def _listing(root: Path) -> Listing:
     for folder, split in (splits or {root: "train"}).items():
         inside, aside = _class_folders(folder, root)
         require_distinct((path.name for path in inside), folder)
+        if splits:
+            _refuse_splits_in(folder, (path.name for path in inside), root)
         quarantine += aside + _loose_pictures(folder, root)
         class_folders += [(path, readable(composed(path.name)), split) for path in inside]
     classes = in_order({label for _, label, _ in class_folders})
@@ -215,30 +217,32 @@ def _split_folders(root: Path, top: list[Path]) -> dict[Path, str]:
     for path, split in splits.items():
         if first.setdefault(split, path) != path:
             raise CourseError(
-                f"{first[split].name!r} and {path.name!r} in {str(root)!r} both mean {split}. Put them together, or rename "
-                "what is not part of the data."
+                f"{first[split].name!r} and {path.name!r} in {str(root)!r} both mean {split}. Put them together, or "
+                "rename what is not part of the data."
             )
+    if not splits:
+        return splits
     with_classes = [split for path, split in splits.items() if _class_folders(path, root)[0]]
     others = [path for path in top if path not in splits and _holds_pictures(path)]
-    if not splits or ("train" in with_classes and (len(splits) > 1 or not others)):
+    if "train" in with_classes and (len(splits) > 1 or not others):
         return splits
     if others:
         more = f" and {len(others) - 4} more" if len(others) > 4 else ""
         raise CourseError(
             f"In {str(root)!r}, {_quoted(splits)} may be a split or a class, beside {_quoted(others[:4])}{more}. For "
-            "splits, put the folders of the classes into a folder 'train' beside it; for a class, rename it, for example "
-            f"to {f'class {next(iter(splits)).name}'!r}."
+            "splits, put the folders of the classes into a folder 'train' beside it; for a class, rename it, for "
+            f"example to {f'class {next(iter(splits)).name}'!r}."
         )
     if "train" in first or not with_classes:
         flat = [first["train"]] if with_classes else list(splits)
         raise CourseError(
-            f"{_quoted(flat)} in {str(root)!r}: no class folders are inside, so nobody knows what the pictures show. Make "
-            f"one for each class ({flat[-1].name}/cat, {flat[-1].name}/dog), or write a .csv list with the columns file, "
-            "label and split."
+            f"{_quoted(flat)} in {str(root)!r}: no class folders are inside, so nobody knows what the pictures "
+            f"show. Make one for each class ({flat[-1].name}/cat, {flat[-1].name}/dog), or write a .csv list with the "
+            "columns file, label and split."
         )
     raise CourseError(
-        f"{str(root)!r} has {_quoted(splits)}, but nothing to train on. Put a folder 'train' with the same class folders "
-        "beside it, or rename what is to be learned from to 'train': what is missing of val and test is taken out of it."
+        f"{str(root)!r} has {_quoted(splits)}, but nothing to train on. Put a folder 'train' with the same class "
+        "folders beside it, or rename the one to learn from: what is missing of val and test is taken out of 'train'."
     )
 
 
@@ -258,16 +262,24 @@ def _class_folders(folder: Path, root: Path) -> tuple[list[Path], list[Quarantin
             aside.append(Quarantined(_name(path, root), "a link that leads back into the same folder"))
         elif not means_mask(path.name):
             paths.append(path)
-        elif loose := _loose_pictures(path, root):
-            if path.name.lower() != MASK_FOLDER:
-                raise CourseError(
-                    f"{_name(path, root)!r} in {str(root)!r} may be a class or a folder of masks. Rename it: to "
-                    f"{MASK_FOLDER!r} for masks, or to {f'class {path.name}'!r}."
-                )
-            aside += [item._replace(reason="a mask that lies in no class folder") for item in loose]
-        elif path != root / MASK_FOLDER:
+        elif path.name.lower() != MASK_FOLDER and _loose_pictures(path, root):
+            raise CourseError(
+                f"{_name(path, root)!r} in {str(root)!r} may be a class or a folder of masks. Rename it: to "
+                f"{MASK_FOLDER!r} for masks, or to {f'class {path.name}'!r}."
+            )
+        elif path != root / MASK_FOLDER or _loose_pictures(path, root):
             aside.append(Quarantined(_name(path, root), MASKS_ASIDE))
     return paths, aside
+
+
+def _refuse_splits_in(folder: Path, names: Iterable[str], root: Path) -> None:
+    """Refuse folders that mean val or test where classes, or pictures of one class, are expected."""
+    for name, split in splits_of(names).items():
+        if split != "train":
+            raise CourseError(
+                f"{_name(folder / name, root)!r} in {str(root)!r} means {split}, but lies inside {folder.name!r}. Put "
+                f"the splits above the classes ({split}/cat), or rename it."
+            )
 
 
 def _files_below(folder: Path, root: Path) -> tuple[list[Path], list[Quarantined]]:
@@ -279,12 +291,7 @@ def _files_below(folder: Path, root: Path) -> tuple[list[Path], list[Quarantined
     files, aside = [], []
     for here, folders, names in os.walk(folder, onerror=stop):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name, split in splits_of(folders).items():
-            if split != "train":
-                raise CourseError(
-                    f"{_name(Path(here, name), root)!r} in {str(root)!r} means {split}, inside the class {folder.name!r}. "
-                    f"Put the splits above the classes ({split}/{readable(folder.name)}), or rename it."
-                )
+        _refuse_splits_in(Path(here), folders, root)
         aside += [Quarantined(_name(Path(here, name), root), MASKS_ASIDE) for name in folders if means_mask(name)]
         folders[:] = [name for name in folders if not means_mask(name)]
         files += [Path(here, name) for name in names if not is_hidden(name)]

@@ -46,8 +46,8 @@ def load_picture(path: str | Path, smallest_side: int | None = SMALLEST_SIDE) ->
         Mode ``"RGB"``, turned as its EXIF tag says. Transparent pixels are laid on white, grey becomes three equal
         channels. Grey of up to 16 bits is scaled by the range of the bits that it uses (8, 10, 12, 14 or 16: 4095 is
         white where no pixel is brighter). Wider, negative or floating-point grey says nothing about its range: its
-        darkest pixel becomes black, its brightest white. Pixels without a value (not a number, infinite, beyond 1e30, or
-        the "no data" of a TIFF) do not count, and become black.
+        darkest pixel becomes black, its brightest white. Pixels without a value (not a number, infinite, beyond 1e30,
+        or the "no data" of a TIFF) do not count, and become black.
 
     Raises
     ------
@@ -85,8 +85,8 @@ def decode_picture(file: IO[bytes], smallest_side: int | None = None) -> Image.I
                 raise PictureError(_too_large(f"{width} × {height} pixels"))
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise PictureError(
-                    f"too thin: {width} × {height} pixels, the longer side may be {MAX_ASPECT} times the shorter; cut out "
-                    "what matters"
+                    f"too thin: {width} × {height} pixels, the longer side may be {MAX_ASPECT} times the shorter; cut "
+                    "out what matters"
                 )
             if smallest_side is not None:
                 image.draft(None, (smallest_side, smallest_side))

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 # Japanese and Korean. "eval" is said of both, see splits_of.
 SPLIT_WORDS = {
     "train": "train training trainings trn trainval treino treinamento entrainement apprentissage entrenamiento "
-    "addestramento allenamento trening treningowy uczacy обучение обучающая тренировка egitim latih pelatihan 训练 訓練 "
-    "学習 トレーニング 훈련 학습",
+    "addestramento allenamento trening treningowy uczacy обучение обучающая тренировка egitim latih pelatihan 训练 "
+    "訓練 学習 トレーニング 훈련 학습",
     "val": "val vals valid validate validation validations validating dev devel development validierung validierungs "
     "validacion validacao validazione convalida validatie walidacja walidacyjny валидация dogrulama validasi 验证 驗證 "
     "検証 バリデーション 검증",
@@ -31,7 +31,7 @@ FILLERS = (
     "daten datensatz satz menge bilder fotos donnees jeu datos conjunto dados dati dane imagenes imagens 集合 集 数据 "
     "數據 资料 图片 图像 データ セット 画像 用 데이터 세트 이미지 set"
 )
-PARTICLES = frozenset("de da do di du des of for the to pour para per fur is".split())
+PARTICLES = ("de", "da", "do", "di", "du", "des", "of", "for", "the", "to", "pour", "para", "per", "fur", "is")
 SPLIT_HEADINGS = "split splits subset subsets partition partitions fold folds kfold cvfold aufteilung particion"
 PERHAPS_HEADINGS = "set sets dataset datasets data phase phases usage mode stage group part role"
 MASK_WORDS = (
@@ -66,7 +66,8 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
     """Return ``"train"``, ``"val"`` or ``"test"`` for those of some names that mean one.
 
     Names that stand side by side explain each other: ``eval`` means val beside a test set, otherwise test; ``tr`` and
-    ``te`` mean something only together; ``birds_train`` and ``birds_test`` do, while ``bullet train`` is a train.
+    ``te`` mean something only together; ``birds_train`` and ``birds_test`` do, while ``bullet train`` is a train, and
+    ``class test`` is a class.
     """
     names = list(dict.fromkeys(names))
     found = {name: split for name in names if (split := _split_of(_words(name)))}
@@ -76,7 +77,7 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         words = _words(name)
         said = [i for i, word in enumerate(words) if _split_of([word])]
-        if len(said) == 1 and name not in found:
+        if len(said) == 1 and name not in found and "class" not in words:
             together[*words[: said[0]], *words[said[0] + 1 :]][name] = _split_of([words[said[0]]])
     for group in together.values():
         if len(set(group.values())) > 1:
@@ -127,5 +128,5 @@ def looks_like(name: str) -> str:
 
 
 def readable(name: str) -> str:
-    r"""Return a name that can be shown and stored: without line breaks, and ``caf\udce9`` for bytes that are no UTF-8."""
+    r"""Return a name that can be shown and stored: without line breaks; ``caf\udce9`` for bytes that are no UTF-8."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda mark: repr(mark[0])[1:-1], name)
