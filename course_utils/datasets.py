@@ -238,8 +238,8 @@ def open_dataset(
     ------
     CourseError
         If there is no such data set, folder or list; if there are fewer than two classes, or a class has too few
-        usable pictures; if a list does not fit its files (see :func:`course_utils.data.csv_labels.read_labels`); if
-        data cannot be fetched or written.
+        usable pictures; if a folder may mean a split or a class; if a list does not fit its files (see
+        :func:`course_utils.data.csv_labels.read_labels`); if data cannot be fetched or written.
     """
     rule = SplitRule(seed, val_fraction, test_fraction)
     unknown = pets_options.keys() - set(PETS_OPTIONS if name_or_folder == "pets" else ())
@@ -279,7 +279,7 @@ def open_csv(
         Same as in :func:`open_dataset`; a split that the list has rows of is left as it is.
     **columns
         Headings ``file_column``, ``label_column`` and ``split_column``, by default ``"file"``, ``"label"`` and, if the
-        list has it, ``"split"``: see :func:`course_utils.data.csv_labels.read_labels`.
+        list has one, the column that tells the splits: see :func:`course_utils.data.csv_labels.read_labels`.
 
     Raises
     ------

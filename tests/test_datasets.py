@@ -395,6 +395,8 @@ def test_accents_in_class_names_have_one_form(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(CourseError, match=r"does not exist.*pets, hymenoptera, a folder .* or a \.csv file"):
         open_dataset(tmp_path / "nowhere")
+    with pytest.raises(CourseError, match="'~nobody-there' does not exist"):
+        open_dataset("~nobody-there")
     with pytest.raises(CourseError, match="is a file"):
         open_dataset(write_picture(tmp_path / "a.png", 1))
 
