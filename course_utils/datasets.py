@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -237,8 +238,8 @@ def open_dataset(
     ------
     CourseError
         If there is no such data set, folder or list; if there are fewer than two classes, or a class has too few
-        usable pictures; if a list does not fit its files (see :func:`course_utils.data.csv_labels.read_labels`); if
-        data cannot be fetched or written.
+        usable pictures; if a folder may mean a split or a class; if a list does not fit its files (see
+        :func:`course_utils.data.csv_labels.read_labels`); if data cannot be fetched or written.
     """
     rule = SplitRule(seed, val_fraction, test_fraction)
     unknown = pets_options.keys() - set(PETS_OPTIONS if name_or_folder == "pets" else ())
@@ -252,7 +253,7 @@ def open_dataset(
         if name_or_folder == "pets":
             return _open_pets(cache, rule, pets_options)
         return _open_hymenoptera(cache, load_settings().mirror if mirror is None else Path(mirror), rule)
-    folder = Path(name_or_folder).expanduser()
+    folder = Path(os.path.expanduser(name_or_folder))
     if folder.suffix.lower() == ".csv" and not folder.is_dir():
         return open_csv(folder, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
     name = folder.resolve().name
@@ -278,7 +279,7 @@ def open_csv(
         Same as in :func:`open_dataset`; a split that the list has rows of is left as it is.
     **columns
         Headings ``file_column``, ``label_column`` and ``split_column``, by default ``"file"``, ``"label"`` and, if the
-        list has it, ``"split"``: see :func:`course_utils.data.csv_labels.read_labels`.
+        list has one, the column that tells the splits: see :func:`course_utils.data.csv_labels.read_labels`.
 
     Raises
     ------
@@ -286,10 +287,11 @@ def open_csv(
         If the list does not fit its files, or for the reasons that :func:`open_dataset` has with a folder.
     """
     rule = SplitRule(seed, val_fraction, test_fraction)
-    csv_file = Path(csv_file).expanduser()
-    root = csv_file.parent if folder is None else Path(folder).expanduser()
+    csv_file = Path(os.path.expanduser(csv_file))
+    root = csv_file.parent if folder is None else Path(os.path.expanduser(folder))
     rows = read_labels(csv_file, root, **columns)
-    photos = [Photo(row.path, row.name, row.label, row.split or "train", mask_of(root, row.name)) for row in rows]
+    root = Path(os.path.abspath(root))  # as the rows have it
+    photos = [Photo(row.path, row.name, row.label, row.split or "train", mask_of(root, row.path)) for row in rows]
     listing = Listing(csv_file, photos, in_order({photo.label for photo in photos}), [])
     return _split_listing(listing, csv_file.name, f"your own pictures, from the list {csv_file.name!r}", rule)
 
