@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
@@ -31,7 +32,7 @@ from course_utils.common.threads import in_threads, thread_count
 from course_utils.data.pictures import SMALLEST_SIDE, load_picture
 from course_utils.datasets import LabelledDataset, MemoryDataset, PhotoDataset, in_memory_if_it_fits
 from course_utils.engine.artifact_store import DATA_FILE, ArtifactStore, DataWriter, Notify, free_bytes, print_to_stderr
-from course_utils.engine.fingerprints import PICTURE_KEYS, key_of_data, versions
+from course_utils.engine.fingerprints import PICTURE_KEYS, key_of_data
 from course_utils.engine.sampling import spread_out
 from course_utils.settings import load_settings
 from course_utils.transforms import image_size, preset_of, train_transform
@@ -281,7 +282,7 @@ class _Job:
             smallest = max(smallest, math.ceil(image_size(weights) / math.sqrt(SMALLEST_CROP[augment])))
         self.paths, self.side = dataset.paths, min(smallest, SMALLEST_SIDE)
         pictures = key_of_data(dataset.with_transform(None))["pictures"]
-        self.key = {"format": FORMAT, "pictures": pictures, "side": self.side, "versions": versions()}
+        self.key = {"format": FORMAT, "pictures": pictures, "side": self.side, "PIL": PIL.__version__}
         self.key |= {"interpolation": str(preset.interpolation), "antialias": preset.antialias}
         self.store, self.label = ArtifactStore(stores_root(folder)), f"{len(dataset)}x{self.side}"
         self.folder = self.store.folder(self.label, self.key)
