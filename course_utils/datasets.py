@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,7 @@ from course_utils.transforms import Transform
 
 PETS_OPTIONS = ("counts", "size", "light", "style")
 MAX_MEMORY_BYTES = 4_000_000_000
+FETCHED_TWICE = 10  # pictures that are compared with themselves, to see if anything is random
 
 # --- data sets ---------------------------------------------------------------------------------------------------
 
@@ -358,11 +360,7 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
         raise CourseError("in_memory wants a data set with pictures and a transform: use with_transform(...) first.")
     before = generator_marks()
     first, _ = dataset[0]
-    if generator_marks() != before:
-        raise CourseError(
-            "The transform draws random numbers, so it must run anew in every epoch: use this data set as it is, or "
-            "in_memory(dataset.with_transform(eval_transform(weights)))."
-        )
+    _require_nothing_drawn(generator_marks() == before)
     if not isinstance(first, Tensor):
         raise CourseError(f"The transform gives {type(first).__name__}; in_memory needs tensors.")
     if first.nbytes * len(dataset) > MAX_MEMORY_BYTES:
@@ -379,7 +377,22 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
                 "the transform must end in one size."
             )
         images[i] = image
+    _require_nothing_drawn(generator_marks() == before)  # a transform may draw for some of the pictures only
+    for i in range(0, len(dataset), math.ceil(len(dataset) / FETCHED_TWICE)):  # it may have a generator of its own
+        _require_nothing_drawn(_same_bits(dataset[i][0], images[i]))
     return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths)
+
+
+def _require_nothing_drawn(fixed: bool) -> None:
+    if not fixed:
+        raise CourseError(
+            "The transform draws random numbers, so it must run anew in every epoch: use this data set as it is, or "
+            "in_memory(dataset.with_transform(eval_transform(weights)))."
+        )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
 def in_memory_if_it_fits(dataset: PhotoDataset, share: float = 1.0) -> PhotoDataset | MemoryDataset:

@@ -97,7 +97,8 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     order = training_order(train, options.seed, options.oversample)
     accelerator = make_accelerator(options.device)
     device, caching = accelerator.device, cache_options(options.cache)
-    inputs = inputs_for(caching, model, train, val, plan, epochs=options.epochs, seed=options.seed, device=device)
+    machine = {"device": device, "precision": accelerator.mixed_precision}
+    inputs = inputs_for(caching, model, train, val, plan, epochs=options.epochs, seed=options.seed, **machine)
     if device.type != "mps":  # slower there
         model.to(memory_format=torch.channels_last)
     model.to(device)
