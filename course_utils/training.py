@@ -65,6 +65,7 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
             setup.optimizer.zero_grad(set_to_none=True)
             metrics.add(logits, labels)
         train_loss, train_accuracy = metrics.means()
+        setup.check_scaling()
 
         val_loss, val_accuracy = validate(run, model, bare, setup)
         seconds = time.perf_counter() - start
@@ -212,7 +213,7 @@ def _advice(error: LossIsNoNumber, run: Run, setup: Setup) -> str:
     rate = max(row.rate for row in run.plan.rows if row.start is not None)
     float16 = " Or give precision='float32': numbers end at 65,504 in float16."
     return (
-        f"The loss became {error.args[0]} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
+        f"{error} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
         f"rate: {rate:g}. Try a tenth of it, a longer warm-up, or look for pictures that are not finite numbers."
         + (float16 if setup.settings["precision"] == "float16" else "")
     )

@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from course_utils.common.errors import CourseError
 from course_utils.settings import best_device
 
-
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # our names, and those of accelerate
 
 

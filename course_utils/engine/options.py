@@ -29,8 +29,8 @@ class FitOptions:
         Pictures per step over all processes together, at least 1.
     seed
         Seed of shuffling, augmentation and dropout. On a CPU the same seed gives bit-identical weights, on the same
-        machine with as many threads. A GPU draws the same numbers and may round otherwise each time, because some of its
-        algorithms add in no fixed order.
+        machine with as many threads. A GPU draws the same numbers too, but some of its algorithms add in no fixed
+        order, so the last bits differ from run to run.
     patience
         At least 1: stop after so many epochs without a better one; None trains to the end.
     label_smoothing
@@ -107,7 +107,9 @@ class FitOptions:
                 "resume keeps its checkpoint in the run's folder, and with log='off' there is none. Use log='light'."
             )
         if self.precision not in ("auto", *PRECISIONS):
-            raise CourseError(f"precision={self.precision!r} is unknown: give 'auto' or one of {', '.join(PRECISIONS)}.")
+            raise CourseError(
+                f"precision={self.precision!r} is unknown: give 'auto' or one of {', '.join(PRECISIONS)}."
+            )
         if self.num_workers != "auto" and (not isinstance(self.num_workers, int) or self.num_workers < 0):
             raise CourseError(f"num_workers={self.num_workers!r}: give a number from 0 upwards, or 'auto'.")
         cache_options(self.cache)

@@ -17,20 +17,23 @@ from course_utils.engine.devices import make_accelerator, precision_of
 from course_utils.engine.inputs import Inputs, cache_options, inputs_for
 from course_utils.engine.loading import workers_for
 from course_utils.engine.memory import MemoryPieces
-from course_utils.engine.metrics import EpochMetrics
+from course_utils.engine.metrics import EpochMetrics, LossIsNoNumber
 from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
 from course_utils.engine.sampling import seeded_draws, training_order
 from course_utils.fine_tuning import Plan, parameter_groups, rate_factor
+
+SMALLEST_SCALE = 1e-4  # of the loss in float16; as in fairseq
 
 
 @dataclass(frozen=True)
 class Setup:
     """Everything that the training loop needs beside the model.
 
-    ``settings`` are the options as plain values for the log, with the precision that ``"auto"`` came to; ``inputs`` are pictures, or cached activations with the
-    part of the network that takes them; ``criterion`` has label smoothing and class weights; ``optimizer`` is AdamW
-    over the plan's parameter groups; ``memory`` computes a batch in pieces where the memory is too small.
+    ``settings`` are the options as plain values for the log, with the precision that ``"auto"`` came to; ``inputs``
+    are pictures, or cached activations with the part of the network that takes them; ``criterion`` has label smoothing
+    and class weights; ``optimizer`` is AdamW over the plan's parameter groups; ``memory`` computes a batch in pieces
+    where the memory is too small.
     """
 
     plan: Plan
@@ -66,8 +69,8 @@ class Setup:
         DDP decides at wrapping time whose gradients it exchanges, so the bare model is wrapped anew whenever other
         stages learn.
         """
-        # Not by accelerate, which puts the precision into model.forward and marks the model as prepared: the mark stays,
-        # and from the second call on, in this fit or the next one, everything is computed in float32.
+        # Not by accelerate, which puts the precision into model.forward and marks the model as prepared: the mark
+        # stays, and from the second call on, in this fit or the next one, everything is computed in float32.
         bare = self.inputs.learner(model)
         if self.group.world_size == 1:
             return bare, bare
@@ -84,6 +87,12 @@ class Setup:
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch; of several processes each gets its share."""
         return loss_of_shard(self.criterion, logits, labels, self.group)
+
+    def check_scaling(self) -> None:
+        """Raise LossIsNoNumber where float16's gradients are no numbers, however small the loss has been scaled."""
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:  # every step is left out, and nothing learns
+            raise LossIsNoNumber("The gradients became too large for float16, or no numbers,")
 
     def metrics(self, keep_answers: bool = False) -> EpochMetrics:
         """Return an empty count of losses and hits."""
@@ -128,9 +137,9 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     starts = [group["start"] * len(train_batches) for group in optimizer.param_groups]
     # One function per group. The schedule is not handed to accelerate, which would step once for each process.
     schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
-    # The schedule follows the batches, also those whose step the scaling of float16 leaves out: it would not come to its
-    # end otherwise, and a stage that wakes in a later epoch would learn at the rate of an earlier one. torch warns of a
-    # schedule that steps before the optimizer, which is so when the very first step is left out.
+    # The schedule follows the batches, also those whose step the scaling of float16 leaves out: it would not come to
+    # its end otherwise, and a stage that wakes in a later epoch would learn at the rate of an earlier one. When the very
+    # first step is left out, torch would warn of a schedule that steps before the optimizer.
     optimizer._opt_called = True
     prepared = accelerator.prepare(optimizer)
     weights = options.class_weights
