@@ -173,6 +173,13 @@ def _run_to_its_end(
             "Stopped while the frozen stages ran over the pictures, before the first epoch; the same call begins anew.",
             run,
         )
+    except torch.OutOfMemoryError:  # another program may have the GPU
+        run.stopped = "failed"
+        clear_device_cache(garbage_collection=True)
+        return CourseError(
+            "The memory of the GPU is too small for the network, or for a batch through its frozen stages. Look for "
+            "other programs and notebooks that use it (nvidia-smi), or give device='cpu'."
+        )
     run.cached = setup.inputs.border
     hooks = [*own_hooks(run, model, train, val, setup), *hooks]
     error: BaseException | None = None

@@ -138,8 +138,8 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     # One function per group. The schedule is not handed to accelerate, which would step once for each process.
     schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
     # The schedule follows the batches, also those whose step the scaling of float16 leaves out: it would not come to
-    # its end otherwise, and a stage that wakes in a later epoch would learn at the rate of an earlier one. When the very
-    # first step is left out, torch would warn of a schedule that steps before the optimizer.
+    # its end otherwise, and a stage that wakes in a later epoch would learn at the rate of an earlier one. When the
+    # very first step is left out, torch would warn of a schedule that steps before the optimizer.
     optimizer._opt_called = True
     prepared = accelerator.prepare(optimizer)
     weights = options.class_weights
