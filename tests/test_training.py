@@ -671,6 +671,16 @@ def test_what_cannot_work_is_said_before_anything_is_spent(options, told, monkey
     assert not moved(before, copy_of(model))
 
 
+def test_a_gpu_without_room_for_the_network_is_one_sentence(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(setup, "inputs_for", full)
+    with pytest.raises(CourseError, match=r"memory of the GPU is too small.*device='cpu'"):
+        quick(mini())
+    assert last_run().stopped == "failed"
+
+
 def test_a_head_and_data_of_another_size_name_both():
     with pytest.raises(CourseError, match=r"labels up to 2, the model's head has 2 outputs.*num_classes=3"):
         quick(mini(num_classes=2))
