@@ -50,7 +50,7 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
             network, bare = setup.networks(model)
 
         def forward_and_backward(images: Tensor, labels: Tensor, share: float, network: nn.Module = network) -> Tensor:
-            logits = network(images)
+            logits = setup.forward(network, images)
             loss = setup.loss(logits, labels) * share
             setup.accelerator.backward(loss)
             return logits.detach()
@@ -60,11 +60,12 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
         metrics = setup.metrics()  # plain cross-entropy and accuracy, over samples
         for images, labels in setup.train.of_epoch(epoch):
             logits = setup.memory.in_pieces(forward_and_backward, images, labels)  # in one, unless memory is short
-            setup.optimizer.step()
+            setup.optimizer.step()  # left out by the scaling of float16 where a gradient is too large for it
             setup.schedule.step()
             setup.optimizer.zero_grad(set_to_none=True)
             metrics.add(logits, labels)
         train_loss, train_accuracy = metrics.means()
+        setup.check_scaling()
 
         val_loss, val_accuracy = validate(run, model, bare, setup)
         seconds = time.perf_counter() - start
@@ -81,7 +82,7 @@ def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tu
     metrics = setup.metrics(keep_answers=setup.options.log == "full")
 
     def forward(images: Tensor, _labels: Tensor, _share: float) -> Tensor:
-        return network(images)
+        return setup.forward(network, images)
 
     with torch.no_grad():
         for images, labels in setup.val.of_epoch(0):  # the same pictures in the same order, whatever the epoch
@@ -172,6 +173,13 @@ def _run_to_its_end(
             "Stopped while the frozen stages ran over the pictures, before the first epoch; the same call begins anew.",
             run,
         )
+    except torch.OutOfMemoryError:  # another program may have the GPU
+        run.stopped = "failed"
+        clear_device_cache(garbage_collection=True)
+        return CourseError(
+            "The memory of the GPU is too small for the network, or for a batch through its frozen stages. Look for "
+            "other programs and notebooks that use it (nvidia-smi), or give device='cpu'."
+        )
     run.cached = setup.inputs.border
     hooks = [*own_hooks(run, model, train, val, setup), *hooks]
     error: BaseException | None = None
@@ -182,7 +190,7 @@ def _run_to_its_end(
     except KeyboardInterrupt:
         run.stopped, error = "interrupted", TrainingStopped("", run)
     except LossIsNoNumber as trouble:
-        run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run), run)
+        run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run, setup), run)
     except (OutOfMemory, torch.OutOfMemoryError) as trouble:
         run.stopped, error = "failed", too_little_memory(setup.group, isinstance(trouble, OutOfMemory))
     except BaseException as trouble:
@@ -200,7 +208,6 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
     try:
         if run.stopped in ("interrupted", "failed"):
             call(hooks, "on_stop", run, model)
-        setup.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         call(hooks, "on_train_end", run, model)
     finally:  # a second Stop comes in here
         ACTIVE_RUNS.discard(run.folder)
@@ -209,11 +216,13 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
             clear_device_cache(garbage_collection=True)
 
 
-def _advice(error: LossIsNoNumber, run: Run) -> str:
+def _advice(error: LossIsNoNumber, run: Run, setup: Setup) -> str:
     rate = max(row.rate for row in run.plan.rows if row.start is not None)
+    float16 = " Or give precision='float32': numbers end at 65,504 in float16."
     return (
-        f"The loss became {error.args[0]} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
+        f"{error} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
         f"rate: {rate:g}. Try a tenth of it, a longer warm-up, or look for pictures that are not finite numbers."
+        + (float16 if setup.settings["precision"] == "float16" else "")
     )
 
 

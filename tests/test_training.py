@@ -8,8 +8,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from helpers import (
     ColourPatches,
     Noisy,
@@ -29,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from course_utils.common.errors import CourseError
-from course_utils.engine import devices, hooks, setup
+from course_utils.engine import hooks, setup
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.options import FitOptions
 from course_utils.engine.sampling import BalancedOrder, SeededOrder
@@ -655,6 +653,8 @@ def labelled(*labels):
         ({"num_workers": -1}, "num_workers=-1: give a number from 0"),
         ({"num_workers": "many"}, "or 'auto'"),
         ({"device": "tpu"}, "'tpu'"),
+        ({"precision": "half"}, "precision='half' is unknown: give 'auto' or one of float32, bfloat16, float16."),
+        ({"precision": "float16"}, "not possible on cpu: give 'auto' or one of float32, bfloat16."),
         ({"device": "mps"}, "'mps'"),
         ({"device": "cuda"}, "no GPU"),
     ],
@@ -671,6 +671,16 @@ def test_what_cannot_work_is_said_before_anything_is_spent(options, told, monkey
     assert not moved(before, copy_of(model))
 
 
+def test_a_gpu_without_room_for_the_network_is_one_sentence(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(setup, "inputs_for", full)
+    with pytest.raises(CourseError, match=r"memory of the GPU is too small.*device='cpu'"):
+        quick(mini())
+    assert last_run().stopped == "failed"
+
+
 def test_a_head_and_data_of_another_size_name_both():
     with pytest.raises(CourseError, match=r"labels up to 2, the model's head has 2 outputs.*num_classes=3"):
         quick(mini(num_classes=2))
@@ -679,31 +689,19 @@ def test_a_head_and_data_of_another_size_name_both():
 # --- what is left behind -----------------------------------------------------------------------------------------
 
 
-def half_precision(_device):
-    """What fit uses on a GPU, on the CPU: accelerate then wraps the model's forward."""
-    return Accelerator(cpu=True, mixed_precision="bf16", dataloader_config=DataLoaderConfiguration(split_batches=True))
-
-
-@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("strategy", [FEATURE_EXTRACTION, PROGRESSIVE], ids=lambda s: s.name)
-def test_nothing_is_left_on_the_model(monkeypatch, mixed, strategy):
-    if mixed:
-        devices.forget_other_device("cpu", "bf16")
-        monkeypatch.setattr(setup, "make_accelerator", half_precision)
+def test_nothing_is_left_on_the_model(precision, strategy):
     model = mini()
-    kind = type(model)
-    quick(model, strategy=strategy, epochs=3)
-    assert type(model) is kind and no_hooks(model)
-    assert "_original_forward" not in vars(model)
-    assert not hasattr(model.forward, "__wrapped__") and model.forward.__func__ is kind.forward
+    attributes = vars(model).keys()
+    quick(model, strategy=strategy, epochs=3, precision=precision)
+    assert vars(model).keys() == attributes and no_hooks(model)
     twin = mini()
     twin.load_state_dict(copy_of(model))
     twin.eval().to(memory_format=torch.channels_last)
     with torch.no_grad():
         logits = model(VAL.images)
         assert logits.dtype == torch.float32 and torch.equal(logits, twin(VAL.images))
-    monkeypatch.undo()
-    quick(model, epochs=1)  # and the next fit, in the other precision, is not refused
 
 
 def test_a_run_prints_its_epochs_and_marks_the_best():

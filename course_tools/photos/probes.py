@@ -108,7 +108,7 @@ def with_probe_as_head(model: nn.Module, fitted: Pipeline, classes: int) -> nn.M
     weight = weight / scaler.scale_
     bias = bias - weight @ scaler.mean_
     device = last_layer(model).weight.device
-    with generators_put_back():
+    with generators_put_back(seed=0):  # with a seed, because on a GPU it is the GPU's generator that is drawn from
         layer = last_layer(replace_head(model, classes))
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))

@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--workers", type=_workers, default="auto", help="processes that load pictures (default: by a rule)"
     )
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16 or float16")
     parser.add_argument("--no-checkpoint", action="store_true", help="keep no checkpoint, and go on from none")
     parser.add_argument("--test", action="store_true", help="ask the test pictures at the end; do that once")
     return parser
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             oversample=options.oversample,
             num_workers=options.workers,
             device=options.device,
+            precision=options.precision,
             resume=not options.no_checkpoint,
         )
     except KeyboardInterrupt as stop:

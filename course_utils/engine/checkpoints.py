@@ -1,4 +1,4 @@
-"""Checkpoints: ``fit(..., resume=True)`` continues an interrupted run and gives the same bits as an unbroken one.
+"""Checkpoints: ``fit(..., resume=True)`` continues an interrupted run; on a CPU it gives the bits of an unbroken one.
 
 After every epoch such a run writes one file into its folder (:mod:`course_utils.engine.run_log`). The order of the
 pictures and the augmentation are functions of the seed and the epoch (:mod:`course_utils.engine.sampling`), so the file
@@ -8,7 +8,7 @@ needs no position within an epoch: an epoch that was cut off begins anew.
 line 1      ``course_utils checkpoint 1`` and the SHA-256 of all that follows
 line 2      JSON: the call of ``fit`` it belongs to, the epochs so far, digests of weights
 the rest    by ``torch.save``: model, best weights where they differ, optimizer, schedule, loss scaling,
-            generators of Python, NumPy, torch and CUDA
+            generators of Python, NumPy, torch and the GPU
 ==========  ====================================================================================================
 
 The file's name, ``checkpoint-<key>.bin``, has a hash of the call: model, strategy, settings, data and device. The file

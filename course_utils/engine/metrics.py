@@ -14,7 +14,7 @@ CHECK_EVERY = 20  # batches between two checks that the loss is finite
 
 
 class LossIsNoNumber(ArithmeticError):
-    """The sum of the losses became infinite or NaN."""
+    """The sum of the losses became infinite or NaN, or the gradients did for good; the message begins a sentence."""
 
 
 class EpochMetrics:
@@ -47,7 +47,7 @@ class EpochMetrics:
         # The sum over all processes, so that all stop at the same step; once infinite or NaN, it stays so.
         value = all_reduce_sum(self.loss, self.group).item()
         if not math.isfinite(value):
-            raise LossIsNoNumber(value)
+            raise LossIsNoNumber(f"The loss became {value}")
         return value
 
     def means(self) -> tuple[float, float]:
