@@ -33,6 +33,7 @@ from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.threads import in_threads
+from course_utils.data.samples import classes_of
 from course_utils.engine import fingerprints
 from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStore, DataWriter, Notify, print_to_stderr
 from course_utils.pretrained_models import family_of, stages
@@ -269,7 +270,7 @@ class _Job:
         return {
             "summary": {"holds": holds, "pictures": pictures, "views": self.views, "numbers": self.dtype},
             "shape": list(shape),
-            "classes": [str(name) for name in getattr(self.dataset, "classes", None) or ()],
+            "classes": list(classes_of(self.dataset)),
             "labels": labels[:pictures],
         }
 

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 import course_utils
+from course_utils.data.samples import classes_of, labels_of
 from course_utils.mini.networks import BUILDERS
 from course_utils.pretrained_models import available_models, family_of, last_layer
 
@@ -101,19 +102,19 @@ def describe_data(dataset: Sized) -> dict[str, Any]:
         ``pictures`` (their number), ``classes`` (name → number, None if the labels are not known), ``transform`` (the
         printed one, or None) and ``fingerprint``: another value means other pictures, labels or another order.
     """
-    labels, transform = getattr(dataset, "labels", None), getattr(dataset, "transform", None)
+    labels, transform = labels_of(dataset), getattr(dataset, "transform", None)
     return {
         "pictures": len(dataset),
-        "classes": None if labels is None else _counts(labels, getattr(dataset, "classes", None)),
+        "classes": None if labels is None else _counts(labels, classes_of(dataset)),
         "transform": None if transform is None else _one_line(repr(transform)),
         "fingerprint": None if labels is None else _fingerprint(labels, getattr(dataset, "paths", ())),
     }
 
 
-def _counts(labels: Any, classes: Any) -> dict[str, int]:
-    found = Counter(int(label) for label in labels)
-    names = list(classes) if classes else [str(i) for i in range(max(found, default=-1) + 1)]
-    return {str(name): found[i] for i, name in enumerate(names)}
+def _counts(labels: Sequence[int], classes: Sequence[str]) -> dict[str, int]:
+    found = Counter(labels)
+    names = classes or [str(i) for i in range(max(found, default=-1) + 1)]
+    return {name: found[i] for i, name in enumerate(names)}
 
 
 def _one_line(text: str) -> str:
@@ -123,7 +124,7 @@ def _one_line(text: str) -> str:
 def _fingerprint(labels: Any, paths: Any) -> str:
     """Return 16 hexadecimal digits over the labels and the last two parts of the paths; others differ by machine."""
     names = ["/".join(Path(path).parts[-2:]) for path in paths] or [""] * len(labels)
-    text = "\n".join(f"{int(label)} {name}" for label, name in zip(labels, names, strict=False))
+    text = "\n".join(f"{label} {name}" for label, name in zip(labels, names, strict=False))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
