@@ -23,7 +23,7 @@ from torchvision import models
 import course_utils
 from course_utils.data.samples import classes_of, labels_of
 from course_utils.mini.networks import BUILDERS
-from course_utils.pretrained_models import available_models, family_of, last_layer
+from course_utils.pretrained_models import add_head_dropout, available_models, family_of, head_dropout, last_layer
 
 GIT_SECONDS = 5
 
@@ -36,6 +36,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "family": family_of(model).name,
         "parameters": _count(model),
         "outputs": last_layer(model).out_features,
+        "head_dropout": head_dropout(model),
     }
 
 
@@ -46,15 +47,16 @@ def _count(module: nn.Module) -> int:
 def model_name(model: nn.Module) -> str | None:
     """Return the name under which ``load_pretrained`` builds this network; None if there is no such name.
 
+    Dropout that a reader has put in front of the last layer (``fc = Sequential(Dropout, Linear)``) may come on top.
     It is the name of the builder whose network prints the same, line by line: that compares every layer with its sizes,
     strides and dropout, whoever built the model.
     """
-    head, printed = last_layer(model), str(model)
+    head, printed, dropout = last_layer(model), str(model), tuple(head_dropout(model))
     body = _count(model) - _count(head)
     for name in available_models():
         # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
         fits = name.startswith(family_of(model).prefixes) and _body_parameters(name, head.in_features) in (None, body)
-        if fits and _printed(name, head.out_features) == printed:
+        if fits and _printed(name, head.out_features, dropout) == printed:
             return name
     return None
 
@@ -68,9 +70,9 @@ def _body_parameters(name: str, features: int) -> int | None:
 
 
 @functools.lru_cache(maxsize=32)
-def _printed(name: str, outputs: int) -> str:
+def _printed(name: str, outputs: int, dropout: tuple[float, ...]) -> str:
     with torch.device("meta"):  # no memory, no random numbers
-        return str(models.get_model(name, weights=None, num_classes=outputs))
+        return str(add_head_dropout(models.get_model(name, weights=None, num_classes=outputs), dropout))
 
 
 def describe_layers(model: nn.Module) -> dict[str, Any]:
