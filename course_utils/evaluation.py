@@ -31,6 +31,7 @@ from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
 from course_utils.common.tables import markdown_table, percent, text_table
+from course_utils.data.samples import Collate, classes_of
 from course_utils.transforms import denormalise
 
 FEWEST_RESAMPLES = 100
@@ -290,11 +291,13 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report
     device = next(model.parameters()).device
     with evaluating(model):
         # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
-        for images, targets in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
+        for images, targets in DataLoader(
+            dataset, batch_size=batch_size, generator=torch.Generator(), collate_fn=Collate()
+        ):
             probabilities.append(model(images.to(device)).float().softmax(1).cpu().numpy())
             labels.append(np.asarray(targets))
     scores = np.concatenate(probabilities)
-    names = getattr(dataset, "classes", None) or [str(i) for i in range(scores.shape[1])]
+    names = classes_of(dataset) or [str(i) for i in range(scores.shape[1])]
     if len(names) != scores.shape[1]:
         raise CourseError(
             f"The model has {scores.shape[1]} outputs, the data set {len(names)} classes ({', '.join(names[:6])}). "

@@ -23,12 +23,14 @@ from torch.utils.data import DataLoader, Dataset
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generators_put_back
 from course_utils.engine.checkpoints import ACTIVE_RUNS
+from course_utils.engine.first_batch import check_call
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.hooks import call, check_hooks, own_hooks
 from course_utils.engine.memory import OutOfMemory, too_little_memory
 from course_utils.engine.metrics import LossIsNoNumber
-from course_utils.engine.options import FitOptions, check_call
+from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import layers_synchronised
+from course_utils.engine.sampling import batches_of
 from course_utils.engine.setup import Setup, prepare
 from course_utils.feature_extraction import set_learning, train_mode
 from course_utils.fine_tuning import Strategy, parameter_groups, rate_factor
@@ -192,7 +194,7 @@ def _run_to_its_end(
     except LossIsNoNumber as trouble:
         run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run, setup), run)
     except (OutOfMemory, torch.OutOfMemoryError) as trouble:
-        run.stopped, error = "failed", too_little_memory(setup.group, isinstance(trouble, OutOfMemory))
+        run.stopped, error = "failed", too_little_memory(setup.group, getattr(trouble, "pictures", None))
     except BaseException as trouble:
         run.stopped, run.error = "failed", f"{type(trouble).__name__}: {trouble}"
         raise
@@ -256,7 +258,7 @@ def simple_fit(
         Same as in :func:`fit`.
     """
     plan = strategy.plan(model)
-    steps_per_epoch = -(-len(train) // batch_size)  # the last batch may be short
+    steps_per_epoch = len(batches_of(range(len(train)), batch_size, training=True))
     steps = epochs * steps_per_epoch
     warmup = round(strategy.warmup * steps)
 
@@ -272,7 +274,8 @@ def simple_fit(
             set_learning(model, plan.learning_at(epoch))  # requires_grad for those, no gradients for the others
             train_mode(model)  # model.train(), but frozen stages stay in eval mode
             order = np.random.default_rng([seed, epoch]).permutation(len(train)).tolist()
-            for images, labels in DataLoader(train, batch_size, sampler=order):
+            batches = batches_of(order, batch_size, training=True)  # the last may be short, but not a single picture
+            for images, labels in DataLoader(train, batch_sampler=batches):
                 logits = model(images.contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits, labels)
                 optimizer.zero_grad()

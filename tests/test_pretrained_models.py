@@ -7,6 +7,7 @@ import re
 import urllib.error
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from helpers import cheap_model, copy_of, generators_untouched, mini, moved, no_hooks, on_meta
@@ -21,16 +22,18 @@ from course_utils.common.errors import CourseError
 from course_utils.common.weight_files import fetch_weights, read_state_dict, weights_path
 from course_utils.engine.activation_cache import cut
 from course_utils.engine.provenance import describe_model
-from course_utils.feature_extraction import freeze, learning_stages
+from course_utils.feature_extraction import freeze, learning_stages, train_mode
 from course_utils.fine_tuning import DISCRIMINATIVE, FULL, parameter_groups
 from course_utils.gradcam import explain
 from course_utils.mini import networks
 from course_utils.pretrained_models import (
     FAMILIES,
+    add_head_dropout,
     available_models,
     cam_layer,
     family_of,
     feature_dim,
+    head_dropout,
     last_layer,
     last_layer_name,
     load_pretrained,
@@ -200,6 +203,53 @@ def test_a_new_head_replaces_the_last_layer_and_nothing_else(name):
     assert {key for key in after if after[key] != before[key]} == head
     assert (last_layer(model).in_features, last_layer(model).out_features) == (features, 5)
     assert model.eval()(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 5)
+
+
+def with_dropout(name):
+    """A network whose last layer was replaced by what most people put there."""
+    model = cheap_model(name, 3)
+    layer, path = last_layer(model), last_layer_name(model)
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Sequential(nn.Dropout(0.4), layer))
+    return model, layer, path
+
+
+@pytest.mark.parametrize("name", ["resnet18_mini", "vgg11_mini", "efficientnet_b0_mini", "mobilenet_v3_small_mini"])
+def test_a_head_of_dropout_and_a_linear_layer_is_a_head(name):
+    plain, (model, layer, path) = cheap_model(name, 3), with_dropout(name)
+    assert last_layer(model) is layer and last_layer_name(model) == f"{path}.1"
+    assert head_dropout(model) == [0.4] and head_dropout(plain) == []
+    assert list(stages(model)) == list(stages(plain)) and feature_dim(model) == feature_dim(plain)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for border in list(stages(model))[1:]:
+        front, tail = cut(model, border)
+        assert torch.equal(tail(front(x)), plain(x))
+    assert np.array_equal(explain(model, x).heat, explain(plain, x).heat)
+    train_mode(freeze(model))
+    assert learning_stages(model) == ["head"] and model.get_submodule(path)[0].training
+    replace_head(model, 5)
+    assert head_dropout(model) == [0.4] and last_layer(model).out_features == 5
+    assert add_head_dropout(plain, [0.1, 0.2]) is plain and head_dropout(plain) == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0_mini", "mobilenet_v2"])
+def test_a_classifier_that_is_a_single_layer_is_a_head(name):
+    model = cheap_model(name, 3)
+    model.classifier = last_layer(model)
+    assert last_layer_name(model) == "classifier" and last_layer(model) is model.classifier
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(nn.Sequential(*stages(model).values())(x), model(x))
+    assert last_layer(replace_head(model, 5)) is model.classifier
+
+
+def test_a_network_that_cannot_be_taken_apart_is_named():
+    without, other = mini(), mini()
+    del without.layer4
+    other.fc = nn.Sequential(nn.Linear(144, 3), nn.Softmax(dim=1))
+    with pytest.raises(CourseError, match=r"do not fit this NarrowResNet: they cannot be taken apart .*layer4"):
+        stages(without)
+    with pytest.raises(CourseError, match=r"has to be an nn\.Linear at 'fc\.1', there is a Softmax"):
+        stages(other)
 
 
 def test_a_new_head_learns_where_the_rest_is_frozen():

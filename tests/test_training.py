@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
@@ -24,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from course_utils.common.errors import CourseError
 from course_utils.engine import hooks, setup
@@ -48,6 +49,7 @@ from course_utils.training import fit, last_run, simple_fit
 # The ready strategies' rates may be tuned; what depends on a rate uses this one.
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
 TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
+LOOKS = 2  # before it begins, fit looks at the first and the last picture
 
 
 def quick(model, train=TRAIN, val=VAL, strategy=FULL, **options):
@@ -141,7 +143,7 @@ def test_each_epoch_shows_every_picture_once_in_its_own_order():
             return super().__getitem__(index)
 
     quick(mini(), Recorded(10, seed=1), strategy=FEATURE_EXTRACTION, epochs=3, seed=8)
-    seen = seen[1:]  # fit looks at the first picture before it begins
+    seen = seen[LOOKS:]
     for epoch in range(3):
         assert seen[10 * epoch : 10 * epoch + 10] == list(SeededOrder(10, 8, epoch))
     assert len(seen) == 30
@@ -199,8 +201,8 @@ def test_fit_oversamples_when_asked_to():
     train = Recorded(10, 1)
     quick(mini(), train, strategy=FEATURE_EXTRACTION, epochs=3, seed=8, oversample=True)
     for epoch in range(3):
-        assert train.seen[1 + 10 * epoch : 11 + 10 * epoch] == balanced(train.labels, 8, epoch)
-    assert len(train.seen) == 31
+        assert train.seen[LOOKS + 10 * epoch :][:10] == balanced(train.labels, 8, epoch)
+    assert len(train.seen) == LOOKS + 30
 
 
 def test_oversampling_helps_a_rare_class():
@@ -217,15 +219,34 @@ def test_oversampling_helps_a_rare_class():
     assert blue[1] > 1.3 * blue[0]
 
 
-def test_oversampling_needs_labels():
-    bare = TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))
-    with pytest.raises(CourseError, match=r"train\.labels\. This TensorDataset has none"):
-        quick(mini(), bare, oversample=True)
-    bare.labels = [0, 1, 2]
-    with pytest.raises(CourseError, match="has 3 for 4 pictures"):
+def test_oversampling_needs_the_label_of_every_picture():
+    bare = [(image, 0) for image in torch.zeros(4, 3, 32, 32)]
+    with pytest.raises(CourseError, match=r"train\.labels, or train\.targets\. This list has none, or not 4 of them"):
         quick(mini(), bare, oversample=True)
     with pytest.raises(CourseError, match="no class can be drawn"):
-        BalancedOrder([], 0)
+        BalancedOrder([-100], 0)
+
+
+class Targets(Dataset):
+    """The samples of TRAIN, with their labels under the name that torchvision uses."""
+
+    targets = TRAIN.labels
+
+    def __len__(self):
+        return len(TRAIN)
+
+    def __getitem__(self, index):
+        return TRAIN[index]
+
+
+@pytest.mark.parametrize(
+    "train", [Targets(), TensorDataset(TRAIN.images, torch.tensor(TRAIN.labels))], ids=["targets", "tensors"]
+)
+def test_labels_under_another_name_are_oversampled_too(train):
+    named, plain = mini(), mini()
+    quick(named, train, epochs=1, oversample=True)
+    quick(plain, epochs=1, oversample=True)
+    assert not moved(copy_of(named), copy_of(plain))
 
 
 # --- learning ----------------------------------------------------------------------------------------------------
@@ -400,7 +421,7 @@ def stopped(*args, **options):
 def test_a_stop_leaves_the_run_so_far_and_the_best_weights():
     model = mini()
     watcher = Watcher(model)
-    train = Counted(12, 1, interrupt_at(1 + 2 * 12 + 9))  # one look before, two epochs, and into the third
+    train = Counted(12, 1, interrupt_at(LOOKS + 2 * 12 + 9))  # two epochs, and into the third
     run = stopped(model, train, watcher, epochs=5)
     assert run.stopped == "interrupted" and len(run.history) == 2
     assert not moved(watcher.copies[run.best.epoch + 1], copy_of(model))
@@ -419,7 +440,7 @@ def test_stop_in_the_first_epoch_leaves_the_model_as_it_came():
 
 
 def test_stop_while_validating():
-    run = stopped(mini(), val=Counted(7, 2, interrupt_at(1 + 7 + 3)), epochs=5)
+    run = stopped(mini(), val=Counted(7, 2, interrupt_at(LOOKS + 7 + 3)), epochs=5)
     assert run.stopped == "interrupted" and len(run.history) == 1
 
 
@@ -432,7 +453,7 @@ def spoil_at(n):
 
 
 @pytest.mark.parametrize("strategy", [FULL, FEATURE_EXTRACTION], ids=lambda s: s.name)
-@pytest.mark.parametrize(("n", "finished"), [(5, 0), (13, 0), (1 + 12 + 6, 1)])
+@pytest.mark.parametrize(("n", "finished"), [(5, 0), (13, 0), (LOOKS + 12 + 6, 1)])
 def test_a_picture_that_is_not_a_number_stops_with_advice(strategy, n, finished):
     model = mini()
     before = copy_of(model)
@@ -451,7 +472,7 @@ def test_a_picture_that_is_not_a_number_stops_with_advice(strategy, n, finished)
 def test_a_validation_picture_that_is_not_a_number():
     model = mini()
     with pytest.raises(TrainingDiverged, match="nan in epoch 2") as caught:
-        quick(model, val=Counted(7, 2, spoil_at(1 + 7 + 3)), epochs=3)
+        quick(model, val=Counted(7, 2, spoil_at(LOOKS + 7 + 3)), epochs=3)
     assert len(caught.value.run.history) == 1
 
 
@@ -468,7 +489,7 @@ def test_a_rate_far_too_high():
 
 def test_a_stop_is_one_sentence_that_says_how_to_go_on():
     with pytest.raises(TrainingStopped) as caught:
-        quick(mini(), Counted(12, 1, interrupt_at(1 + 12 + 6)), epochs=3)
+        quick(mini(), Counted(12, 1, interrupt_at(LOOKS + 12 + 6)), epochs=3)
     (line,) = caught.value._render_traceback_()  # what IPython shows instead of a traceback
     assert line == str(caught.value)
     assert line.startswith("Stopped in epoch 2 of 3: the model has the weights of epoch 1, the best so far; ")
@@ -482,7 +503,7 @@ def test_a_stop_before_the_first_epoch_is_over_says_that_nothing_was_learned():
 
 def test_a_loop_over_runs_ends_with_the_run_that_was_stopped():
     """Swallowed, a Stop would let every later run go on to its end."""
-    train, begun = Counted(12, 1, interrupt_at(1 + 24 + 1 + 6)), []  # in the second run
+    train, begun = Counted(12, 1, interrupt_at(LOOKS + 24 + LOOKS + 6)), []  # in the second run
     with pytest.raises(KeyboardInterrupt):
         for seed in range(3):
             begun.append(seed)
@@ -545,7 +566,7 @@ def test_hooks_change_nothing_that_is_learned():
 
 def test_a_hook_is_told_of_a_stop_before_the_best_weights_come_back():
     seen = Seen()
-    stopped(mini(), Counted(12, 1, interrupt_at(1 + 12 + 6)), hooks=[seen])
+    stopped(mini(), Counted(12, 1, interrupt_at(LOOKS + 12 + 6)), hooks=[seen])
     assert seen.calls[-2:] == [("stop", 1, "interrupted"), ("end", 1, "interrupted")]
 
 
@@ -597,6 +618,14 @@ def test_options_and_keywords_are_the_same():
     assert not moved(copy_of(models[0]), copy_of(models[1])) and not moved(copy_of(models[0]), copy_of(models[2]))
 
 
+def test_numbers_of_numpy_are_numbers():
+    options = FitOptions(
+        epochs=np.int64(2), batch_size=np.int32(4), seed=np.uint8(5), label_smoothing=np.float32(0.5), patience=None
+    )
+    assert options == FitOptions(epochs=2, batch_size=4, seed=5, label_smoothing=0.5)
+    assert json.dumps(options.as_settings()) == json.dumps(FitOptions(2, 4, 5, label_smoothing=0.5).as_settings())
+
+
 def test_an_unknown_option_is_named():
     with pytest.raises(TypeError, match=r"fit\(\) has no option 'epoch'; it has epochs, batch_size, seed"):
         quick(mini(), epoch=3)
@@ -616,6 +645,29 @@ def test_the_plain_loop_comes_to_the_weights_of_fit(strategy, network):
         history = simple_fit(plain, train, val, strategy, epochs=3, batch_size=4, seed=7)
     assert not moved(copy_of(fitted), copy_of(plain))
     assert history == [(record.val_accuracy, record.val_loss) for record in run.history]
+
+
+@pytest.mark.parametrize("size", [5, 9])  # with 4 in a batch, one picture is left over
+def test_a_picture_that_is_left_over_joins_the_last_batch(size):
+    """On maps of 1 × 1 a batch of one picture is refused by BatchNorm, on larger ones its statistics are useless."""
+    fitted, plain = mini(), mini()
+    train, val = ColourPatches(size, seed=1, side=16), ColourPatches(5, seed=2, side=16)
+    sizes = []
+    hook = fitted.register_forward_pre_hook(lambda model, inputs: sizes.append((model.training, len(inputs[0]))))
+    run = quick(fitted, train, val, epochs=2)
+    hook.remove()
+    assert [n for training, n in sizes if training] == [4, 4, 5][-(size // 4) :] * 2 and (False, 1) in sizes
+    history = simple_fit(plain, train, val, FULL, epochs=2, batch_size=4)
+    assert not moved(copy_of(fitted), copy_of(plain))
+    assert history == [(record.val_accuracy, record.val_loss) for record in run.history]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"train": ColourPatches(1, side=16)}], ids=["batch", "data"])
+def test_batch_norm_is_not_asked_to_learn_from_one_value(options):
+    with pytest.raises(CourseError, match=r"one picture where its map is 1 × 1.*batch_size of 2 or more") as caught:
+        quick(mini(), **({"train": ColourPatches(6, side=16)} | options))
+    assert caught.value.__context__ is None and last_run().stopped == "failed"
+    quick(mini(), strategy=FEATURE_EXTRACTION, **({"train": ColourPatches(6, side=16)} | options))  # it is frozen there
 
 
 # --- what cannot work --------------------------------------------------------------------------------------------
@@ -640,6 +692,20 @@ def labelled(*labels):
         ({"patience": 0}, "patience=0"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ({"label_smoothing": "0.1"}, "it is a share"),
+        ({"epochs": 2.0}, "epochs=2.0: give a whole number, at least 1."),
+        ({"epochs": True}, "epochs=True"),
+        ({"batch_size": 4.5}, "batch_size=4.5"),
+        ({"batch_size": None}, "batch_size=None"),
+        ({"patience": math.nan}, "patience=nan"),
+        ({"seed": -1}, "seed=-1: give a whole number, at least 0."),
+        ({"seed": "0"}, "seed='0'"),
+        ({"class_weights": [0, 1, 1]}, "class_weights=[0, 1, 1]: give a list with a number above 0 for every class"),
+        ({"class_weights": [1, -1, 1]}, "above 0"),
+        ({"class_weights": [1, math.nan, 1]}, "above 0"),
+        ({"class_weights": np.array([1, np.inf, 1])}, "above 0"),
+        ({"class_weights": {"cat": 1}}, "above 0"),
+        ({"class_weights": 3}, "class_weights=3"),
         ({"class_weights": [1, 2]}, "class_weights has 2 entries, the head has 3"),
         ({"train": ColourPatches(0)}, "train split is empty"),
         ({"val": ColourPatches(0)}, "val split is empty"),
@@ -650,7 +716,7 @@ def labelled(*labels):
         ({"train": Pictures(3)}, "train split gives a Image instead of a tensor"),
         ({"val": Pictures(3)}, "with_transform"),
         ({"log": "yes"}, "log='yes' is unknown: give one of full, light, off."),
-        ({"num_workers": -1}, "num_workers=-1: give a number from 0"),
+        ({"num_workers": -1}, "num_workers=-1: give a whole number, at least 0, or 'auto'"),
         ({"num_workers": "many"}, "or 'auto'"),
         ({"device": "tpu"}, "'tpu'"),
         ({"precision": "half"}, "precision='half' is unknown: give 'auto' or one of float32, bfloat16, float16."),

@@ -34,6 +34,7 @@ from course_utils.common.errors import CourseError
 from course_utils.common.progress import progress
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.threads import in_threads
+from course_utils.data.samples import classes_of
 from course_utils.engine import fingerprints
 from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStore, DataWriter, Notify, print_to_stderr
 from course_utils.engine.sampling import spread_out
@@ -344,7 +345,7 @@ class _Job:
             "summary": {"holds": holds, "pictures": pictures, "views": self.views, "numbers": self.dtype},
             "shape": list(shape),
             "type": str(crossing.dtype).removeprefix("torch."),
-            "classes": [str(name) for name in getattr(self.dataset, "classes", None) or ()],
+            "classes": list(classes_of(self.dataset)),
             "labels": labels[:pictures],
         }
 

@@ -34,6 +34,7 @@ import course_utils
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generator_marks, generators_put_back
 from course_utils.data import pictures
+from course_utils.data.samples import as_pair, classes_of
 from course_utils.datasets import MemoryDataset, PhotoDataset
 from course_utils.engine.sampling import spread_out
 from course_utils.pretrained_models import family_of
@@ -316,7 +317,7 @@ def key_of_samples(dataset: Dataset, views: int, seed: int) -> tuple[dict[str, A
             before = generator_marks()
             samples.update(sample_bytes(*read_sample(dataset, index)))
             draws = draws or generator_marks() != before
-    classes = digest(json.dumps([str(name) for name in getattr(dataset, "classes", None) or ()]))
+    classes = digest(json.dumps(classes_of(dataset)))
     return {"kind": "samples", "samples": samples.hexdigest(), "classes": classes}, draws
 
 
@@ -340,14 +341,8 @@ def is_random(dataset: Dataset) -> bool:
 
 
 def read_sample(dataset: Dataset, index: int) -> tuple[Tensor, int]:
-    """Return image and label of one sample, or raise a CourseError if the image is no tensor."""
-    image, label = dataset[index]
-    if not isinstance(image, Tensor):
-        raise CourseError(
-            f"The data set gives a {type(image).__name__} instead of a tensor: it has no transform. Use "
-            "dataset.with_transform(eval_transform(weights))."
-        )
-    return image, int(label)
+    """Return image and label of one sample, or raise a CourseError if it is no such pair."""
+    return as_pair(dataset[index])
 
 
 def seeded_sample(dataset: Dataset, index: int, view: int, seed: int) -> tuple[Tensor, int]:

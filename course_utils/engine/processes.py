@@ -31,6 +31,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.ops import StochasticDepth
 
 from course_utils.common.errors import CourseError
+from course_utils.data.samples import Collate
+from course_utils.engine.loading import start_method
+from course_utils.engine.sampling import batches_of
 
 # Words in the libraries' messages about a lost process; they have no error class in common.
 SIGNS_OF_A_LOST_PEER = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "gloo")
@@ -67,20 +70,34 @@ def shard_of(total: int, rank: int, world_size: int) -> Shard:
 class ShardedBatchSampler(BatchSampler):
     """One process's shard of every batch; all processes see equally many batches.
 
-    `order` gives the same indices in every process, and `batch_size` is that of the whole batch.
+    `order` gives the same indices in every process, `batch_size` is that of the whole batch, and `training` is that of
+    :func:`~course_utils.engine.sampling.batches_of`.
     """
 
-    def __init__(self, order: Sampler[int] | Sequence[int], batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        order: Sampler[int] | Sequence[int],
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        training: bool = False,
+    ) -> None:
         super().__init__(order, batch_size, drop_last=False)
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.training = rank, world_size, training
+
+    def _batches(self, order: Sequence[int]) -> list[Sequence[int]]:
+        return batches_of(order, self.batch_size, training=self.training)
+
+    def __len__(self) -> int:
+        return len(self._batches(range(len(self.sampler))))
 
     def shards(self) -> Iterator[Shard]:
         """Yield this process's shard of each batch."""
-        for first in range(0, len(self.sampler), self.batch_size):
-            yield shard_of(min(self.batch_size, len(self.sampler) - first), self.rank, self.world_size)
+        for batch in self._batches(range(len(self.sampler))):
+            yield shard_of(len(batch), self.rank, self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for shard, batch in zip(self.shards(), super().__iter__(), strict=True):
+        for shard, batch in zip(self.shards(), self._batches(list(self.sampler)), strict=True):
             # A loader cannot make a batch of nothing: one picture is loaded, and Batches cuts it off.
             yield batch[shard.start : shard.stop] or batch[:1]
 
@@ -105,6 +122,10 @@ class Batches:
         Processes of the run; its ``shard`` is set with every batch.
     num_workers
         Number of processes that load samples; they are started once and stay.
+    collate
+        Makes a batch of samples.
+    training
+        True for batches to learn from, see :func:`~course_utils.engine.sampling.batches_of`.
     """
 
     def __init__(
@@ -113,16 +134,21 @@ class Batches:
         order: Sampler[int] | Sequence[int],
         batch_size: int,
         group: ProcessGroup,
-        num_workers: int = 0,
+        num_workers: int,
+        collate: Collate,
+        training: bool,
     ) -> None:
         self.order, self.group = order, group
-        self.sampler = ShardedBatchSampler(order, batch_size, group.rank, group.world_size)
+        self.sampler = ShardedBatchSampler(order, batch_size, group.rank, group.world_size, training)
         self.on_gpu = group.device.type == "cuda"
         # accelerate's own sampler fills up the last batch with pictures that then count twice.
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
             num_workers=num_workers,
+            collate_fn=collate,
+            # Without a method of its own a loader fixes the one of the whole program when it starts a worker.
+            multiprocessing_context=start_method() if num_workers > 0 else None,
             pin_memory=self.on_gpu,
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),
@@ -138,12 +164,19 @@ class Batches:
         # A plain loader draws one number from the global generator whenever it is iterated, for its workers' seeds;
         # one whose workers stay does so once. Drawn here, dropout sees the same numbers with and without workers.
         torch.empty((), dtype=torch.int64).random_()
-        for shard, batch in zip(self.sampler.shards(), self.loader, strict=True):
+        for shard, batch in zip(self.sampler.shards(), self._loaded(), strict=True):
             self.group.shard = shard
             images, labels = (x.to(self.group.device, non_blocking=self.on_gpu)[: shard.size] for x in batch)
             if images.ndim == 4 and images.device.type != "mps":  # activations behind a pooling have no height, width
                 images = images.contiguous(memory_format=torch.channels_last)
             yield images, labels
+
+    def _loaded(self) -> Iterator[list[Tensor]]:
+        try:
+            yield from self.loader
+        except CourseError as error:  # a worker's error comes with its traceback as text in front of the sentence
+            error.args = (str(error).rpartition("CourseError: ")[2].strip(),)
+            raise
 
 
 # --- one loss, one count -----------------------------------------------------------------------------------------

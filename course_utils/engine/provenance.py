@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torchvision import models
 
 import course_utils
+from course_utils.data.samples import classes_of, labels_of
 from course_utils.engine.fingerprints import describe_modules
 from course_utils.mini.networks import BUILDERS
-from course_utils.pretrained_models import available_models, family_of, last_layer
+from course_utils.pretrained_models import add_head_dropout, available_models, family_of, head_dropout, last_layer
 
 GIT_SECONDS = 5
 
@@ -37,6 +38,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "family": family_of(model).name,
         "parameters": _count(model),
         "outputs": last_layer(model).out_features,
+        "head_dropout": head_dropout(model),
     }
 
 
@@ -49,13 +51,14 @@ def model_name(model: nn.Module) -> str | None:
 
     It is the name of the builder whose network computes the same with the same weights, whoever built the model: every
     module has the same class and attributes, no hook, and no ``forward`` of its own. Further attributes do not matter.
+    Dropout that a reader has put in front of the last layer (``fc = Sequential(Dropout, Linear)``) may come on top.
     """
-    head, described = last_layer(model), describe_modules(model)
+    head, described, dropout = last_layer(model), describe_modules(model), tuple(head_dropout(model))
     body = _count(model) - _count(head)
     for name in available_models():
         # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
         fits = name.startswith(family_of(model).prefixes) and _body_parameters(name, head.in_features) in (None, body)
-        if fits and _holds(described, _described(name, head.out_features)):
+        if fits and _holds(described, _described(name, head.out_features, dropout)):
             return name
     return None
 
@@ -69,9 +72,10 @@ def _body_parameters(name: str, features: int) -> int | None:
 
 
 @functools.lru_cache(maxsize=32)
-def _described(name: str, outputs: int) -> dict[str, dict[str, Any]]:
+def _described(name: str, outputs: int, dropout: tuple[float, ...]) -> dict[str, dict[str, Any]]:
     with torch.device("meta"):  # no memory, no random numbers
-        return describe_modules(models.get_model(name, weights=None, num_classes=outputs))
+        model = models.get_model(name, weights=None, num_classes=outputs)
+        return describe_modules(add_head_dropout(model, dropout))
 
 
 def _holds(described: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> bool:
@@ -109,19 +113,19 @@ def describe_data(dataset: Sized) -> dict[str, Any]:
         ``pictures`` (their number), ``classes`` (name → number, None if the labels are not known), ``transform`` (the
         printed one, or None) and ``fingerprint``: another value means other pictures, labels or another order.
     """
-    labels, transform = getattr(dataset, "labels", None), getattr(dataset, "transform", None)
+    labels, transform = labels_of(dataset), getattr(dataset, "transform", None)
     return {
         "pictures": len(dataset),
-        "classes": None if labels is None else _counts(labels, getattr(dataset, "classes", None)),
+        "classes": None if labels is None else _counts(labels, classes_of(dataset)),
         "transform": None if transform is None else _one_line(repr(transform)),
         "fingerprint": None if labels is None else _fingerprint(labels, getattr(dataset, "paths", ())),
     }
 
 
-def _counts(labels: Any, classes: Any) -> dict[str, int]:
-    found = Counter(int(label) for label in labels)
-    names = list(classes) if classes else [str(i) for i in range(max(found, default=-1) + 1)]
-    return {str(name): found[i] for i, name in enumerate(names)}
+def _counts(labels: Sequence[int], classes: Sequence[str]) -> dict[str, int]:
+    found = Counter(labels)
+    names = classes or [str(i) for i in range(max(found, default=-1) + 1)]
+    return {name: found[i] for i, name in enumerate(names)}
 
 
 def _one_line(text: str) -> str:
@@ -131,7 +135,7 @@ def _one_line(text: str) -> str:
 def _fingerprint(labels: Any, paths: Any) -> str:
     """Return 16 hexadecimal digits over the labels and the last two parts of the paths; others differ by machine."""
     names = ["/".join(Path(path).parts[-2:]) for path in paths] or [""] * len(labels)
-    text = "\n".join(f"{int(label)} {name}" for label, name in zip(labels, names, strict=False))
+    text = "\n".join(f"{label} {name}" for label, name in zip(labels, names, strict=False))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from course_utils import plots
 from course_utils.common.errors import CourseError, warn
 from course_utils.common.files import written_whole
+from course_utils.data.samples import classes_of
 from course_utils.engine.history import EpochRecord, Run, best_epoch
 from course_utils.engine.provenance import describe_data, describe_machine, describe_model, describe_versions, git_state
 from course_utils.evaluation import Report, plot_confusion
@@ -131,7 +132,7 @@ class RunLog:
         self.folder: Path | None = None
         self.place = folder
         self.resumed = folder is not None
-        self.classes = tuple(str(name) for name in getattr(val, "classes", None) or ())
+        self.classes = classes_of(val)
         self._weights_of: int | None = None  # epoch whose weights are on disk
         self._board: Any = None
         self._begin(settings, plan, model, train, val, device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
+from course_utils.data.samples import Collate
 from course_utils.engine.devices import make_accelerator, precision_of
 from course_utils.engine.inputs import Inputs, cache_options, inputs_for
 from course_utils.engine.loading import workers_for
@@ -22,6 +23,7 @@ from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
 from course_utils.engine.sampling import seeded_draws, training_order
 from course_utils.fine_tuning import Plan, parameter_groups, rate_factor
+from course_utils.pretrained_models import last_layer
 
 SMALLEST_SCALE = 1e-4  # of the loss in float16; as in fairseq
 
@@ -124,13 +126,14 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     model.to(device)
     group = ProcessGroup(accelerator)
 
-    def batches(dataset: Dataset, order: Any) -> Batches:
+    def batches(name: str, dataset: Dataset, order: Any) -> Batches:
         workers = options.num_workers
         if workers == "auto":
             workers, _ = workers_for(dataset, epochs=options.epochs)
-        return Batches(dataset, order, options.batch_size, group, workers)
+        collate = Collate(f"{name} split", last_layer(model).out_features)
+        return Batches(dataset, order, options.batch_size, group, workers, collate, training=name == "train")
 
-    train_batches = batches(seeded_draws(inputs.train), order)
+    train_batches = batches("train", seeded_draws(inputs.train), order)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     optimizer.zero_grad(set_to_none=True)  # gradients that an earlier backward() left would count in the first step
     steps = len(train_batches) * options.epochs
@@ -144,7 +147,8 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     optimizer._opt_called = True
     prepared = accelerator.prepare(optimizer)
     weights = options.class_weights
-    weight = None if weights is None else torch.tensor(list(weights), dtype=torch.float32, device=device)
+    exact = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    weight = None if weights is None else torch.tensor([float(w) for w in weights], dtype=exact, device=device)
     criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=options.label_smoothing)
     return Setup(
         plan,
@@ -154,9 +158,9 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
         group,
         inputs,
         train_batches,
-        batches(inputs.val, range(len(inputs.val))),
+        batches("val", inputs.val, range(len(inputs.val))),
         criterion,
         prepared,
         schedule,
-        MemoryPieces(criterion, prepared, group),
+        MemoryPieces(model, criterion, prepared, group),
     )
