@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
@@ -265,8 +266,66 @@ def test_a_stage_that_wakes_up_later_follows_its_schedule(monkeypatch):
     strategy = Strategy("late", starts=(0, 1, None), rates=(1e-2,), warmup=0.25)
     quick(mini(), strategy=strategy, epochs=4)
     steps_per_epoch = 3
-    assert {args[1:] for args in seen} == {(0, 12, 3), (steps_per_epoch, 12, 3)}
+    assert {args[1:] for args in seen} == {(0, 12, 3), (steps_per_epoch, 12, 2)}  # a quarter of 12 and of 9 steps
     assert {args[0] for args in seen} == set(range(13))
+
+
+def test_fit_warns_of_stages_that_never_learn():
+    with pytest.warns(UserWarning, match="never lets stem, layer1, layer2, layer3, layer4 learn") as caught:
+        quick(mini(), strategy=PROGRESSIVE, epochs=1)
+    assert [w.filename for w in caught] == [__file__]
+
+
+# --- pictures without a label ------------------------------------------------------------------------------------
+
+
+class Unlabelled(ColourPatches):
+    """Colour patches of which some have torch's mark for "no label"."""
+
+    def __init__(self, size, seed, places):
+        super().__init__(size, seed)
+        self.labels = tuple(-100 if i in places else label for i, label in enumerate(self.labels))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"class_weights": [1.0, 2.0, 5.0], "label_smoothing": 0.1}], ids=["", "weighed"]
+)
+def test_pictures_without_a_label_teach_nothing_and_count_nowhere(options):
+    """In a frozen network without dropout they do not matter at all: the run is that of the others alone."""
+    train, val = Unlabelled(16, 1, range(12, 16)), Unlabelled(9, 2, (0, 1, 2, 8))
+    alone_train, alone_val = ColourPatches(12, 1), [val[i] for i in range(3, 8)]
+    alone_train.images, alone_train.labels = train.images[:12], train.labels[:12]
+    models, runs = [mini(), mini()], []
+    runs.append(quick(models[0], train, val, HEAD, epochs=1, batch_size=16, **options))
+    runs.append(quick(models[1], alone_train, alone_val, HEAD, epochs=1, batch_size=12, **options))
+    torch.testing.assert_close(models[0].fc.weight, models[1].fc.weight, rtol=1e-5, atol=1e-6)
+    for with_others, alone in zip(numbers(runs[0])[0], numbers(runs[1])[0], strict=True):
+        assert with_others == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_batch_without_any_label_is_no_divergence():
+    train = Unlabelled(8, 1, range(1, 8))
+    model = mini()
+    run = quick(model, train, VAL, strategy=FULL, epochs=1, batch_size=1)
+    assert run.stopped == "finished" and all(t.isfinite().all() for t in copy_of(model).values())
+    assert 0 < run.history[0].train_loss < math.inf and run.history[0].train_accuracy in (0, 1)
+
+
+def test_the_report_of_a_run_is_about_labelled_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    run = quick(mini(), TRAIN, Unlabelled(9, 2, (0, 4)), HEAD, epochs=1, log="full")
+    report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    assert report["n"] == 7 and report["accuracy"] == run.best.val_accuracy
+
+
+def test_without_any_label_there_is_nothing_to_count():
+    with pytest.raises(CourseError, match="None of 7 samples has a label, all have -100"):
+        quick(mini(), TRAIN, Unlabelled(7, 2, range(7)), HEAD, epochs=1)
+
+
+def test_oversampling_draws_labelled_pictures_only():
+    labels = [0, -100, 1, 1, -100]
+    assert {labels[i] for epoch in range(20) for i in BalancedOrder(labels, 0, epoch)} == {0, 1}
 
 
 def test_head_only_training_is_plain_adamw():

@@ -10,9 +10,9 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
 from course_utils.common.errors import CourseError, warn
-from course_utils.engine.processes import ProcessGroup
+from course_utils.engine.processes import ProcessGroup, label_weights
 
-Compute = Callable[[Tensor, Tensor, "Tensor | float"], Tensor]
+Compute = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class OutOfMemory(Exception):
@@ -52,11 +52,10 @@ class MemoryPieces:
         pieces = max(1, min(self.count, len(images)))  # a shard may be empty
         if pieces == 1:
             return compute(images, labels, 1.0)
-        # A piece counts by its sum of class weights. The mean of means would favour the pictures of small pieces.
-        weight = self.loss.weight
-        weights = [len(y) if weight is None else weight[y].sum() for y in labels.tensor_split(pieces)]
+        # A piece counts by its labels and their classes. The mean of means would favour the pictures of small pieces.
+        weights = [part.sum().item() for part in label_weights(self.loss, labels).tensor_split(pieces)]
         parts = zip(images.tensor_split(pieces), labels.tensor_split(pieces), weights, strict=True)
-        return torch.cat([compute(x, y, counts / sum(weights)) for x, y, counts in parts])
+        return torch.cat([compute(x, y, counts / (sum(weights) or 1)) for x, y, counts in parts])
 
     def _cut_smaller(self, size: int) -> None:
         # The other processes would wait for ever for the gradient of one that begins its batch anew.

@@ -83,7 +83,7 @@ class BalancedOrder(SeededOrder):
         if not len(labels):
             raise CourseError("There are no labels: no class can be drawn.")
         labels = np.asarray(labels)
-        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]  # -100: no label
 
     def _order(self, rng: np.random.Generator) -> list[int]:
         classes = rng.integers(len(self.members), size=self.size)

@@ -113,10 +113,12 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     optimizer.zero_grad(set_to_none=True)  # gradients that an earlier backward() left would count in the first step
     steps = len(train_batches) * options.epochs
-    warmup = round(plan.strategy.warmup * steps)
     starts = [group["start"] * len(train_batches) for group in optimizer.param_groups]
+    climbs = [round(plan.strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
     # One function per group. The schedule is not handed to accelerate, which would step once for each process.
-    schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
+    schedule = LambdaLR(
+        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
+    )
     prepared = accelerator.prepare(optimizer)
     weights = options.class_weights
     weight = None if weights is None else torch.tensor(list(weights), dtype=torch.float32, device=device)
