@@ -145,6 +145,7 @@ def fit(
     _LAST[:] = [run]
     with generators_put_back(options.seed):
         check_call(model, train, val, options)
+        run.plan.warn_if_too_short(options.epochs)
         error = _run_to_its_end(run, model, train, val, options, hooks)
     # Raised here, because an error that is raised while another one is handled keeps that one's traceback, and with it
     # every tensor that was in use.
@@ -260,13 +261,15 @@ def simple_fit(
     plan = strategy.plan(model)
     steps_per_epoch = len(batches_of(range(len(train)), batch_size, training=True))
     steps = epochs * steps_per_epoch
-    warmup = round(strategy.warmup * steps)
 
     # All parameter groups exist from the first step; the rate of each is a function of the step.
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     starts = [group["start"] * steps_per_epoch for group in optimizer.param_groups]
-    schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
+    climbs = [round(strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
+    schedule = LambdaLR(
+        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
+    )
 
     history, best = [], {}
     with generators_put_back(seed):  # dropout

@@ -30,7 +30,9 @@ from torch.utils.data import Dataset, TensorDataset
 from course_utils.common.errors import CourseError
 from course_utils.engine import hooks, setup
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
+from course_utils.engine.metrics import EpochMetrics
 from course_utils.engine.options import FitOptions
+from course_utils.engine.processes import ProcessGroup, shard_of
 from course_utils.engine.sampling import BalancedOrder, SeededOrder
 from course_utils.evaluation import evaluate
 from course_utils.fine_tuning import (
@@ -284,8 +286,65 @@ def test_a_stage_that_wakes_up_later_follows_its_schedule(monkeypatch):
     strategy = Strategy("late", starts=(0, 1, None), rates=(1e-2,), warmup=0.25)
     quick(mini(), strategy=strategy, epochs=4)
     steps_per_epoch = 3
-    assert {args[1:] for args in seen} == {(0, 12, 3), (steps_per_epoch, 12, 3)}
+    assert {args[1:] for args in seen} == {(0, 12, 3), (steps_per_epoch, 12, 2)}  # a quarter of 12 and of 9 steps
     assert {args[0] for args in seen} == set(range(13))
+
+
+def test_fit_warns_of_stages_that_never_learn():
+    with pytest.warns(UserWarning, match="never lets stem, layer1, layer2, layer3, layer4 learn") as caught:
+        quick(mini(), strategy=PROGRESSIVE, epochs=1)
+    assert [w.filename for w in caught] == [__file__]
+
+
+# --- pictures without a label ------------------------------------------------------------------------------------
+
+
+def partly_labelled(size, seed, without):
+    """Colour patches of which some have torch's mark for "no label", and those that have one alone."""
+    patches = ColourPatches(size, seed)
+    images, labels = patches.images, torch.tensor(patches.labels)
+    labels[without] = -100
+    return TensorDataset(images, labels), TensorDataset(images[labels >= 0], labels[labels >= 0])
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": [1, 2, 5], "label_smoothing": 0.1}], ids=["", "weighed"])
+def test_pictures_without_a_label_teach_nothing_and_count_nowhere(options):
+    """In a frozen network without dropout they do not matter at all: the run is that of the others alone."""
+    train, val = partly_labelled(16, 1, [2, 3, 8, 15]), partly_labelled(9, 2, [1, 2, 8])
+    models, histories = [mini(), mini()], []
+    for model, *data in zip(models, train, val, strict=True):
+        run = quick(model, *data, HEAD, epochs=1, batch_size=16, **options)
+        histories.append(np.array(numbers(run)))
+    torch.testing.assert_close(models[0].fc.weight, models[1].fc.weight, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(*histories, rtol=1e-5)
+
+
+def test_a_batch_without_any_label_is_no_divergence():
+    train, _ = partly_labelled(8, 1, [1, 2, 3, 5, 6, 7])
+    model = mini()
+    run = quick(model, train, strategy=FULL, epochs=1, batch_size=2)
+    assert run.stopped == "finished" and all(t.isfinite().all() for t in copy_of(model).values())
+    assert 0 < run.history[0].train_loss < math.inf and run.history[0].train_accuracy in (0, 0.5, 1)
+
+
+def test_the_report_of_a_run_is_about_labelled_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    run = quick(mini(), TRAIN, partly_labelled(9, 2, [3, 4])[0], HEAD, epochs=1, log="full")
+    report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    assert report["n"] == 7 and report["accuracy"] == run.best.val_accuracy
+
+
+def test_without_any_label_there_is_nothing_to_count():
+    group = ProcessGroup(devices.make_accelerator("cpu"))
+    group.shard, metrics = shard_of(2, 0, 1), EpochMetrics(group)
+    metrics.add(torch.zeros(2, 3), torch.tensor([-100, -100]))
+    with pytest.raises(CourseError, match="None of 2 samples has a label, all have -100"):
+        metrics.means()
+
+
+def test_oversampling_draws_labelled_pictures_only():
+    labels = [0, -100, 1, 1, -100]
+    assert {labels[i] for epoch in range(20) for i in BalancedOrder(labels, 0, epoch)} == {0, 1}
 
 
 def test_head_only_training_is_plain_adamw():

@@ -5,7 +5,7 @@ rung               what it does                                                 
 =================  =============================================================  ==========================
 kNN                asks the most similar training pictures                        the yardstick: no training
 linear probe       fits a new head to features, once                              scenario A of the brief
-last block         trains the head and the stage in front of it                   scenario B
+last block         trains the head and the last block of convolutions             scenario B
 progressive        unfreezes one stage more in every epoch                        scenario B
 full fine-tuning   trains everything                                              scenario C
 from scratch       trains everything from random weights                          what pre-training is worth

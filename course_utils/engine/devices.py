@@ -9,7 +9,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import gather_object
 
-from course_utils.common.errors import CourseError
+from course_utils.common.errors import CourseError, warn
 from course_utils.settings import best_device
 
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # our names, and those of accelerate
@@ -39,6 +39,13 @@ def make_accelerator(device: str | None, precision: str = "auto") -> Accelerator
     precision = precision_on("cuda" if cuda else device or best_device(), precision)
     forget_other_device(device, PRECISIONS[precision])
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
+    if accelerator.gradient_accumulation_steps != 1:  # from the environment; accelerate would divide every loss by it
+        warn(
+            f"accelerate was told to accumulate gradients over {accelerator.gradient_accumulation_steps} batches. fit "
+            "takes no notice: every batch is a step of its own. Give a larger batch_size instead; where the memory is "
+            "too small for it, fit computes a batch in pieces."
+        )
+        accelerator.gradient_accumulation_steps = 1
     if started > 1 and accelerator.num_processes == 1:
         raise CourseError(
             f"{started} processes were started, and this one would train a network of its own. Several processes meet "

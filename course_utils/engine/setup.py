@@ -137,10 +137,12 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     optimizer.zero_grad(set_to_none=True)  # gradients that an earlier backward() left would count in the first step
     steps = len(train_batches) * options.epochs
-    warmup = round(plan.strategy.warmup * steps)
     starts = [group["start"] * len(train_batches) for group in optimizer.param_groups]
+    climbs = [round(plan.strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
     # One function per group. The schedule is not handed to accelerate, which would step once for each process.
-    schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
+    schedule = LambdaLR(
+        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
+    )
     # The schedule follows the batches, also those whose step the scaling of float16 leaves out: it would not come to
     # its end otherwise, and a stage that wakes in a later epoch would learn at the rate of an earlier one. When the
     # very first step is left out, torch would warn of a schedule that steps before the optimizer.
