@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import course_utils
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text
 
 # cli.py imports this module at its start, so nbformat, nbclient and jupyter_client are imported where they are used.
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook in one fixed form, so that a diff shows what changed and nothing else."""
     import nbformat
 
-    with written_whole(path) as beside:
-        beside.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8", newline="\n")
+    write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
