@@ -57,17 +57,15 @@ STYLE = {
 }
 
 
+# Matplotlib reads a text's size when the text is made, so the style has to hold in the whole of a drawing function:
+# ``@styled()`` above it does that.
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Hold the course's style in a block, or in a function that draws."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         # No font has every character. A box in its place says that; a page of warnings says no more.
         warnings.filterwarnings("ignore", r"Glyph .* missing from|Matplotlib currently does not support", UserWarning)
         yield
-
-
-# Matplotlib reads a text's size when the text is made, so the style has to hold in the whole of a drawing function:
-# ``@styled`` above it does that.
-styled = _style()
 
 
 def label(name: object, longest: int = 40) -> str:
@@ -89,7 +87,7 @@ def look(i: int) -> dict[str, str]:
     return {"color": COLORS[i % 7], "marker": MARKERS[i % 7], "linestyle": LINES[i // 7 % 4]}
 
 
-@styled
+@styled()
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 4.0) -> tuple[Figure, np.ndarray]:
     """Return a figure with the course's style and an array ``(rows, columns)`` of axes; sizes in inches.
 
@@ -111,7 +109,7 @@ def png_bytes(figure: Figure, limit: int = LARGEST_PNG) -> bytes:
 
     A :class:`CourseError` is raised if it does not fit at less than half the resolution either.
     """
-    with _style():
+    with styled():
         for scale in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
             drawn = io.BytesIO()
             figure.savefig(drawn, format="png", dpi=90 * scale)
@@ -144,7 +142,7 @@ def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-@styled
+@styled()
 def picture_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 6, colors: Sequence[str] | None = None
 ) -> Figure:
@@ -161,13 +159,12 @@ def picture_grid(
         axis.axis("off")
         if i < len(pictures):
             axis.imshow(_as_array(pictures[i]), cmap="gray")
-            axis.set_title(
-                "\n".join(_labels(str(titles[i]).split("\n"))), fontsize=12, color=colors[i] if colors else "black"
-            )
+            title = "\n".join(_labels(str(titles[i]).split("\n")))
+            axis.set_title(title, fontsize=12, color=colors[i] if colors else "black")
     return figure
 
 
-@styled
+@styled()
 def message(text: str) -> Figure:
     """Return a figure with a sentence, for where there is nothing to draw."""
     figure, axis = one_axis(8, 1.2)
@@ -184,7 +181,7 @@ def _as_array(picture: object) -> np.ndarray:
     return np.asarray(picture)
 
 
-@styled
+@styled()
 def filters(weights: Mapping[str, torch.Tensor], columns: int = 8) -> Figure:
     """Return a figure of the first-layer filters of several networks, one panel each.
 
@@ -210,7 +207,7 @@ def _mosaic(bank: np.ndarray, columns: int) -> np.ndarray:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-@styled
+@styled()
 def learning_curves(runs: Mapping[str, Any]) -> Figure:
     """Return a figure of validation loss and accuracy by epoch, one line per :class:`~course_utils.training.Run`."""
     figure, axes = new_figure(1, 2, width=11, height=4)
@@ -227,7 +224,7 @@ def learning_curves(runs: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@styled
+@styled()
 def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
     """Return a figure of stage × epoch, a panel for each plan: which stage learns when, and at which rate."""
     columns = min(3, len(plans))
@@ -260,7 +257,7 @@ def _plan_grid(plan: Plan, epochs: int) -> np.ndarray:
     return grid
 
 
-@styled
+@styled()
 def dots_with_mean(
     groups: Mapping[str, Sequence[float]], xlabel: str, marks: Mapping[str, float] | None = None
 ) -> Figure:
@@ -282,7 +279,7 @@ def dots_with_mean(
     return figure
 
 
-@styled
+@styled()
 def curves_with_spread(
     xs: Sequence[float], groups: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str, log_x: bool = True
 ) -> Figure:
@@ -303,7 +300,7 @@ def curves_with_spread(
     return figure
 
 
-@styled
+@styled()
 def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = False) -> Figure:
     """Return a figure of true (rows) against predicted (columns) classes.
 
@@ -345,14 +342,13 @@ def _write_in_cells(axis: Axes, values: np.ndarray, highest: float, form: str, f
         axis.text(j, i, text, ha="center", va="center", color=color, fontsize=font)
 
 
-@styled
+@styled()
 def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
     """Return a figure of the learning rate by step, one line per group of parameters, on a logarithmic scale."""
     figure, axis = one_axis(8, 3.6)
     for i, (name, values) in enumerate(curves.items()):
-        axis.plot(
-            _visible(values, log=True), color=COLORS[i % 7], linestyle=LINES[i % 4], linewidth=2.5, label=label(name)
-        )
+        line = {"color": COLORS[i % 7], "linestyle": LINES[i % 4], "linewidth": 2.5}
+        axis.plot(_visible(values, log=True), **line, label=label(name))
     axis.set(xlabel="step", ylabel="learning rate", yscale="log")
     axis.legend(loc="lower center", ncols=2)  # below the curves, which end on the right
     return figure
@@ -361,7 +357,7 @@ def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
-@styled
+@styled()
 def lines(
     curves: Mapping[str, Sequence[float]],
     xlabel: str,
@@ -401,7 +397,7 @@ def _visible(values: Sequence[float], log: bool) -> np.ndarray:
     return np.where(np.isfinite(heights) & ((heights > 0) | (not log)), heights, np.nan)
 
 
-@styled
+@styled()
 def bars(
     values: Mapping[str, float],
     xlabel: str,
@@ -435,7 +431,7 @@ def bars(
     return figure
 
 
-@styled
+@styled()
 def scatter(
     points: Mapping[str, tuple[float, float]],
     xlabel: str,

@@ -123,9 +123,6 @@ def kernel_environment(environ: Mapping[str, str], dataset: str | None = None) -
     # Where the variable is set, Jupyter does not choose its inline backend, and figures are missing from the outputs.
     env = {name: value for name, value in environ.items() if name != "MPLBACKEND"}
     env.setdefault("COURSE_PROGRESS", "0")
-    # OpenMP's threads wait for each other by spinning: where another program used a core too, a lesson of a minute and
-    # a half took nine. Sleeping instead was no slower where nothing else ran.
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A notebook imports the package that this code belongs to, even where another version is installed.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), env.get("PYTHONPATH")]))
     return env if dataset is None else {**env, "COURSE_DATASET": dataset}

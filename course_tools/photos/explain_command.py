@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if options.method not in METHODS:
         raise CourseError(f"There is no method {options.method!r}; choose one of {', '.join(METHODS)}.")
-    paths = picture_files(options.pictures)
+    paths = picture_files(options.pictures, written_to=options.out)
     network = open_network(options.model, options.run)
     target = None if options.target is None else class_number(options.target, network.classes)
     found, left_out = explain_files(network, paths, target, options.method, options.stage)

@@ -90,18 +90,19 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
     return Network(f"{record.model_text} of the run {record.name}", trained, classes, weights_entry(record.model_text))
 
 
-def picture_files(given: Sequence[Path]) -> list[Path]:
+def picture_files(given: Sequence[Path], written_to: Path | None = None) -> list[Path]:
     """Return the pictures among what was given, those of a folder sorted and from any depth, each of them once.
 
     A picture has an ending of pictures, or content that is one; hidden files and folders, and those of operating
-    systems, are passed over. One line on stderr counts the other files.
+    systems, are passed over, and the folder that a command writes to. One line on stderr counts the other files.
 
     Raises
     ------
     CourseError
         If something does not exist or may not be read, or there is no picture.
     """
-    files = [file for path in given for place in _expanded(Path(os.path.expanduser(path))) for file in _files_in(place)]
+    places = [place for path in given for place in _expanded(Path(os.path.expanduser(path)))]
+    files = [file for place in places for file in _files_in(place, written_to)]
     files = list(dict.fromkeys(file for file in files if not is_hidden(file.name)))
     pictures = [file for file in files if _is_picture(file)]
     if not pictures:
@@ -122,7 +123,7 @@ def _expanded(path: Path) -> list[Path]:
     return found
 
 
-def _files_in(place: Path) -> Iterator[Path]:
+def _files_in(place: Path, passed_over: Path | None) -> Iterator[Path]:
     if not place.is_dir():
         yield place
         return
@@ -131,6 +132,9 @@ def _files_in(place: Path) -> Iterator[Path]:
         raise CourseError(f"The folder {error.filename} cannot be read: {error.strerror or error}.") from error
 
     for here, folders, names in os.walk(place, onerror=stop):
+        if passed_over is not None and Path(here).absolute() == passed_over.absolute():
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield from (Path(here, name) for name in sorted(names))
 

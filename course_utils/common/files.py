@@ -66,12 +66,11 @@ def _no_formula(cell: object) -> object:
 
 def names_from_shared_folder(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return the names of files from the deepest folder that all of them lie in, with ``/`` on every system."""
-    absolute = [Path(os.path.abspath(path)) for path in paths]
     try:
-        shared = os.path.commonpath([path.parent for path in absolute])
-    except ValueError:  # no files, or files on two drives: there is no such folder
-        return tuple(path.as_posix() for path in absolute)
-    return tuple(path.relative_to(shared).as_posix() for path in absolute)
+        shared = os.path.commonpath([path.parent for path in paths])
+    except ValueError:  # no files, two drives, or absolute paths among relative ones: there is no such folder
+        return tuple(path.as_posix() for path in paths)
+    return tuple(path.relative_to(shared).as_posix() for path in paths)
 
 
 def sha256_of(path: Path) -> str:
