@@ -169,7 +169,8 @@ def message(text: str) -> Figure:
     """Return a figure with a sentence, for where there is nothing to draw."""
     figure, axis = one_axis(8, 1.2)
     axis.axis("off")
-    axis.text(0.5, 0.5, label(text, 400), ha="center", va="center", wrap=True, fontsize=14)
+    written = axis.text(0.5, 0.5, label(text, 400), ha="center", va="center", wrap=True, fontsize=14)
+    written.set_in_layout(False)  # its lines are broken after the layout was made
     return figure
 
 

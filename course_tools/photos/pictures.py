@@ -10,7 +10,7 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,7 +91,7 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
 
 
 def picture_files(given: Sequence[Path], written_to: Path | None = None) -> list[Path]:
-    """Return the pictures among what was given, those of a folder sorted and from any depth, each of them once.
+    """Return the pictures among what was given, those of a folder from any depth and sorted, each of them once.
 
     A picture has an ending of pictures, or content that is one; hidden files and folders, and those of operating
     systems, are passed over, and the folder that a command writes to. One line on stderr counts the other files.
@@ -123,20 +123,21 @@ def _expanded(path: Path) -> list[Path]:
     return found
 
 
-def _files_in(place: Path, passed_over: Path | None) -> Iterator[Path]:
+def _files_in(place: Path, passed_over: Path | None) -> list[Path]:
     if not place.is_dir():
-        yield place
-        return
+        return [place]
 
     def stop(error: OSError) -> None:
         raise CourseError(f"The folder {error.filename} cannot be read: {error.strerror or error}.") from error
 
+    files = []
     for here, folders, names in os.walk(place, onerror=stop):
         if passed_over is not None and Path(here).absolute() == passed_over.absolute():
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(here, name) for name in sorted(names))
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        files += [Path(here, name) for name in names]
+    return sorted(files)
 
 
 def _is_picture(path: Path) -> bool:

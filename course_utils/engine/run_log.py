@@ -96,9 +96,11 @@ def _warning(place: Path | None, error: Exception) -> str:
     else:
         reason = str(cause) if isinstance(cause, CourseError) else f"{type(cause).__name__}: {cause}"
     where = f" in {place}" if place else ""
-    way_out = "set COURSE_RUNS to a folder that you may write to, or call fit(..., log='off')"
-    way_out = f"Free some space, {way_out}" if is_full(cause) else f"S{way_out[1:]}"
-    return f"The log of this run{where} could not be written: {reason}. Training goes on without it. {way_out}."
+    way_out = "Free some space, set" if is_full(cause) else "Set"
+    return (
+        f"The log of this run{where} could not be written: {reason}. Training goes on without it. {way_out} "
+        "COURSE_RUNS to a folder that you may write to, or call fit(..., log='off')."
+    )
 
 
 class RunLog:
