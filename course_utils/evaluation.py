@@ -8,7 +8,6 @@ and computes everything else from them. ``compare_models(first, second)`` takes 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +28,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from course_utils import plots
 from course_utils.common.errors import CourseError
+from course_utils.common.files import names_from_shared_folder
 from course_utils.common.state import evaluating
-from course_utils.common.tables import markdown_table, percent, text_table
+from course_utils.common.tables import markdown_table, percent, shortened, text_table
 from course_utils.data.samples import Collate, classes_of
 from course_utils.transforms import denormalise
 
@@ -226,11 +226,9 @@ class Report:
 
     def to_markdown(self) -> str:
         """Return the report as Markdown: one line for all, a table of the classes, and the confusion matrix."""
-        names = [name.replace("|", "\\|") for name in self.classes]
-        rows = [[name, *row[1:]] for name, row in zip(names, self._rows(), strict=True)]
-        matrix = [[f"**{name}**", *counts] for name, counts in zip(names, self.confusion.tolist(), strict=True)]
+        matrix = [[f"**{name}**", *counts] for name, counts in zip(self.classes, self.confusion.tolist(), strict=True)]
         heading = "Confusion matrix: true classes in rows, predicted ones in columns."
-        tables = markdown_table(_COLUMNS, rows), markdown_table(["", *names], matrix)
+        tables = markdown_table(_COLUMNS, self._rows()), markdown_table(["", *self.classes], matrix)
         return f"{self._all_in_one_line()}\n\n{tables[0]}\n\n{heading}\n\n{tables[1]}\n"
 
     def __str__(self) -> str:
@@ -317,13 +315,7 @@ def _sample_names(dataset: Dataset) -> tuple[str, ...]:
         paths = [Path(path) for path in getattr(dataset, "paths", ())]
     except TypeError:  # a data set of another author may use this name for something else
         return ()
-    if len(paths) != len(dataset):
-        return ()
-    try:
-        shared = os.path.commonpath([path.parent for path in paths])
-    except ValueError:  # two drives, or absolute paths among relative ones: there is no such folder
-        return tuple(path.name for path in paths)
-    return tuple(path.relative_to(shared).as_posix() for path in paths)
+    return names_from_shared_folder(paths) if len(paths) == len(dataset) else ()
 
 
 # --- two models on the same samples ------------------------------------------------------------------------------
@@ -513,7 +505,8 @@ def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 
 def _title(report: Report, index: int) -> str:
     true, answer = report.labels[index], report.predictions[index]
     sure = f"{100 * report.probabilities[index, answer]:.0f}\N{NO-BREAK SPACE}%"  # never a line with "%" alone
-    return textwrap.fill(f"{report.classes[true]} → {report.classes[answer]}, {sure}", 20)  # fits above a picture
+    names = (shortened(report.classes[label]) for label in (true, answer))
+    return textwrap.fill(f"{' → '.join(names)}, {sure}", 20)  # fits above a picture
 
 
 def _picture(report: Report, dataset: Dataset, index: int, weights: Any) -> Any:

@@ -31,7 +31,7 @@ from torchvision.models import WeightsEnum
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.tables import text_table
-from course_utils.common.weight_files import check_fit, fetch_weights, listed, read_state_dict
+from course_utils.common.weight_files import check_fit, fetch_weights, listed, own_part, read_state_dict
 from course_utils.mini import networks
 
 # --- one row per family ------------------------------------------------------------------------------------------
@@ -489,8 +489,9 @@ def load_pretrained(
         ``"DEFAULT"``, an entry of torchvision or its name, or None for random weights. The file is downloaded if it
         is not in torch's cache folder.
     checkpoint
-        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`. If its
-        head has another number of classes than `num_classes`, it is left out with a warning.
+        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`; the
+        network may be an attribute of what was saved, as in Lightning's files. If its head has another number of
+        classes than `num_classes`, it is left out with a warning.
 
     Returns
     -------
@@ -555,8 +556,8 @@ def _filled(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _from_checkpoint(name: str, num_classes: int | None, path: Path) -> nn.Module:
-    state = read_state_dict(path)
     model = _without_memory(name, _default_classes(name))
+    state = own_part(read_state_dict(path), model.state_dict())
     weight = state.get(f"{last_layer_name(model)}.weight")
     if weight is not None:
         replace_head(model, len(weight))

@@ -293,7 +293,7 @@ def test_a_data_set_without_names_gets_numbers():
         (["/data/pets/test/cat/1.png", "/data/pets/test/dog/2.png"], ("cat/1.png", "dog/2.png")),
         (["/data/cat/1.png", "/data/cat/2.png"], ("1.png", "2.png")),
         (["1.png", "cat/2.png"], ("1.png", "cat/2.png")),
-        (["/data/1.png", "cat/2.png"], ("1.png", "2.png")),
+        (["/data/1.png", "cat/1.png"], ("/data/1.png", "cat/1.png")),
         (["/data/1.png"], ()),  # one path for two samples: something else is meant
         ([1, 2], ()),
         (None, ()),

@@ -335,7 +335,7 @@ def test_the_report_of_a_run_is_about_labelled_pictures(tmp_path, monkeypatch):
 
 
 def test_without_any_label_there_is_nothing_to_count():
-    group = ProcessGroup(devices.make_accelerator("cpu"))
+    group = ProcessGroup(make_accelerator("cpu"))
     group.shard, metrics = shard_of(2, 0, 1), EpochMetrics(group)
     metrics.add(torch.zeros(2, 3), torch.tensor([-100, -100]))
     with pytest.raises(CourseError, match="None of 2 samples has a label, all have -100"):

@@ -309,8 +309,8 @@ class LadderRunner:
 def _name_of(folder: Path | None) -> str:
     if folder is None:
         raise CourseError(
-            "The network could not be written to the folder of runs, and a ladder needs it there. Free some space, or "
-            "set COURSE_RUNS to a folder that you may write to."
+            "The network could not be written to the folder of runs, and a ladder needs it there. The warning above "
+            "has the reason; COURSE_RUNS names another folder."
         )
     return folder.name
 

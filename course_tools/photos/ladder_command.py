@@ -18,7 +18,7 @@ from course_tools.photos.ladder_report import report_page
 from course_tools.photos.ladder_results import STEP_COLUMNS, steps
 from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text
 from course_utils.common.tables import text_table
 from course_utils.datasets import open_dataset
 from course_utils.evaluation import interval_text
@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary(len(splits.quarantine))}\n", flush=True)
     budget = Budget(options.epochs, options.batch_size, seed, options.augment, settings.device)
     ladder = measure(splits, models, budget, settings.cache / "ladders", functools.partial(print, flush=True))
-    with written_whole(out) as beside:
-        beside.write_text(report_page(ladder), encoding="utf-8")
+    write_text(out, report_page(ladder))
     comparisons = text_table(STEP_COLUMNS, [step.row() for step in steps(ladder.results)])
     print(f"\n{ladder}\n\n{comparisons}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
     return 0

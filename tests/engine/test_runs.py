@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning_and_no_log(tmp_path, monkey
     text = one_warning(caught)
     assert text.startswith(f"The log of this run in {tmp_path / 'file' / 'runs'}")
     assert "could not be written: Not a directory. Training goes on without it." in text
-    assert "COURSE_RUNS" in text and "log='off'" in text
+    assert "COURSE_RUNS" in text and "log='off'" in text and "space" not in text
     assert caught[0].filename == __file__  # it points at the call of fit
     assert run.folder is None and run.stopped == "finished" and len(run.history) == 2
     quick(plain, log="off")
