@@ -74,7 +74,8 @@ def test_wilson_surrounds_the_share_and_mirrors(pair):
 def test_wilson_holds_its_share_whatever_the_counts():
     """To the last bit, in percent too: a plot refuses an interval beside its value."""
     counted = [(right, total) for total in (*range(1, 31), 97, 200) for right in range(total + 1)]
-    for right, total in counted + [(right, total) for total in range(31, 1001, 2) for right in (0, total)]:
+    ends = [(right, n) for n in range(31, 1001, 2) for right in (0, n)]
+    for right, total in counted + ends:
         low, high = wilson_interval(right, total)
         assert 0 <= low <= right / total <= high <= 1
         assert 100 * low <= 100 * (right / total) <= 100 * high
