@@ -7,6 +7,7 @@ and computes everything else from them. ``compare_models(first, second)`` takes 
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import textwrap
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.sparse import csr_array
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score
@@ -47,7 +49,8 @@ def wilson_interval(right: int, total: int, level: float = 0.95) -> tuple[float,
     if total < 1 or not 0 <= right <= total:
         raise CourseError(f"{right} right of {total}: an interval needs 0 <= right <= total and total >= 1.")
     low, high = binomtest(right, total).proportion_ci(level, method="wilson")
-    return float(low), float(high)
+    share = right / total  # rounding must not leave it outside: at n of n some versions of SciPy end a hair below 1
+    return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
 
 
 def interval_text(right: int, total: int) -> str:
@@ -157,19 +160,13 @@ class Report:
                 f"resamples={resamples} was given: to cut off 2.5 % at either end takes at least "
                 f"{FEWEST_RESAMPLES}, and 2000 are usual."
             )
-        # From counts, all repetitions at once: scikit-learn's f1_score takes some milliseconds for each.
-        generator, predictions = np.random.default_rng(seed), self.predictions
-        size, classes = self.probabilities.shape
-        counts = np.empty((3, resamples, classes))
-        for i in range(resamples):
-            drawn = generator.integers(0, size, size)
-            true, predicted = self.labels[drawn], predictions[drawn]
-            for j, found in enumerate((true[true == predicted], true, predicted)):
-                counts[j, i] = np.bincount(found, minlength=classes)
-        hits, true, predicted = counts
-        f1 = 2 * hits / np.maximum(true + predicted, 1)  # without samples and answers there are no hits: 0
-        low, high = np.quantile((f1 * (true > 0)).sum(-1) / (true > 0).sum(-1), [0.025, 0.975])
-        return float(low), float(high)
+        if (resamples, seed) not in self._intervals:
+            self._intervals[resamples, seed] = _bootstrap_of_macro_f1(self.confusion, resamples, seed)
+        return self._intervals[resamples, seed]
+
+    @functools.cached_property
+    def _intervals(self) -> dict[tuple[int, int], tuple[float, float]]:
+        return {}  # by number of repetitions and seed: a report is printed and stored more than once
 
     # --- class by class ------------------------------------------------------------------------------------------
 
@@ -265,6 +262,23 @@ class Report:
             ]
             for row in self._per_class()
         ]
+
+
+def _bootstrap_of_macro_f1(confusion: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """Return the middle 95 % of the macro F1 over draws of as many samples as the matrix ``(C, C)`` counts."""
+    # The score depends on the counts alone, and those of N samples drawn with replacement are multinomial. Only the
+    # cells that are not empty can be drawn: with many classes they are few.
+    true, answer = confusion.nonzero()
+    counts, cells = confusion[true, answer], np.arange(len(true))
+    member = [csr_array((np.ones(len(cells)), (cells, of)), (len(cells), len(confusion))) for of in (true, answer)]
+    hit, generator, scores = true == answer, np.random.default_rng(seed), []
+    for start in range(0, resamples, FEWEST_RESAMPLES):  # in blocks, which limits the memory
+        draws = generator.multinomial(counts.sum(), counts / counts.sum(), min(FEWEST_RESAMPLES, resamples - start))
+        samples, answers, hits = draws @ member[0], draws @ member[1], (draws * hit) @ member[0]
+        f1 = 2 * hits / np.maximum(samples + answers, 1)  # 0 for a class that was not drawn, and it does not count
+        scores.append(f1.sum(1) / (samples > 0).sum(1))
+    low, high = np.quantile(np.concatenate(scores), [0.025, 0.975])
+    return float(low), float(high)
 
 
 _COLUMNS = ("class", "n", "precision", "recall (95 % interval)", "F1")

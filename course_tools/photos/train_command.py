@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from course_tools.photos.looks import count_look, looks_text
 from course_utils.common.command_line import OneLineParser, at_least_one, exit_code, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.datasets import Splits, in_memory_if_it_fits, open_dataset
@@ -102,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = evaluate(model, splits.test)
         add_report(run.folder, report)
         print(f"\nTest\n{report}")
+        if run.folder is not None:
+            looks = count_look(settings.cache / "ladders", splits.test.paths, run.folder.name)
+            print(looks_text(looks), end="\n" if looks > 1 else "")
     return 0
 
 
