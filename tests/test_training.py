@@ -29,6 +29,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from course_utils.common.errors import CourseError
 from course_utils.engine import hooks, setup
+from course_utils.engine.devices import make_accelerator
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.metrics import EpochMetrics
 from course_utils.engine.options import FitOptions
