@@ -320,14 +320,6 @@ def test_pictures_without_a_label_teach_nothing_and_count_nowhere(options):
     np.testing.assert_allclose(*histories, rtol=1e-5)
 
 
-def test_a_batch_without_any_label_is_no_divergence():
-    train, _ = partly_labelled(8, 1, [1, 2, 3, 5, 6, 7])
-    model = mini()
-    run = quick(model, train, strategy=FULL, epochs=1, batch_size=2)
-    assert run.stopped == "finished" and all(t.isfinite().all() for t in copy_of(model).values())
-    assert 0 < run.history[0].train_loss < math.inf and run.history[0].train_accuracy in (0, 0.5, 1)
-
-
 def test_the_report_of_a_run_is_about_labelled_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
     run = quick(mini(), TRAIN, partly_labelled(9, 2, [3, 4])[0], HEAD, epochs=1, log="full")

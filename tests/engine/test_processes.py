@@ -170,6 +170,17 @@ def test_batch_norm_over_shares_is_batch_norm_over_the_batch(n, size, dimensions
             torch.testing.assert_close(one[name], wanted, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"{name} {m}")
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_without_any_label_has_no_loss_and_no_gradient(size):
+    def work(group):
+        logits = torch.randn(3, 4, requires_grad=True)
+        loss = loss_of_shard(nn.CrossEntropyLoss(torch.ones(4)), logits, torch.full((3,), -100), group)
+        loss.backward()
+        return loss.item(), logits.grad.abs().sum().item()
+
+    assert Threads(size).run(work) == [(0, 0)] * size
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.Dropout(0.4), nn.Dropout(0.4, inplace=True), StochasticDepth(0.5, "row"), StochasticDepth(0.5, "batch")],
