@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from course_utils.common.errors import CourseError
+from course_utils.data.samples import NO_LABEL
 from course_utils.engine.processes import ProcessGroup, all_reduce_sum, gather_rows
 
 CHECK_EVERY = 20  # batches between two checks that the loss is finite
-NO_LABEL = nn.CrossEntropyLoss().ignore_index  # -100, torch's mark of a sample without a label
 
 
 class LossIsNoNumber(ArithmeticError):
