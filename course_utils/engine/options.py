@@ -66,7 +66,7 @@ class FitOptions:
         stays the same, nothing is augmented at random, and the data are of the course
         (:mod:`course_utils.engine.inputs`); ``"on"``: an error where it cannot be; ``"off"`` or None: never;
         :class:`~course_utils.engine.inputs.CacheOptions` for augmented views, half precision or another folder.
-        Losses are the same to about 1e-6.
+        Losses are the same to about 1e-6, in mixed precision to its rounding.
 
     Raises
     ------
