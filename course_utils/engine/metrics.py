@@ -1,4 +1,4 @@
-"""Loss and accuracy of an epoch, counted over samples."""
+"""Loss, accuracy and macro F1 of an epoch, counted over samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_utils.engine.processes import ProcessGroup, all_reduce_sum, gather_rows
+from course_utils.evaluation import Report
 
 CHECK_EVERY = 20  # batches between two checks that the loss is finite
 
@@ -61,3 +62,9 @@ class EpochMetrics:
         probabilities, labels, places = zip(*self.kept, strict=True)
         places = [place for batch in places for place in batch]
         return tuple(gather_rows(torch.cat(rows), places, self.seen, self.group) for rows in (probabilities, labels))
+
+
+def macro_f1(probabilities: Tensor, labels: Tensor) -> float:
+    """Return :attr:`course_utils.evaluation.Report.macro_f1` of answers ``(N, C)`` to samples with labels ``(N,)``."""
+    classes = tuple(map(str, range(probabilities.shape[1])))
+    return Report(classes, labels.numpy(), probabilities.numpy()).macro_f1

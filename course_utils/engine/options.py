@@ -15,6 +15,8 @@ from course_utils.engine.run_log import LEVELS
 from course_utils.engine.sampling import seeded_draws
 from course_utils.pretrained_models import last_layer
 
+CHOOSE_BY = ("accuracy", "macro_f1")
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -28,6 +30,9 @@ class FitOptions:
         Pictures per step over all processes together, at least 1.
     seed
         Seed of shuffling, augmentation and dropout. The same seed on the same machine gives bit-identical weights.
+    choose_by
+        Score on the validation split that chooses the best epoch: ``"accuracy"``, or ``"macro_f1"``, to which a rare
+        class counts as much as a frequent one.
     patience
         At least 1: stop after so many epochs without a better one; None trains to the end.
     label_smoothing
@@ -69,6 +74,7 @@ class FitOptions:
     epochs: int = 10
     batch_size: int = 32
     seed: int = 0
+    choose_by: str = "accuracy"
     patience: int | None = None
     label_smoothing: float = 0.0
     class_weights: Sequence[float] | None = None
@@ -88,6 +94,8 @@ class FitOptions:
             raise CourseError(
                 f"label_smoothing={self.label_smoothing}: it is a share, from 0 up to below 1; 0.1 is usual."
             )
+        if self.choose_by not in CHOOSE_BY:
+            raise CourseError(f"choose_by={self.choose_by!r} is unknown: give one of {', '.join(CHOOSE_BY)}.")
         if self.log not in LEVELS:
             raise CourseError(f"log={self.log!r} is unknown: give one of {', '.join(LEVELS)}.")
         if not isinstance(self.resume, bool | str | Path) or self.resume == "":
