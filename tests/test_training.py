@@ -409,6 +409,37 @@ def test_equal_accuracy_is_decided_by_loss_and_equal_loss_by_time():
     assert Run(FULL, plan, 0, history).best is history[2]
 
 
+def test_macro_f1_chooses_the_epoch_where_it_is_asked_to(monkeypatch):
+    """The weights that come back, the early stop and the printed history go by it."""
+    scores = iter([0.3, 0.8, 0.5, 0.4, 0.9])
+    monkeypatch.setattr("course_utils.training.macro_f1", lambda *_: next(scores))
+    model, kept = mini(), []
+
+    class Keep:
+        def on_epoch_end(self, run, model):
+            kept.append(copy_of(model))
+
+    run = quick(model, epochs=8, patience=2, choose_by="macro_f1", hooks=[Keep()])
+    assert run.best is run.history[1] and run.stopped == "early" and len(run.history) == 4
+    assert not moved(kept[1], copy_of(model)) and moved(kept[3], copy_of(model))
+    assert [record.val_macro_f1 for record in run.history] == [0.3, 0.8, 0.5, 0.4]
+    columns, _, *rows = str(run).splitlines()
+    assert "val macro F1" in columns and [row.rstrip().endswith("best") for row in rows] == [False, True, False, False]
+    assert "0.800" in rows[1]
+
+
+def test_the_macro_f1_that_chooses_is_that_of_a_report():
+    val = ColourPatches(9, seed=2)
+    val.labels = (0, 0, 0, 0, 0, 0, 1, 1, 2)
+    model = mini()
+    run = quick(model, val=val, epochs=3, choose_by="macro_f1", class_weights=[1, 2, 3])
+    assert run.best.val_macro_f1 == pytest.approx(evaluate(model, val).macro_f1)
+    assert run.best.val_macro_f1 == max(record.val_macro_f1 for record in run.history)
+    plain = quick(mini(), val=val, epochs=3, class_weights=[1, 2, 3])
+    assert [r.val_accuracy for r in plain.history] == [r.val_accuracy for r in run.history]  # it changes no training
+    assert plain.history[0].val_macro_f1 is None and "macro" not in str(plain)
+
+
 class Opposite(ColourPatches):
     """The right picture with the wrong label: whoever learns the training set gets worse here."""
 
@@ -767,6 +798,7 @@ def labelled(*labels):
         ({"train": TensorDataset(torch.zeros(2, 3, 32, 32), torch.tensor([5, 5]))}, "labels up to 5"),
         ({"train": Pictures(3)}, "train split gives a Image instead of a tensor"),
         ({"val": Pictures(3)}, "with_transform"),
+        ({"choose_by": "f1"}, "choose_by='f1' is unknown: give one of accuracy, macro_f1."),
         ({"log": "yes"}, "log='yes' is unknown: give one of full, light, off."),
         ({"num_workers": -1}, "num_workers=-1: give a whole number, at least 0, or 'auto'"),
         ({"num_workers": "many"}, "or 'auto'"),

@@ -324,6 +324,7 @@ class Photos(Noisy):
     [
         ({"epochs": 5}, "settings.epochs: 3 there, 5 here"),
         ({"seed": 4}, "settings.seed: 3 there, 4 here"),
+        ({"choose_by": "macro_f1"}, "settings.choose_by: accuracy there, macro_f1 here"),
         ({"batch_size": 3}, "settings.batch_size: 6 there, 3 here"),
         ({"class_weights": (1, 2, 1)}, "settings.class_weights: - there, [1.0, 2.0, 1.0] here"),
         ({"strategy": FULL}, "strategy.name: progressive there, full fine-tuning here"),
