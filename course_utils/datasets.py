@@ -130,24 +130,36 @@ class MemoryDataset(LabelledDataset):
         ``(N, 3, H, W)``, transformed.
     labels, classes, paths
         Same as in :class:`PhotoDataset`; without paths the pictures come from no files.
+    transform
+        What the tensors were made with, for the record of a run; it is not called again.
     """
 
     fixed = True  # gives the same for an index every time: nothing is drawn
 
     def __init__(
-        self, images: Tensor, labels: Sequence[int], classes: Sequence[str], paths: Sequence[Path] = ()
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        classes: Sequence[str],
+        paths: Sequence[Path] = (),
+        transform: Transform | None = None,
     ) -> None:
         super().__init__(paths, labels, classes)
-        self.images = images
+        self.images, self.transform = images, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], self.labels[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process needs no transform, which may be a function of a notebook that cannot be sent there.
+        return self.__dict__ | {"transform": None}
 
     def subset(self, indices: Iterable[int]) -> MemoryDataset:
         """Return a copy of the samples at these indices, in this order."""
         chosen = [int(i) for i in indices]
         paths = [self.paths[i] for i in chosen] if self.paths else ()
-        return MemoryDataset(self.images[chosen], [self.labels[i] for i in chosen], self.classes, paths)
+        labels = [self.labels[i] for i in chosen]
+        return MemoryDataset(self.images[chosen], labels, self.classes, paths, self.transform)
 
     def __repr__(self) -> str:
         return f"MemoryDataset({len(self)} tensors {tuple(self.images.shape[1:])}, classes {', '.join(self.classes)})"
@@ -377,7 +389,7 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
                 "the transform must end in one size."
             )
         images[i] = image
-    return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths)
+    return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths, dataset.transform)
 
 
 def in_memory_if_it_fits(dataset: PhotoDataset, share: float = 1.0) -> PhotoDataset | MemoryDataset:

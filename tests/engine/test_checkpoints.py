@@ -51,7 +51,7 @@ from course_utils.training import fit
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
 TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
 needs_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on Windows")
-LOOKS = 1 + 3  # before the first epoch fit looks at the first picture, and a run with resume at three
+LOOKS = 1 + 12  # before the first epoch fit looks at the first picture, and a run with resume at all of so few
 
 
 def stop(image):
