@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
+from course_utils.data.samples import Collate
 from course_utils.pretrained_models import family_of, last_layer, stage_of_parameters, stages
 
 
@@ -148,7 +149,9 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
     hook = last_layer(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     with hook, evaluating(model):
         # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
-        for images, targets in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
+        for images, targets in DataLoader(
+            dataset, batch_size=batch_size, generator=torch.Generator(), collate_fn=Collate()
+        ):
             model(images.to(device))
             features.append(caught.pop().float().cpu())
             labels.append(targets)

@@ -12,6 +12,7 @@ exactly what the model computes.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import re
@@ -30,7 +31,7 @@ from torchvision.models import WeightsEnum
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.tables import text_table
-from course_utils.common.weight_files import check_fit, fetch_weights, listed, read_state_dict
+from course_utils.common.weight_files import check_fit, fetch_weights, listed, own_part, read_state_dict
 from course_utils.mini import networks
 
 # --- one row per family ------------------------------------------------------------------------------------------
@@ -49,22 +50,22 @@ def _vgg_stages(m: models.VGG) -> dict[str, list[nn.Module]]:
         if isinstance(module, nn.MaxPool2d):
             blocks.append([])
     row = {f"block{i}": block for i, block in enumerate(blocks[:-1], 1)}
-    return row | _hidden_layers(m) | {"head": [m.classifier[-1]]}
+    return row | _classifier_stages(m)
 
 
 def _efficientnet_stages(m: models.EfficientNet) -> dict[str, list[nn.Module]]:
     stem, *middle, top = m.features
     row = {"stem": [stem]} | {f"stage{i}": [stage] for i, stage in enumerate(middle, 1)} | {"top": [top]}
-    return row | {"head": [m.avgpool, nn.Flatten(), *m.classifier]}
+    return row | {"head": [m.avgpool, nn.Flatten(), *_layers(m.classifier)]}
 
 
 def _mobilenet_v2_stages(m: models.MobileNetV2) -> dict[str, list[nn.Module]]:
     # torchvision's forward pools with a function; this pool has no parameters and computes the same.
-    return _mobile_blocks(m.features) | {"head": [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *m.classifier]}
+    return _mobile_blocks(m.features) | {"head": [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_layers(m.classifier)]}
 
 
 def _mobilenet_v3_stages(m: models.MobileNetV3) -> dict[str, list[nn.Module]]:
-    return _mobile_blocks(m.features) | _hidden_layers(m) | {"head": [m.classifier[-1]]}
+    return _mobile_blocks(m.features) | _classifier_stages(m)
 
 
 def _mobile_blocks(features: nn.Sequential) -> dict[str, list[nn.Module]]:
@@ -74,10 +75,20 @@ def _mobile_blocks(features: nn.Sequential) -> dict[str, list[nn.Module]]:
     return {"stem": [stem]} | {f"stage{i}": group for i, group in enumerate(groups, 1)} | {"top": [top]}
 
 
-def _hidden_layers(m: nn.Module) -> dict[str, list[nn.Module]]:
+def _layers(classifier: nn.Module) -> list[nn.Module]:
+    return list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]  # or a reader's single layer
+
+
+def _classifier_stages(m: nn.Module) -> dict[str, list[nn.Module]]:
     # VGG and MobileNetV3 have pre-trained hidden layers between the map and the last layer. They are a stage of
-    # their own, because "train only the new head" must not train VGG-16's 120 million weights in them.
-    return {"hidden": [m.avgpool, nn.Flatten(), *list(m.classifier)[:-1]]}
+    # their own, because "train only the new head" must not train VGG-16's 120 million weights in them, and neither
+    # must "train the last block" (see LAST_BLOCK). Dropout in front of the last layer belongs to the head, as in the
+    # other families: it is on where the head learns.
+    *hidden, last = _layers(m.classifier)
+    head = [last]
+    while hidden and isinstance(hidden[-1], nn.Dropout):
+        head.insert(0, hidden.pop())
+    return {"hidden": [m.avgpool, nn.Flatten(), *hidden], "head": head}
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class Family:
 
 
 def _end(m: nn.Module) -> str:
-    return f"classifier.{len(m.classifier) - 1}"
+    return f"classifier.{len(m.classifier) - 1}" if isinstance(m.classifier, nn.Sequential) else "classifier"
 
 
 FAMILIES = {  # from old to new
@@ -131,11 +142,11 @@ def register_family(
     split
         Function from a model to its stages, from pixels to logits: name → modules in order. Run one after another they
         have to compute what the model computes. Modules without parameters may be new, all others are the model's own.
-        The last stage holds the last layer; call it ``"head"``.
+        The last stage holds the last layer, and dropout directly in front of it; call it ``"head"``.
     last_layer
         Path of the linear layer that gives the logits, ``"fc"`` or ``"classifier.6"``; or a function that gives it.
     cam_stage
-        Name of the last stage whose output is a map ``(N, C, h, w)``, for Grad-CAM.
+        Name of the last stage whose output is a map ``(N, C, h, w)``, for Grad-CAM and the strategy LAST_BLOCK.
 
     Raises
     ------
@@ -207,9 +218,12 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
         If the model is of no known family, or the row of its family does not fit it: a tensor is in no stage or in
         two, a stage has no parameters, there is no such `cam_stage`, or the last layer is not in the last stage.
     """
-    family = family_of(model)
-    row = family.split(model)
-    if problem := _misfit(model, family, row):
+    family, row, problem = family_of(model), {}, ""
+    try:
+        row = family.split(model)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:  # a layer is gone, or of another kind
+        problem = f"they cannot be taken apart ({error})"
+    if problem := problem or _misfit(model, family, row):
         raise CourseError(
             f"The stages of family {family.name!r} do not fit this {type(model).__name__}: {problem}. Every parameter "
             "and buffer has to be in one stage, or it would be neither trained nor frozen. Give this class a row of "
@@ -259,7 +273,10 @@ def stage_of_parameters(model: nn.Module) -> dict[str, str]:
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
-    """Return the linear layer that gives the logits: ``fc`` in a ResNet, the end of ``classifier`` elsewhere."""
+    """Return the linear layer that gives the logits: ``fc`` in a ResNet, the end of ``classifier`` elsewhere.
+
+    In the place of either there may be a head of one's own that ends in it: ``nn.Sequential(Dropout, Linear)``.
+    """
     path = last_layer_name(model)
     try:
         layer = model.get_submodule(path)
@@ -274,9 +291,36 @@ def last_layer(model: nn.Module) -> nn.Linear:
 
 
 def last_layer_name(model: nn.Module) -> str:
-    """Return the path of the last layer: ``"fc"`` or ``"classifier.6"``, say."""
+    """Return the path of the last layer: ``"fc"`` or ``"classifier.6"``, say; ``"fc.1"`` in a head of one's own."""
+    path = _head_place(model)
+    with contextlib.suppress(AttributeError):  # there is no such layer: last_layer says so
+        while isinstance(layer := model.get_submodule(path), nn.Sequential) and len(layer):
+            path = f"{path}.{len(layer) - 1}"
+    return path
+
+
+def _head_place(model: nn.Module) -> str:
     path = family_of(model).last_layer
     return path if isinstance(path, str) else path(model)
+
+
+def head_dropout(model: nn.Module) -> list[float]:
+    """Return the rates of the dropout that a head of one's own, ``Sequential(Dropout, …, Linear)``, has at its front.
+
+    The list is empty for a head that is a linear layer alone.
+    """
+    head = model.get_submodule(_head_place(model))
+    layers = itertools.takewhile(lambda layer: type(layer) is nn.Dropout, _layers(head))
+    return [layer.p for layer in layers]
+
+
+def add_head_dropout(model: nn.Module, rates: Sequence[float]) -> nn.Module:
+    """Put dropout of these rates in front of the last layer, in one ``Sequential`` with it; return the model."""
+    if rates:
+        parent, _, attribute = _head_place(model).rpartition(".")
+        head = nn.Sequential(*map(nn.Dropout, rates), last_layer(model))
+        setattr(model.get_submodule(parent), attribute, head)
+    return model
 
 
 def feature_dim(model: nn.Module) -> int:
@@ -302,6 +346,11 @@ def map_stages(model: nn.Module) -> list[str]:
     """Return the names of the stages whose output is a map ``(N, C, h, w)``; Grad-CAM looks at the last of them."""
     names = list(stages(model))
     return names[: names.index(family_of(model).cam_stage) + 1]
+
+
+def hidden_stages(model: nn.Module) -> list[str]:
+    """Return the names of the stages between the last map and the last stage: ``["hidden"]`` in VGG and MobileNetV3."""
+    return list(stages(model))[len(map_stages(model)) : -1]
 
 
 def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
@@ -440,8 +489,9 @@ def load_pretrained(
         ``"DEFAULT"``, an entry of torchvision or its name, or None for random weights. The file is downloaded if it
         is not in torch's cache folder.
     checkpoint
-        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`. If its
-        head has another number of classes than `num_classes`, it is left out with a warning.
+        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`; the
+        network may be an attribute of what was saved, as in Lightning's files. If its head has another number of
+        classes than `num_classes`, it is left out with a warning.
 
     Returns
     -------
@@ -506,17 +556,17 @@ def _filled(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _from_checkpoint(name: str, num_classes: int | None, path: Path) -> nn.Module:
-    state = read_state_dict(path)
     model = _without_memory(name, _default_classes(name))
-    bias = state.get(f"{last_layer_name(model)}.bias")
-    if bias is not None:
-        replace_head(model, len(bias))
+    state = own_part(read_state_dict(path), model.state_dict())
+    weight = state.get(f"{last_layer_name(model)}.weight")
+    if weight is not None:
+        replace_head(model, len(weight))
     check_fit(name, path, model.state_dict(), state)
     model = _filled(model, {key: t.float() if t.is_floating_point() else t for key, t in state.items()})
-    if num_classes in (None, len(bias)):
+    if num_classes in (None, len(weight)):
         return model
     warnings.warn(
-        f"{path.name}: its head has {len(bias)} classes, {num_classes} were asked for. The head is skipped and "
+        f"{path.name}: its head has {len(weight)} classes, {num_classes} were asked for. The head is skipped and "
         "starts at random; everything else is loaded.",
         stacklevel=3,
     )

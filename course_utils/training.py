@@ -22,13 +22,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generators_put_back
+from course_utils.engine.first_batch import check_call
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.hooks import call, check_hooks, own_hooks
 from course_utils.engine.memory import OutOfMemory, too_little_memory
 from course_utils.engine.metrics import LossIsNoNumber
-from course_utils.engine.options import FitOptions, check_call
+from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import layers_synchronised
 from course_utils.engine.run_log import let_go
+from course_utils.engine.sampling import batches_of
 from course_utils.engine.setup import Setup, prepare
 from course_utils.feature_extraction import set_learning, train_mode
 from course_utils.fine_tuning import Strategy, parameter_groups, rate_factor
@@ -50,7 +52,7 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
             network, bare = setup.networks(model)
 
         def forward_and_backward(images: Tensor, labels: Tensor, share: float, network: nn.Module = network) -> Tensor:
-            logits = network(images)
+            logits = setup.forward(network, images)
             loss = setup.loss(logits, labels) * share
             setup.accelerator.backward(loss)
             return logits.detach()
@@ -60,11 +62,12 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
         metrics = setup.metrics()  # plain cross-entropy and accuracy, over samples
         for images, labels in setup.train.of_epoch(epoch):
             logits = setup.memory.in_pieces(forward_and_backward, images, labels)  # in one, unless memory is short
-            setup.optimizer.step()
+            setup.optimizer.step()  # left out by the scaling of float16 where a gradient is too large for it
             setup.schedule.step()
             setup.optimizer.zero_grad(set_to_none=True)
             metrics.add(logits, labels)
         train_loss, train_accuracy = metrics.means()
+        setup.check_scaling()
 
         val_loss, val_accuracy = validate(run, model, bare, setup)
         seconds = time.perf_counter() - start
@@ -81,7 +84,7 @@ def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tu
     metrics = setup.metrics(keep_answers=setup.options.log == "full")
 
     def forward(images: Tensor, _labels: Tensor, _share: float) -> Tensor:
-        return network(images)
+        return setup.forward(network, images)
 
     with torch.no_grad():
         for images, labels in setup.val.of_epoch(0):  # the same pictures in the same order, whatever the epoch
@@ -142,6 +145,7 @@ def fit(
     _LAST[:] = [run]
     with generators_put_back(options.seed):
         check_call(model, train, val, options)
+        run.plan.warn_if_too_short(options.epochs)
         error = _run_to_its_end(run, model, train, val, options, hooks)
     # Raised here, because an error that is raised while another one is handled keeps that one's traceback, and with it
     # every tensor that was in use.
@@ -172,6 +176,13 @@ def _run_to_its_end(
             "Stopped while the frozen stages ran over the pictures, before the first epoch; the same call begins anew.",
             run,
         )
+    except torch.OutOfMemoryError:  # another program may have the GPU
+        run.stopped = "failed"
+        clear_device_cache(garbage_collection=True)
+        return CourseError(
+            "The memory of the GPU is too small for the network, or for a batch through its frozen stages. Look for "
+            "other programs and notebooks that use it (nvidia-smi), or give device='cpu'."
+        )
     run.cached = setup.inputs.border
     try:
         hooks = [*own_hooks(run, model, train, val, setup), *hooks]
@@ -186,9 +197,9 @@ def _run_to_its_end(
     except KeyboardInterrupt:
         run.stopped, error = "interrupted", TrainingStopped("", run)
     except LossIsNoNumber as trouble:
-        run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run), run)
+        run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run, setup), run)
     except (OutOfMemory, torch.OutOfMemoryError) as trouble:
-        run.stopped, error = "failed", too_little_memory(setup.group, isinstance(trouble, OutOfMemory))
+        run.stopped, error = "failed", too_little_memory(setup.group, getattr(trouble, "pictures", None))
     except BaseException as trouble:
         run.stopped, run.error = "failed", f"{type(trouble).__name__}: {trouble}"
         raise
@@ -204,7 +215,6 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
     try:
         if run.stopped in ("interrupted", "failed"):
             call(hooks, "on_stop", run, model)
-        setup.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         call(hooks, "on_train_end", run, model)
     finally:  # a second Stop comes in here
         let_go(run.folder)
@@ -213,11 +223,13 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
             clear_device_cache(garbage_collection=True)
 
 
-def _advice(error: LossIsNoNumber, run: Run) -> str:
+def _advice(error: LossIsNoNumber, run: Run, setup: Setup) -> str:
     rate = max(row.rate for row in run.plan.rows if row.start is not None)
+    float16 = " Or give precision='float32': numbers end at 65,504 in float16."
     return (
-        f"The loss became {error.args[0]} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
+        f"{error} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
         f"rate: {rate:g}. Try a tenth of it, a longer warm-up, or look for pictures that are not finite numbers."
+        + (float16 if setup.settings["precision"] == "float16" else "")
     )
 
 
@@ -251,15 +263,17 @@ def simple_fit(
         Same as in :func:`fit`.
     """
     plan = strategy.plan(model)
-    steps_per_epoch = -(-len(train) // batch_size)  # the last batch may be short
+    steps_per_epoch = len(batches_of(range(len(train)), batch_size, training=True))
     steps = epochs * steps_per_epoch
-    warmup = round(strategy.warmup * steps)
 
     # All parameter groups exist from the first step; the rate of each is a function of the step.
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     starts = [group["start"] * steps_per_epoch for group in optimizer.param_groups]
-    schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
+    climbs = [round(strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
+    schedule = LambdaLR(
+        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
+    )
 
     history, best = [], {}
     with generators_put_back(seed):  # dropout
@@ -267,7 +281,8 @@ def simple_fit(
             set_learning(model, plan.learning_at(epoch))  # requires_grad for those, no gradients for the others
             train_mode(model)  # model.train(), but frozen stages stay in eval mode
             order = np.random.default_rng([seed, epoch]).permutation(len(train)).tolist()
-            for images, labels in DataLoader(train, batch_size, sampler=order):
+            batches = batches_of(order, batch_size, training=True)  # the last may be short, but not a single picture
+            for images, labels in DataLoader(train, batch_sampler=batches):
                 logits = model(images.contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits, labels)
                 optimizer.zero_grad()

@@ -221,7 +221,7 @@ class SharedRun:
     name: str
     strategy: Strategy
     model: str = "resnet18_mini"
-    size: int = 9  # with a batch size of 4 the last batch has one picture for two processes
+    size: int = 9  # with a batch size of 4 the last batch has five pictures, which two processes share unevenly
     val: int = 5
     epochs: int = 2
     dtype: torch.dtype = torch.float64  # so that rounding, which training magnifies, does not hide a wrong sum

@@ -285,10 +285,6 @@ def test_only_a_train_folder(tmp_path):
     assert [len(getattr(splits, s)) for s in SPLITS] == [15, 5, 5]
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    assert open_dataset(write_folder(tmp_path, {"train": 6, "bus": 6})).classes == ("bus", "train")
-
-
 def test_numbers_as_classes_are_in_the_order_of_numbers(tmp_path):
     assert open_dataset(write_folder(tmp_path / "all", {"10": 5, "2": 5, "1": 5})).classes == ("1", "2", "10")
     assert open_dataset(write_folder(tmp_path / "mixed", {"10": 5, "2": 5, "x": 5})).classes == ("10", "2", "x")
@@ -399,6 +395,8 @@ def test_accents_in_class_names_have_one_form(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(CourseError, match=r"does not exist.*pets, hymenoptera, a folder .* or a \.csv file"):
         open_dataset(tmp_path / "nowhere")
+    with pytest.raises(CourseError, match="'~nobody-there' does not exist"):
+        open_dataset("~nobody-there")
     with pytest.raises(CourseError, match="is a file"):
         open_dataset(write_picture(tmp_path / "a.png", 1))
 

@@ -6,7 +6,9 @@ import doctest
 import re
 import urllib.error
 import warnings
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from helpers import cheap_model, copy_of, generators_untouched, mini, moved, no_hooks, on_meta
@@ -21,16 +23,18 @@ from course_utils.common.errors import CourseError
 from course_utils.common.weight_files import fetch_weights, read_state_dict, weights_path
 from course_utils.engine.activation_cache import cut
 from course_utils.engine.provenance import describe_model
-from course_utils.feature_extraction import freeze, learning_stages
+from course_utils.feature_extraction import freeze, learning_stages, train_mode
 from course_utils.fine_tuning import DISCRIMINATIVE, FULL, parameter_groups
 from course_utils.gradcam import explain
 from course_utils.mini import networks
 from course_utils.pretrained_models import (
     FAMILIES,
+    add_head_dropout,
     available_models,
     cam_layer,
     family_of,
     feature_dim,
+    head_dropout,
     last_layer,
     last_layer_name,
     load_pretrained,
@@ -200,6 +204,53 @@ def test_a_new_head_replaces_the_last_layer_and_nothing_else(name):
     assert {key for key in after if after[key] != before[key]} == head
     assert (last_layer(model).in_features, last_layer(model).out_features) == (features, 5)
     assert model.eval()(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 5)
+
+
+def with_dropout(name):
+    """A network whose last layer was replaced by what most people put there."""
+    model = cheap_model(name, 3)
+    layer, path = last_layer(model), last_layer_name(model)
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Sequential(nn.Dropout(0.4), layer))
+    return model, layer, path
+
+
+@pytest.mark.parametrize("name", ["resnet18_mini", "vgg11_mini", "efficientnet_b0_mini", "mobilenet_v3_small_mini"])
+def test_a_head_of_dropout_and_a_linear_layer_is_a_head(name):
+    plain, (model, layer, path) = cheap_model(name, 3), with_dropout(name)
+    assert last_layer(model) is layer and last_layer_name(model) == f"{path}.1"
+    assert head_dropout(model) == [0.4] and head_dropout(plain) == []
+    assert list(stages(model)) == list(stages(plain)) and feature_dim(model) == feature_dim(plain)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for border in list(stages(model))[1:]:
+        front, tail = cut(model, border)
+        assert torch.equal(tail(front(x)), plain(x))
+    assert np.array_equal(explain(model, x).heat, explain(plain, x).heat)
+    train_mode(freeze(model))
+    assert learning_stages(model) == ["head"] and model.get_submodule(path)[0].training
+    replace_head(model, 5)
+    assert head_dropout(model) == [0.4] and last_layer(model).out_features == 5
+    assert add_head_dropout(plain, [0.1, 0.2]) is plain and head_dropout(plain) == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0_mini", "mobilenet_v2"])
+def test_a_classifier_that_is_a_single_layer_is_a_head(name):
+    model = cheap_model(name, 3)
+    model.classifier = last_layer(model)
+    assert last_layer_name(model) == "classifier" and last_layer(model) is model.classifier
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(nn.Sequential(*stages(model).values())(x), model(x))
+    assert last_layer(replace_head(model, 5)) is model.classifier
+
+
+def test_a_network_that_cannot_be_taken_apart_is_named():
+    without, other = mini(), mini()
+    del without.layer4
+    other.fc = nn.Sequential(nn.Linear(144, 3), nn.Softmax(dim=1))
+    with pytest.raises(CourseError, match=r"do not fit this NarrowResNet: they cannot be taken apart .*layer4"):
+        stages(without)
+    with pytest.raises(CourseError, match=r"has to be an nn\.Linear at 'fc\.1', there is a Softmax"):
+        stages(other)
 
 
 def test_a_new_head_learns_where_the_rest_is_frozen():
@@ -462,6 +513,14 @@ WRAPPINGS = {
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": 0.5},
     "module.": lambda s: {f"module.{key}": value for key, value in s.items()},
     "compiled and parallel, nested": lambda s: {"state_dict": {f"module._orig_mod.{k}": v for k, v in s.items()}},
+    "Lightning": lambda s: {
+        "state_dict": {"loss.weight": torch.ones(3), **{f"model.{key}": value for key, value in s.items()}},
+        "hyper_parameters": {"rate": 0.1},
+    },
+    "Lightning, compiled": lambda s: {"state_dict": {f"net._orig_mod.{k}": v for k, v in s.items()}},
+    "Lightning, without batch counters": lambda s: {
+        "state_dict": {f"backbone.{k}": v for k, v in s.items() if not k.endswith("num_batches_tracked")}
+    },
     "half precision": lambda s: {key: value.half() if value.is_floating_point() else value for key, value in s.items()},
     "without batch counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
 }
@@ -561,6 +620,45 @@ def test_a_file_that_is_no_checkpoint(tmp_path, content, suffix):
     with pytest.raises(CourseError) as caught:
         read_state_dict(path)
     assert str(path) in str(caught.value)
+
+
+def zipped(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("photos/cat.jpg", b"x")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: path.write_bytes(b""), "it is empty (0 bytes). Download or copy it again."),
+        (lambda path: path.write_text("\n<!DOCTYPE html><title>Sign in</title>"), "it is a web page, "),
+        (lambda path: path.write_text("<html><body>"), "it is a web page, "),
+        (
+            lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+            "it is a pointer of Git LFS, not the file that it stands for. Run git lfs pull in its repository.",
+        ),
+        (zipped, "it is a ZIP archive of photos/cat.jpg. Unpack it, and give the file of weights."),
+    ],
+)
+def test_a_file_that_only_has_the_name_of_weights(tmp_path, suffix, write, told):
+    path = tmp_path / f"own{suffix}"
+    write(path)
+    with pytest.raises(CourseError) as caught:
+        read_state_dict(path)
+    assert str(caught.value).startswith(f"{path} holds no weights: {told}")
+
+
+def test_safetensors_of_another_ending(tmp_path, state):
+    save_file(state, tmp_path / "own.pth")
+    assert not moved(state, read_state_dict(tmp_path / "own.pth"))
+
+
+def test_of_two_networks_in_a_file_none_is_guessed(tmp_path, state):
+    both = {f"{who}.{key}": value for who in ("student", "teacher") for key, value in state.items()}
+    torch.save({"state_dict": both}, tmp_path / "own.pt")
+    with pytest.raises(CourseError, match=r"unexpected: student\.conv1\.weight"):
+        load_pretrained("resnet18_mini", checkpoint=tmp_path / "own.pt")
 
 
 class Opens:

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from course_tools.photos.looks import count_look, looks_text
 from course_utils.common.command_line import OneLineParser, at_least_one, exit_code, from_zero
 from course_utils.common.errors import CourseError
 from course_utils.datasets import Splits, in_memory_if_it_fits, open_dataset
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--workers", type=_workers, default="auto", help="processes that load pictures (default: by a rule)"
     )
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16 or float16")
     parser.add_argument("--no-checkpoint", action="store_true", help="keep no checkpoint, and go on from none")
     parser.add_argument("--test", action="store_true", help="ask the test pictures at the end; do that once")
     return parser
@@ -88,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             oversample=options.oversample,
             num_workers=options.workers,
             device=options.device,
+            precision=options.precision,
             resume=not options.no_checkpoint,
         )
     except KeyboardInterrupt as stop:
@@ -100,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = evaluate(model, splits.test)
         add_report(run.folder, report)
         print(f"\nTest\n{report}")
+        if run.folder is not None:
+            looks = count_look(settings.cache / "ladders", splits.test.paths, run.folder.name)
+            print(looks_text(looks), end="\n" if looks > 1 else "")
     return 0
 
 

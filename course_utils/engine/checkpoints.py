@@ -1,4 +1,4 @@
-"""Checkpoints: ``fit(..., resume=True)`` continues an interrupted run and gives the same bits as an unbroken one.
+"""Checkpoints: ``fit(..., resume=True)`` continues an interrupted run; on a CPU it gives the bits of an unbroken one.
 
 After every epoch such a run writes one file into its folder (:mod:`course_utils.engine.run_log`). The order of the
 pictures and the augmentation are functions of the seed and the epoch (:mod:`course_utils.engine.sampling`), so the file

@@ -34,10 +34,18 @@ def workers_for(dataset: Any, *, epochs: int = 1, processes: int | None = None) 
         pictures=len(dataset),
         epochs=epochs,
         not_importable=sorted({_name(part) for part in _parts(dataset) if _unreachable(part)}),
-        start_method=multiprocessing.get_start_method(allow_none=False),
+        start_method=start_method(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         processes=int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if processes is None else processes,
     )
+
+
+def start_method() -> str:
+    """Return the start method of ``multiprocessing`` in this program, and leave an open choice open.
+
+    The first of ``get_all_start_methods`` is Python's default; asked for the method itself, Python would fix it.
+    """
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def choose_workers(

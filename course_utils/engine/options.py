@@ -1,19 +1,20 @@
-"""The options of ``fit``, and the check that a call can work."""
+"""The options of ``fit``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+import math
+import numbers
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import numpy as np
 
 from course_utils.common.errors import CourseError
+from course_utils.engine.devices import PRECISIONS
 from course_utils.engine.inputs import CacheOptions, cache_options
 from course_utils.engine.run_log import LEVELS
-from course_utils.engine.sampling import seeded_draws
-from course_utils.pretrained_models import last_layer
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,32 @@ class FitOptions:
     epochs
         At least 1.
     batch_size
-        Pictures per step over all processes together, at least 1.
+        Pictures per step over all processes together, at least 1. A last batch of a single picture joins the one
+        before it (:func:`~course_utils.engine.sampling.batches_of`).
     seed
-        Seed of shuffling, augmentation and dropout. The same seed on the same machine gives bit-identical weights.
+        At least 0: seed of shuffling, augmentation and dropout. On a CPU the same seed gives bit-identical weights, on
+        the same machine with as many threads. A GPU draws the same numbers too, but some of its algorithms add in no
+        fixed order, so the last bits differ from run to run.
     patience
         At least 1: stop after so many epochs without a better one; None trains to the end.
     label_smoothing
         In [0, 1): share of the target that is spread over all classes (Szegedy et al. 2016).
     class_weights
-        One weight per class for the loss, for unbalanced data; None weighs all alike.
+        One weight per class for the loss, above 0, for unbalanced data; None weighs all alike.
     oversample
         True for epochs that draw pictures with replacement, every class equally often on average
-        (:class:`~course_utils.engine.sampling.BalancedOrder`). The data set needs ``labels``. Together with class
-        weights the rare classes count twice.
+        (:class:`~course_utils.engine.sampling.BalancedOrder`). The data set has to say its labels
+        (:func:`~course_utils.data.samples.labels_of`). Together with class weights the rare classes count twice.
     num_workers
         Number of processes that load pictures, 0 for small sets and data in memory; ``"auto"`` goes by a rule
         (:mod:`course_utils.engine.loading`). The weights that come out do not depend on it.
     device
-        ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision (bfloat16, or
-        float16 where that is missing), channels_last, pinned memory and copies that do not block.
+        ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision, channels_last,
+        pinned memory and copies that do not block.
+    precision
+        ``"float32"``, or mixed: ``"bfloat16"`` (on a CPU or a GPU that computes in it), ``"float16"`` (on CUDA);
+        ``"auto"`` is float32, on CUDA bfloat16 or, on GPUs without it, float16. Weights stay float32. In float16 the
+        loss is scaled, and a step whose gradients are too large for it is left out; its batch counts in the schedule.
     log
         Level of the record in a folder of its own (:mod:`course_utils.engine.run_log`): ``"full"``; ``"light"``,
         without weights, report and figures, for comparisons of many runs; ``"off"``, nothing. A folder that cannot be
@@ -51,8 +59,8 @@ class FitOptions:
     resume
         True keeps a checkpoint after every epoch (:mod:`course_utils.engine.checkpoints`) and begins by looking for
         one: the same call, after a Stop or a killed kernel, continues there and gives the weights and the history of
-        the unbroken run, bit by bit. After a finished run the same call is a new run. The name or folder of a run
-        (``course runs``) continues that one.
+        the unbroken run (on a CPU bit by bit). After a finished run the same call is a new run. The name or folder of
+        a run (``course runs``) continues that one.
     cache
         ``"auto"``: the frozen stages run once and their activations come from disk in every epoch, where the border
         stays the same, nothing is augmented at random, and the data are of the course
@@ -75,19 +83,22 @@ class FitOptions:
     oversample: bool = False
     num_workers: int | str = 0
     device: str | None = None
+    precision: str = "auto"
     log: str = "full"
     resume: bool | str | Path = False
     cache: str | CacheOptions | None = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0), ("num_workers", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise CourseError(f"{name}={value}: it must be at least 1.")
-        if not 0 <= self.label_smoothing < 1:
+            if not (value is None and name == "patience") and not (value == "auto" and name == "num_workers"):
+                object.__setattr__(self, name, _whole_number(name, value, least))  # NumPy's too, which JSON lacks
+        if not isinstance(self.label_smoothing, numbers.Real) or not 0 <= self.label_smoothing < 1:
             raise CourseError(
-                f"label_smoothing={self.label_smoothing}: it is a share, from 0 up to below 1; 0.1 is usual."
+                f"label_smoothing={self.label_smoothing!r}: it is a share, from 0 up to below 1; 0.1 is usual."
             )
+        object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
+        _check_weights(self.class_weights)
         if self.log not in LEVELS:
             raise CourseError(f"log={self.log!r} is unknown: give one of {', '.join(LEVELS)}.")
         if not isinstance(self.resume, bool | str | Path) or self.resume == "":
@@ -98,8 +109,10 @@ class FitOptions:
             raise CourseError(
                 "resume keeps its checkpoint in the run's folder, and with log='off' there is none. Use log='light'."
             )
-        if self.num_workers != "auto" and (not isinstance(self.num_workers, int) or self.num_workers < 0):
-            raise CourseError(f"num_workers={self.num_workers!r}: give a number from 0 upwards, or 'auto'.")
+        if self.precision not in ("auto", *PRECISIONS):
+            raise CourseError(
+                f"precision={self.precision!r} is unknown: give 'auto' or one of {', '.join(PRECISIONS)}."
+            )
         cache_options(self.cache)
 
     @classmethod
@@ -120,29 +133,23 @@ class FitOptions:
         return settings | {"resume": self.resume if isinstance(self.resume, bool) else str(self.resume)}
 
 
-def check_call(model: nn.Module, train: Sized, val: Sized, options: FitOptions) -> None:
-    """Raise a :class:`CourseError` for data that this model cannot be trained on, before anything is spent."""
-    classes = last_layer(model).out_features
-    for name, dataset in (("train", train), ("val", val)):
-        if len(dataset) == 0:
-            raise CourseError(
-                f"The {name} split is empty: there is nothing to {'learn from' if name == 'train' else 'choose by'}."
-            )
-        image, label = seeded_draws(dataset)[0]  # a look that moves no generator
-        if not isinstance(image, Tensor):
-            raise CourseError(
-                f"The {name} split gives a {type(image).__name__} instead of a tensor: it has no transform. "
-                "Use dataset.with_transform(eval_transform(weights)), or splits.with_transforms(...)."
-            )
-        labels = [int(label) for label in getattr(dataset, "labels", [label])]
-        low, top = min(labels), max(labels)
-        if low < 0:
-            raise CourseError(f"The {name} split has a label {low}: labels count from 0.")
-        if top >= classes:
-            raise CourseError(
-                f"The {name} split has labels up to {top}, the model's head has {classes} outputs (0 to "
-                f"{classes - 1}). Build the model with num_classes={top + 1}."
-            )
-    weights = options.class_weights
-    if weights is not None and len(weights) != classes:
-        raise CourseError(f"class_weights has {len(weights)} entries, the head has {classes} outputs.")
+def _whole_number(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) or value < least:
+        auto = ", or 'auto'" if name == "num_workers" else ""
+        raise CourseError(f"{name}={value!r}: give a whole number, at least {least}{auto}.")
+    return int(value)
+
+
+def _check_weights(weights: Any) -> None:
+    """Raise a CourseError for class weights that are not all finite and above 0."""
+    if weights is None:
+        return
+    try:
+        fine = all(0 < float(weight) < math.inf for weight in weights)
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise CourseError(
+            f"class_weights={weights!r:.100}: give a list with a number above 0 for every class, 1 for the usual "
+            "weight. To leave a class out, leave its pictures out."
+        )

@@ -31,6 +31,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.ops import StochasticDepth
 
 from course_utils.common.errors import CourseError
+from course_utils.data.samples import Collate
+from course_utils.engine.loading import start_method
+from course_utils.engine.sampling import batches_of
 
 # Words in the libraries' messages about a lost process; they have no error class in common.
 SIGNS_OF_A_LOST_PEER = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "gloo")
@@ -67,20 +70,34 @@ def shard_of(total: int, rank: int, world_size: int) -> Shard:
 class ShardedBatchSampler(BatchSampler):
     """One process's shard of every batch; all processes see equally many batches.
 
-    `order` gives the same indices in every process, and `batch_size` is that of the whole batch.
+    `order` gives the same indices in every process, `batch_size` is that of the whole batch, and `training` is that of
+    :func:`~course_utils.engine.sampling.batches_of`.
     """
 
-    def __init__(self, order: Sampler[int] | Sequence[int], batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        order: Sampler[int] | Sequence[int],
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        training: bool = False,
+    ) -> None:
         super().__init__(order, batch_size, drop_last=False)
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.training = rank, world_size, training
+
+    def _batches(self, order: Sequence[int]) -> list[Sequence[int]]:
+        return batches_of(order, self.batch_size, training=self.training)
+
+    def __len__(self) -> int:
+        return len(self._batches(range(len(self.sampler))))
 
     def shards(self) -> Iterator[Shard]:
         """Yield this process's shard of each batch."""
-        for first in range(0, len(self.sampler), self.batch_size):
-            yield shard_of(min(self.batch_size, len(self.sampler) - first), self.rank, self.world_size)
+        for batch in self._batches(range(len(self.sampler))):
+            yield shard_of(len(batch), self.rank, self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for shard, batch in zip(self.shards(), super().__iter__(), strict=True):
+        for shard, batch in zip(self.shards(), self._batches(list(self.sampler)), strict=True):
             # A loader cannot make a batch of nothing: one picture is loaded, and Batches cuts it off.
             yield batch[shard.start : shard.stop] or batch[:1]
 
@@ -105,6 +122,10 @@ class Batches:
         Processes of the run; its ``shard`` is set with every batch.
     num_workers
         Number of processes that load samples; they are started once and stay.
+    collate
+        Makes a batch of samples.
+    training
+        True for batches to learn from, see :func:`~course_utils.engine.sampling.batches_of`.
     """
 
     def __init__(
@@ -113,16 +134,21 @@ class Batches:
         order: Sampler[int] | Sequence[int],
         batch_size: int,
         group: ProcessGroup,
-        num_workers: int = 0,
+        num_workers: int,
+        collate: Collate,
+        training: bool,
     ) -> None:
         self.order, self.group = order, group
-        self.sampler = ShardedBatchSampler(order, batch_size, group.rank, group.world_size)
+        self.sampler = ShardedBatchSampler(order, batch_size, group.rank, group.world_size, training)
         self.on_gpu = group.device.type == "cuda"
         # accelerate's own sampler fills up the last batch with pictures that then count twice.
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
             num_workers=num_workers,
+            collate_fn=collate,
+            # Without a method of its own a loader fixes the one of the whole program when it starts a worker.
+            multiprocessing_context=start_method() if num_workers > 0 else None,
             pin_memory=self.on_gpu,
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),
@@ -138,12 +164,19 @@ class Batches:
         # A plain loader draws one number from the global generator whenever it is iterated, for its workers' seeds;
         # one whose workers stay does so once. Drawn here, dropout sees the same numbers with and without workers.
         torch.empty((), dtype=torch.int64).random_()
-        for shard, batch in zip(self.sampler.shards(), self.loader, strict=True):
+        for shard, batch in zip(self.sampler.shards(), self._loaded(), strict=True):
             self.group.shard = shard
             images, labels = (x.to(self.group.device, non_blocking=self.on_gpu)[: shard.size] for x in batch)
             if images.ndim == 4 and images.device.type != "mps":  # activations behind a pooling have no height, width
                 images = images.contiguous(memory_format=torch.channels_last)
             yield images, labels
+
+    def _loaded(self) -> Iterator[list[Tensor]]:
+        try:
+            yield from self.loader
+        except CourseError as error:  # a worker's error comes with its traceback as text in front of the sentence
+            error.args = (str(error).rpartition("CourseError: ")[2].strip(),)
+            raise
 
 
 # --- one loss, one count -----------------------------------------------------------------------------------------
@@ -152,14 +185,21 @@ class Batches:
 def loss_of_shard(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
     """Return the loss of a shard, weighed so that DDP's averaged gradient is that of the whole batch's mean loss.
 
-    Logits are ``(n, C)`` and labels ``(n,)``; n may be 0.
+    Logits are ``(n, C)`` and labels ``(n,)``; n may be 0. The mean is over the samples that have a label: without any,
+    the loss is 0, and torch's own mean would be NaN.
     """
-    if group.world_size == 1:
-        return loss(logits, labels)
-    weights = torch.ones_like(labels, dtype=logits.dtype) if loss.weight is None else loss.weight[labels]
-    total = all_reduce_sum(weights.sum(), group)
+    total = all_reduce_sum(label_weights(loss, labels).sum(), group)
     options = {"weight": loss.weight, "label_smoothing": loss.label_smoothing}
-    return F.cross_entropy(logits, labels, **options, reduction="sum") * group.world_size / total
+    return F.cross_entropy(logits, labels, **options, reduction="sum") * group.world_size / total.where(total > 0, 1)
+
+
+def label_weights(loss: nn.CrossEntropyLoss, labels: Tensor) -> Tensor:
+    """Return how much each sample counts in the mean loss, ``(n,)``: by its class, and not at all without a label.
+
+    torch's mark for "no label" is ``loss.ignore_index``, -100.
+    """
+    known = labels != loss.ignore_index
+    return known.long() if loss.weight is None else loss.weight[labels.where(known, 0)] * known
 
 
 def all_reduce_sum(value: Tensor, group: ProcessGroup) -> Tensor:
@@ -205,10 +245,10 @@ def layers_synchronised(model: nn.Module, group: ProcessGroup) -> Iterator[None]
     if group.world_size == 1:
         yield
         return
-    changed = [(module, type(module)) for module in model.modules() if _synced_class(module, group) is not None]
+    changed = [(module, type(module)) for module in model.modules() if _synced_class(module) is not None]
     for module, _ in changed:
-        module.__class__ = _synced_class(module, group)
-        module.group, module.process_group = group, None
+        module.__class__ = _synced_class(module)
+        module.group = group
     try:
         yield
     except RuntimeError as error:
@@ -222,16 +262,14 @@ def layers_synchronised(model: nn.Module, group: ProcessGroup) -> Iterator[None]
     finally:
         for module, kind in changed:
             module.__class__ = kind
-            del module.group, module.process_group
+            del module.group
 
 
-def _synced_class(module: nn.Module, group: ProcessGroup) -> type[nn.Module] | None:
+def _synced_class(module: nn.Module) -> type[nn.Module] | None:
     """Return the class of a module while several processes train; None when it looks at each picture alone."""
     kind = type(module)
-    if isinstance(module, nn.SyncBatchNorm | SyncedBatchNorm):
-        return None
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        return nn.SyncBatchNorm if group.device.type == "cuda" else _mixed_with(SyncedBatchNorm, kind)
+        return _mixed_with(SyncedBatchNorm, kind)
     if isinstance(module, nn.Dropout):
         return _mixed_with(SyncedDropout, kind)
     return _mixed_with(SyncedStochasticDepth, kind) if isinstance(module, StochasticDepth) else None
@@ -243,7 +281,9 @@ def _mixed_with(first: type, kind: type) -> type:
 
 
 class SyncedBatchNorm:
-    """BatchNorm over the batch of all processes, on any device; ``torch.nn.SyncBatchNorm`` runs on GPUs only.
+    """BatchNorm over the batch of all processes, the same on every device.
+
+    ``torch.nn.SyncBatchNorm`` runs on GPUs only, so what is tested on CPUs would not be what runs on GPUs.
 
     Each process sends how many values it has per channel, their mean and their sum of squared deviations; these can
     be merged without loss of precision (Chan, Golub & LeVeque 1979).
@@ -256,7 +296,8 @@ class SyncedBatchNorm:
         if not self.training:
             return super().forward(x)
         mean, variance, count = whole_batch_statistics(x)
-        if count < 2:
+        # A GPU would have to wait for the number, so it is read only where this process alone has too few values.
+        if x.numel() < 2 * x.shape[1] and count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
         if self.running_mean is not None:
             self.num_batches_tracked += 1
@@ -267,8 +308,8 @@ class SyncedBatchNorm:
 
 
 @torch.no_grad()
-def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return mean and variance per channel ``(C,)`` over all processes, and the number of values in each channel."""
+def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and variance per channel ``(C,)`` over all processes, and the number ``()`` of values in each."""
     over = [0, *range(2, x.ndim)]
     values = x if x.dtype == torch.float64 else x.float()
     count = x.numel() // x.shape[1]
@@ -281,7 +322,7 @@ def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     total = counts.sum()
     mean = (counts * means).sum(0) / total
     spread = spreads.sum(0) + (counts * (means - mean).square()).sum(0)
-    return mean, spread / total, total.item()
+    return mean, spread / total, total
 
 
 class _Normalise(torch.autograd.Function):

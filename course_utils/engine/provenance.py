@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -23,9 +24,10 @@ from torchvision.datasets import DatasetFolder
 
 import course_utils
 from course_utils.data.samples import classes_of, labels_of
+from course_utils.engine.fingerprints import describe_modules
 from course_utils.engine.written_transforms import one_line
 from course_utils.mini.networks import BUILDERS
-from course_utils.pretrained_models import available_models, family_of, last_layer
+from course_utils.pretrained_models import add_head_dropout, available_models, family_of, head_dropout, last_layer
 
 GIT_SECONDS = 5
 
@@ -38,6 +40,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "family": family_of(model).name,
         "parameters": _count(model),
         "outputs": last_layer(model).out_features,
+        "head_dropout": head_dropout(model),
     }
 
 
@@ -48,15 +51,16 @@ def _count(module: nn.Module) -> int:
 def model_name(model: nn.Module) -> str | None:
     """Return the name under which ``load_pretrained`` builds this network; None if there is no such name.
 
-    It is the name of the builder whose network prints the same, line by line: that compares every layer with its sizes,
-    strides and dropout, whoever built the model.
+    It is the name of the builder whose network computes the same with the same weights, whoever built the model: every
+    module has the same class and attributes, no hook, and no ``forward`` of its own. Further attributes do not matter.
+    Dropout that a reader has put in front of the last layer (``fc = Sequential(Dropout, Linear)``) may come on top.
     """
-    head, printed = last_layer(model), str(model)
+    head, described, dropout = last_layer(model), describe_modules(model), tuple(head_dropout(model))
     body = _count(model) - _count(head)
     for name in available_models():
         # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
         fits = name.startswith(family_of(model).prefixes) and _body_parameters(name, head.in_features) in (None, body)
-        if fits and _printed(name, head.out_features) == printed:
+        if fits and _holds(described, _described(name, head.out_features, dropout)):
             return name
     return None
 
@@ -70,19 +74,26 @@ def _body_parameters(name: str, features: int) -> int | None:
 
 
 @functools.lru_cache(maxsize=32)
-def _printed(name: str, outputs: int) -> str:
+def _described(name: str, outputs: int, dropout: tuple[float, ...]) -> dict[str, dict[str, Any]]:
     with torch.device("meta"):  # no memory, no random numbers
-        return str(models.get_model(name, weights=None, num_classes=outputs))
+        model = models.get_model(name, weights=None, num_classes=outputs)
+        return describe_modules(add_head_dropout(model, dropout))
+
+
+def _holds(described: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> bool:
+    """Return True for the same modules, if each has all that is wanted of it."""
+    facts = [(described.get(name, {}), wanted[name]) for name in wanted]
+    return described.keys() == wanted.keys() and all(own.get(key) == of[key] for own, of in facts for key in of)
 
 
 def describe_layers(model: nn.Module) -> dict[str, Any]:
     """Return class and number of parameters of any network, and a digest of its layers, whatever its weights are.
 
-    The digest has 16 hexadecimal digits over the printed model, and over name, shape and type of every tensor.
+    The digest has 16 hexadecimal digits over what every module does
+    (:func:`~course_utils.engine.fingerprints.describe_modules`), and over name, shape and type of every tensor.
     """
-    lines = [one_line(str(model))]
-    lines += [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()]
-    layers = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    tensors = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()]
+    layers = hashlib.sha256(json.dumps([describe_modules(model), tensors]).encode()).hexdigest()[:16]
     return {"class": type(model).__name__, "parameters": _count(model), "layers": layers}
 
 

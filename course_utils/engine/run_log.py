@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from course_utils import plots
 from course_utils.common.errors import CourseError, warn
-from course_utils.common.files import written_whole
+from course_utils.common.files import is_full, write_text, written_whole
 from course_utils.data.samples import classes_of
 from course_utils.engine.history import EpochRecord, Run, best_epoch
 from course_utils.engine.provenance import (
@@ -109,8 +109,9 @@ def _warning(place: Path | None, error: Exception) -> str:
     else:
         reason = str(cause) if isinstance(cause, CourseError) else f"{type(cause).__name__}: {cause}"
     where = f" in {place}" if place else ""
+    way_out = "Free some space, set" if is_full(cause) else "Set"
     return (
-        f"The log of this run{where} could not be written: {reason}. Training goes on without it. Free some space, set "
+        f"The log of this run{where} could not be written: {reason}. Training goes on without it. {way_out} "
         "COURSE_RUNS to a folder that you may write to, or call fit(..., log='off')."
     )
 
@@ -353,16 +354,14 @@ def write_report(folder: Path, report: Report, split: str = "val") -> None:
         raise CourseError(f"split={split!r}: give a short name of a-z, 0-9, - and _, such as 'test' or 'test-night'.")
     end = "" if split == "val" else f"-{split}"
     _write_json(folder / f"report{end}.json", {"split": split, **report.to_dict()})
-    with written_whole(folder / f"report{end}.md") as beside:
-        beside.write_text(f"# Answers on the {split} split\n\n{report.to_markdown()}", encoding="utf-8")
+    write_text(folder / f"report{end}.md", f"# Answers on the {split} split\n\n{report.to_markdown()}")
     if len(report.classes) <= MANY_CLASSES:
         _write_figure(folder / f"confusion{end}.png", plot_confusion(report))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    with written_whole(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def _write_figure(path: Path, figure: Any) -> None:

@@ -24,7 +24,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from course_utils.common.errors import CourseError, warn
+from course_utils.common.state import generators_put_back
 from course_utils.common.tables import text_table
+from course_utils.common.weight_files import read_state_dict
 from course_utils.engine.history import EpochRecord, History, history_table
 from course_utils.engine.run_log import (
     CHECKPOINTS,
@@ -41,7 +43,7 @@ from course_utils.engine.run_log import (
 )
 from course_utils.engine.written_transforms import CannotBuild, build_transform
 from course_utils.evaluation import Report, interval_text
-from course_utils.pretrained_models import load_pretrained
+from course_utils.pretrained_models import add_head_dropout, load_pretrained
 
 FOLDER_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
 OWN_FILES = (RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE, CHECKPOINTS, COMMAND_FILE, LOCK_FILE)
@@ -159,6 +161,11 @@ class RunRecord(History):
                 f"The network of the run {self.name}, a {self.facts['model']['class']}, is none that load_pretrained "
                 f"builds. Build it as you did before, then model.load_state_dict(read_state_dict({str(path)!r}))."
             )
+        if dropout := self.facts["model"].get("head_dropout"):  # a head of the reader's own
+            with generators_put_back():
+                model = load_pretrained(name, self.facts["model"]["outputs"], weights=None)
+            add_head_dropout(model, dropout).load_state_dict(read_state_dict(path))
+            return model.eval()
         return load_pretrained(name, checkpoint=path).eval()
 
     def transform(self) -> Callable[[Image.Image], Tensor]:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler, TensorDataset
 
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generators_put_back
+from course_utils.data.samples import labels_of
 
 
 class SampleIndex(int):
@@ -73,17 +74,18 @@ class BalancedOrder(SeededOrder):
     Parameters
     ----------
     labels
-        One number per sample, at least one (or it is a CourseError).
+        One number per sample, of which at least one is 0 or more (or it is a CourseError). A sample with a negative
+        one, which does not count in the loss, is not drawn.
     seed, epoch
         Same as in :class:`SeededOrder`.
     """
 
     def __init__(self, labels: Sequence[int], seed: int, epoch: int = 0) -> None:
         super().__init__(len(labels), seed, epoch)
-        if not len(labels):
+        labels = np.asarray(labels, dtype=int)
+        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+        if not self.members:
             raise CourseError("There are no labels: no class can be drawn.")
-        labels = np.asarray(labels)
-        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
     def _order(self, rng: np.random.Generator) -> list[int]:
         classes = rng.integers(len(self.members), size=self.size)
@@ -92,17 +94,34 @@ class BalancedOrder(SeededOrder):
 
 
 def training_order(train: Dataset, seed: int, oversample: bool) -> SeededOrder:
-    """Return the order of the training pictures; with `oversample`, which needs ``train.labels``, balanced by class."""
+    """Return the order of the training pictures; with `oversample`, which needs all labels, balanced by class."""
     if not oversample:
         return SeededOrder(len(train), seed)
-    labels = getattr(train, "labels", None)
-    if labels is None or len(labels) != len(train):
-        found = "has none" if labels is None else f"has {len(labels)} for {len(train)} pictures"
+    labels = labels_of(train)
+    if labels is None:
         raise CourseError(
-            f"oversample=True draws by class, so it needs the label of every picture in advance: train.labels. This "
-            f"{type(train).__name__} {found}. Use a data set of course_utils.datasets, or give yours that attribute."
+            f"oversample=True draws by class, so it needs the label of every picture in advance: train.labels, or "
+            f"train.targets. This {type(train).__name__} has none, or not {len(train)} of them. Use a data set of "
+            "course_utils.datasets, or give yours that attribute."
         )
-    return BalancedOrder([int(label) for label in labels], seed)
+    return BalancedOrder(labels, seed)
+
+
+def batches_of(order: Sequence[int], batch_size: int, *, training: bool) -> list[Sequence[int]]:
+    """Return the order cut into batches; in training, a last batch of a single picture joins the one before it.
+
+    BatchNorm would take the mean and variance of that one picture for those of the data, at full strength and right
+    before validation, or refuse to (one value per channel has no variance). Batches of 1 that were asked for stay.
+
+    Examples
+    --------
+    >>> [len(batch) for batch in batches_of(range(97), 32, training=True)]
+    [32, 32, 33]
+    """
+    starts = list(range(0, len(order), batch_size))
+    if training and len(starts) > 1 and batch_size > 1 and starts[-1] == len(order) - 1:
+        starts.pop()
+    return [order[start:stop] for start, stop in zip(starts, [*starts[1:], len(order)], strict=True)]
 
 
 class SeededDraws(Dataset):
@@ -138,7 +157,14 @@ class SeededDraws(Dataset):
 def seeded_draws(dataset: Dataset) -> Dataset:
     """Return the data set in :class:`SeededDraws`, unless it draws nothing: a ``TensorDataset``, or one with ``fixed``.
 
-    ``fixed`` is an attribute that is True where nothing is drawn (:class:`~course_utils.datasets.MemoryDataset`).
+    ``fixed`` is an attribute that is True where nothing is drawn (:class:`~course_utils.datasets.MemoryDataset`). A
+    subclass with a ``__getitem__`` of its own does not inherit it.
     """
     fixed = isinstance(dataset, TensorDataset) or getattr(dataset, "fixed", False)
+    for kind in type(dataset).__mro__:
+        if kind is TensorDataset or "fixed" in vars(kind):
+            break
+        if "__getitem__" in vars(kind) or "__getitems__" in vars(kind):  # in front of the class that says so
+            fixed = "fixed" in vars(dataset) and dataset.fixed
+            break
     return dataset if fixed else SeededDraws(dataset)

@@ -8,12 +8,8 @@ its values. Another digest means another behaviour; nothing can be built from it
 from __future__ import annotations
 
 import enum
-import hashlib
 import importlib
-import io
 import json
-import pickle
-import random
 import re
 import sys
 import types
@@ -28,6 +24,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from course_utils.common.errors import CourseError
+from course_utils.engine.fingerprints import describe_behaviour, digest
 
 HOME = "torchvision.transforms."
 LARGEST_TENSOR = 16  # numbers; a mean or a matrix of colours is written in full
@@ -61,7 +58,8 @@ def as_plain(thing: Any) -> Any:
         own = {name: value for name, value in vars(thing).items() if name not in usual or value != usual[name]}
         return {"class": _path(kind)} | {name: as_plain(value) for name, value in own.items()}
     named = thing if isinstance(thing, types.FunctionType | type) else kind
-    return {"other": f"{named.__module__}.{named.__qualname__}", "digest": _digest(thing)}
+    does = json.dumps(describe_behaviour(thing), sort_keys=True)
+    return {"other": f"{named.__module__}.{named.__qualname__}", "digest": digest(does)[:16]}
 
 
 def is_complete(plain: Any) -> bool:
@@ -143,70 +141,3 @@ def _class(path: str) -> type:
         if isinstance(found, type) and f"{found.__module__}.".startswith(HOME):
             return found
     raise CannotBuild(f"this torchvision has no {path}")
-
-
-# --- what one's own code does ------------------------------------------------------------------------------------
-
-
-def _digest(thing: Any) -> str | None:
-    """Return 16 hexadecimal digits over the code and the values of an object; None if they cannot be read off."""
-    text = io.BytesIO()
-    try:
-        _Describer(text).dump(thing)
-    except Exception:  # pickle and the objects' own methods raise whatever they like
-        return None
-    return hashlib.sha256(text.getvalue()).hexdigest()[:16]
-
-
-class _Describer(pickle.Pickler):
-    """Writes a pickle, to be hashed and never read, in which a reader's own code stands in place of its name."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=4)
-        self.fast = True  # what is equal is written alike, whether it is one object or two
-        self.seen: set[int] = set()
-
-    def reducer_override(self, thing: Any) -> Any:
-        """Return what is written for functions, classes and tensors; ``NotImplemented`` for the usual."""
-        if isinstance(thing, np.random.Generator | torch.Generator | random.Random | types.ModuleType):
-            return str, (getattr(thing, "__name__", type(thing).__name__),)  # where a generator is says nothing
-        if isinstance(thing, Tensor):
-            return str, (str(thing.dtype), tuple(thing.shape), thing.detach().cpu().contiguous().view(-1).tolist())
-        if f"{type(thing).__module__}.".startswith(HOME):
-            return str, (json.dumps(as_plain(thing)),)
-        if isinstance(thing, types.CodeType):
-            constants = [sorted(map(repr, x)) if isinstance(x, frozenset) else x for x in thing.co_consts]
-            return str, (thing.co_code, thing.co_names, constants)
-        if not isinstance(thing, types.FunctionType | type) or not _is_own(thing):
-            return NotImplemented
-        if id(thing) in self.seen:
-            return str, (thing.__qualname__,)
-        self.seen.add(id(thing))
-        return str, (_class_parts(thing) if isinstance(thing, type) else _function_parts(thing),)
-
-
-def _is_own(thing: Any) -> bool:
-    """Return True for a function or class of the reader: neither of Python nor of an installed library."""
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None) or ""
-    installed = any(folder in file for folder in ("site-packages", "dist-packages"))
-    return not installed and thing.__module__.partition(".")[0] not in sys.stdlib_module_names
-
-
-def _class_parts(kind: type) -> Any:
-    parts = {name: getattr(value, "__func__", getattr(value, "fget", value)) for name, value in vars(kind).items()}
-    code = {name: value for name, value in parts.items() if isinstance(value, types.FunctionType) or name[:2] != "__"}
-    return kind.__qualname__, kind.__bases__, code
-
-
-def _function_parts(function: types.FunctionType) -> Any:
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    used = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-    plain = {name: value for name, value in used.items() if isinstance(value, bool | int | float | str | tuple | list)}
-    code = {name: value for name, value in used.items() if isinstance(value, types.FunctionType | type)}
-    return function.__code__, cells, function.__defaults__, function.__kwdefaults__, plain, code
-
-
-def _names(code: types.CodeType) -> list[str]:
-    """Return the names that a function and the functions within it look up, each once, in order."""
-    inner = [name for value in code.co_consts if isinstance(value, types.CodeType) for name in _names(value)]
-    return list(dict.fromkeys([*code.co_names, *inner]))

@@ -36,7 +36,7 @@ class Waiting(Noisy):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         self.accesses += 1
-        if self.accesses == 1 + len(self) + 2 * len(self) + 5:  # fit looks at one before the first epoch, resume at all
+        if self.accesses == 2 + len(self) + 2 * len(self) + 5:  # fit looks at two before the first epoch, resume at all
             print("in epoch 3", flush=True)
             sys.stdin.read()
         return super().__getitem__(index)
@@ -69,7 +69,7 @@ def train(
     model = starting_model(name)
     settings = {"batch_size": 3, "seed": 5, "device": "cpu", "log": "light", "resume": True} | more | options
     with counter or contextlib.nullcontext():
-        run = fit(model, pictures(7, 1), Noisy(3, 2), strategy, **settings)
+        run = fit(model, pictures(8, 1), Noisy(3, 2), strategy, **settings)
     return {
         "weights": weights_digest(model.state_dict()),
         "history": [asdict(record) | {"seconds": 0} for record in run.history],
@@ -191,12 +191,19 @@ def counted(name: str, root: Path) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    """Write ``results.json``: a list of what was killed where, and what came of it. Then be a run to be killed."""
+    """Write ``results.json`` (see :func:`kill_many`). Then be a run to be killed."""
+    kill_many(folder)
+    train("progressive", folder / "alone", pictures=Waiting)
+
+
+def kill_many(folder: Path, times: int = 1) -> None:
+    """Write ``results.json``: a list of what was killed where, `times` as often as in CASES, and what came of it."""
     torch.set_num_threads(1)
     for name in CASES:
         describe_model(starting_model(name))  # its answer is remembered, and forks have it too
     draw, results = random.Random(1), []
     for name, (_, _, _, points, writing) in CASES.items():
+        points *= times
         assert forked(lambda: counted(name, folder / name / "whole"), folder / "whole.json")  # noqa: B023
         whole = json.loads((folder / "whole.json").read_text())
         # One in each part of the run, so that chance does not leave out its end.
@@ -206,7 +213,6 @@ def main(folder: Path) -> None:
         if name == "progressive":
             stops = stopped_and_resumed(name, folder, whole, draw)
     (folder / "results.json").write_text(json.dumps({"kills": results, "stops": stops}), encoding="utf-8")
-    train("progressive", folder / "alone", pictures=Waiting)
 
 
 def stopped_and_resumed(name: str, folder: Path, whole: dict[str, Any], draw: random.Random) -> list[dict[str, Any]]:

@@ -623,7 +623,8 @@ class Interrupted(ColourPatches):
     reads, act = 0, None
     def __getitem__(self, index):
         self.reads += 1
-        if self.reads == 12 + 8 + 5:  # two looks at six samples, all for the fingerprint, then in the middle of writing
+        if self.reads == 12 + 8 + 6 + 5:  # two looks at six samples, all for the fingerprint, six that go through the
+            # network, then in the middle of writing
             self.act()
         return super().__getitem__(index)
 

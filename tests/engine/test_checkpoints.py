@@ -16,6 +16,7 @@ import subprocess
 import sys
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import interrupted_runs
@@ -48,10 +49,11 @@ from course_utils.engine.sampling import SampleIndex, SeededDraws, sample_indice
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE, Strategy
 from course_utils.training import fit
 
+STEPWISE = replace(PROGRESSIVE, starts=(0, 1, 2))  # all stages have their turn in three epochs
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
 TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
 needs_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on Windows")
-LOOKS = 1 + 12  # before the first epoch fit looks at the first picture, and a run with resume at all of so few
+LOOKS = 2 + 12  # before the first epoch fit looks at two pictures, and a run with resume at all of so few
 
 
 def stop(image):
@@ -79,7 +81,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def quick(model=None, train=None, strategy=PROGRESSIVE, **options):
+def quick(model=None, train=None, strategy=STEPWISE, **options):
     model = mini() if model is None else model
     train = Noisy(12, 1) if train is None else train
     options = {"epochs": 3, "batch_size": 6, "seed": 3, "device": "cpu", "log": "light", "resume": True} | options
@@ -660,7 +662,8 @@ def test_a_batch_that_is_too_big_is_computed_in_pieces(root, options):
         "Not enough memory for 5 pictures: from now on a batch is computed in 4 pieces, 2 pictures at a time",
     ]
     assert {item.filename for item in caught} == {__file__}
-    assert sizes[:8] == [2, 1, 1, 1, 2, 1, 1, 1] and max(sizes) == 2 and sum(sizes) == 3 * (12 + 7)
+    assert sizes[:9] == [1, 2, 1, 1, 1, 2, 1, 1, 1] and max(sizes) == 2  # before it begins, fit tries one picture
+    assert sum(sizes) == 1 + 3 * (12 + 7)
     torch.testing.assert_close(small.fc.weight, model.fc.weight, rtol=1e-5, atol=1e-6)
     for there, here in zip(whole.history, run.history, strict=True):
         assert here.train_loss == pytest.approx(there.train_loss, rel=1e-5)
@@ -673,10 +676,13 @@ def test_a_batch_that_is_too_big_is_computed_in_pieces(root, options):
 def test_the_gradient_of_the_pieces_is_that_of_the_batch(size, pieces, weighted, seed):
     generator = torch.Generator().manual_seed(seed)
     images, labels = torch.randn(size, 8, generator=generator), torch.randint(0, 3, (size,), generator=generator)
+    if seed % 2:
+        labels[torch.rand(size, generator=generator) < 0.4] = -100  # no label
+        labels[-1] = 0  # torch's mean over none is NaN
     weight = torch.tensor([5.0, 1.0, 0.5]) if weighted else None
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
     loss, group = nn.CrossEntropyLoss(weight, label_smoothing=0.1), ProcessGroup(make_accelerator("cpu"))
-    memory = MemoryPieces(loss, torch.optim.SGD(model.parameters()), group)
+    memory = MemoryPieces(model, loss, torch.optim.SGD(model.parameters()), group)
     memory.count = pieces
 
     def forward_and_backward(images, labels, share):  # as the training loop has it
@@ -690,6 +696,19 @@ def test_the_gradient_of_the_pieces_is_that_of_the_batch(size, pieces, weighted,
     loss(model(images), labels).backward()
     torch.testing.assert_close(logits, model(images).detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found, [p.grad for p in model.parameters()], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(8, [2, 2, 2, 2]), (7, [3, 2, 2]), (3, [3])])
+def test_batch_norm_that_learns_never_sees_a_piece_of_one_picture(root, size, pieces):
+    """On maps of 1 × 1 it would be refused, and on larger ones learned as if it were all there is."""
+    model = mini()
+    sizes = limit(model, max(pieces), mode="train")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quick(model, ColourPatches(size, side=16), ColourPatches(3, side=16), batch_size=8, epochs=2, strategy=FULL)
+    assert sizes == pieces * 2
+    assert all("the same rate, but BatchNorm in the stages that learn sees a piece" in str(w.message) for w in caught)
+    assert len(caught) == (0 if len(pieces) == 1 else 2)
 
 
 def test_validation_may_be_too_big_too(root):
@@ -727,7 +746,7 @@ def test_too_little_memory_for_one_picture(root, watched):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory")
 
     model.layer4.register_forward_pre_hook(no_memory)
-    told = r"not enough memory \(cpu\) .* even one picture at a time"
+    told = r"not enough memory \(cpu\) .* even two or three pictures at a time, the fewest for BatchNorm"
     with pytest.warns(UserWarning, match="pieces"), pytest.raises(CourseError, match=told) as kept:
         quick(model, strategy=FULL)
     assert alive(held) == 0 and kept.value.__context__ is None
@@ -737,7 +756,7 @@ def test_too_little_memory_for_one_picture(root, watched):
 
 def test_other_errors_are_no_lack_of_memory(root):
     model = mini()
-    model.register_forward_pre_hook(lambda *_: torch.ones(2) @ torch.ones(3))
+    model.register_forward_pre_hook(lambda network, _: network.training and torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         quick(model)
 

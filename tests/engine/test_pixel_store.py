@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -412,6 +413,25 @@ def test_the_rule_for_workers(facts, workers, reason):
     }
     chosen, why = choose_workers(**(usual | facts))
     assert chosen == workers and reason in why
+
+
+def test_the_start_method_of_the_program_stays_open():
+    """Python fixes it when it is asked for, or when a process is started without a method of its own."""
+    program = """
+import multiprocessing, sys, torch
+from torch.utils.data import TensorDataset
+from course_utils.engine.loading import workers_for
+from course_utils.fine_tuning import FEATURE_EXTRACTION
+from course_utils.training import fit
+if __name__ == "__main__":
+    data = TensorDataset(torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    workers_for(data)
+    for number in ("auto", 1 if sys.platform == "linux" else 0):
+        model = FEATURE_EXTRACTION.starting_model("resnet18_mini", 3)
+        fit(model, data, data, FEATURE_EXTRACTION, epochs=1, device="cpu", log="off", num_workers=number)
+    multiprocessing.set_start_method("spawn")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_workers_are_chosen_by_what_a_data_set_is(photos, store, monkeypatch):

@@ -101,7 +101,7 @@ def test_the_fingerprint_is_about_pictures_and_labels_not_about_the_machine():
 
 
 def test_data_sets_that_know_less():
-    bare = TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4))
+    bare = TensorDataset(torch.zeros(4, 3, 8, 8))
     assert describe_data(bare) == {"pictures": 4, "classes": None, "transform": None, "fingerprint": None}
     assert describe_data(ColourPatches(4))["classes"] == {"red": 2, "green": 1, "blue": 1}
     numbered = ColourPatches(4)

@@ -22,6 +22,7 @@ from helpers import REPORT, Act, ColourPatches, copy_of, generators_untouched, m
 from helpers import fake_run as fake
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from course_tools import cli
 from course_utils import plots
@@ -311,7 +312,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning_and_no_log(tmp_path, monkey
     text = one_warning(caught)
     assert text.startswith(f"The log of this run in {tmp_path / 'file' / 'runs'}")
     assert "could not be written: Not a directory. Training goes on without it." in text
-    assert "COURSE_RUNS" in text and "log='off'" in text
+    assert "COURSE_RUNS" in text and "log='off'" in text and "space" not in text
     assert caught[0].filename == __file__  # it points at the call of fit
     assert run.folder is None and run.stopped == "finished" and len(run.history) == 2
     quick(plain, log="off")
@@ -546,6 +547,16 @@ def test_every_family_comes_back_with_the_same_answers(root, name):
     with torch.no_grad():
         images = train.images.contiguous(memory_format=torch.channels_last)
         assert torch.equal(model(images), again.to(memory_format=torch.channels_last)(images))
+
+
+def test_a_head_with_dropout_of_ones_own_comes_back(root):
+    model = FEATURE_EXTRACTION.starting_model("resnet18_mini", 3)
+    model.fc = nn.Sequential(nn.Dropout(0.3), model.fc)
+    record = load_run(quick(model, strategy=FEATURE_EXTRACTION, epochs=2, cache="on").folder)
+    with generators_untouched():
+        again = record.model()
+    assert record.model_text == "resnet18_mini" and again.fc[0].p == 0.3 and not again.training
+    assert not moved(copy_of(model), copy_of(again))
 
 
 def test_a_network_of_ones_own_is_recorded_and_not_guessed(root):

@@ -205,7 +205,7 @@ def test_predictions_are_the_networks_own_answers(run, tmp_path, capsys, monkeyp
     wanted = own_answers(run.folder.name, paths)
     assert predict_command.main(["in", "--run", run.folder.name, "--top", "9", "--csv", "out/a.csv"]) == 0
     table = capsys.readouterr().out.splitlines()
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "a.csv").read_text(encoding="utf-8"))))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "a.csv").read_text(encoding="utf-8-sig"))))
     assert len(rows) == 4 * 3 and table[0].split()[0] == "picture"
     for i, probabilities in enumerate(wanted):
         mine = rows[3 * i : 3 * i + 3]
@@ -219,7 +219,7 @@ def test_predictions_are_the_networks_own_answers(run, tmp_path, capsys, monkeyp
 def test_json_names_what_was_left_out(run, tmp_path, capsys):
     pictures_in(tmp_path / "in")
     (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    assert predict_command.main(["in", "--run", str(run.folder), "--json"]) == 1
+    assert predict_command.main(["in", "--run", str(run.folder), "--json"]) == 3
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert [entry["file"].endswith(f"no{i}.png") for i, entry in enumerate(found["pictures"])] == [True] * 4
@@ -236,10 +236,8 @@ def test_the_network_of_the_settings(tmp_path, capsys):
 
 
 def test_errors_of_predict(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CourseError, match=r"None of the 1 pictures could be read\. .*notes\.txt was left out"):
-        predict_command.main(["notes.txt"])
-    with pytest.raises(CourseError, match=r"There is no picture 'nowhere\.jpg'"):
-        predict_command.main(["nowhere.jpg"])
+    (tmp_path / "notes.jpg").write_text("hello")
+    with pytest.raises(CourseError, match=r"None of the 1 pictures could be read\. .*notes\.jpg was left out"):
+        predict_command.main(["notes.jpg"])
     with pytest.raises(CourseError, match="There is no run 'abcd'"):
-        predict_command.main(["notes.txt", "--run", "abcd"])
+        predict_command.main(["notes.jpg", "--run", "abcd"])
