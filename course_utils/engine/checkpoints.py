@@ -284,8 +284,8 @@ class Checkpoints:
         other = differences(read_header(paths[0]).call, self.call)
         if other:
             raise CourseError(
-                f"The run {record.name} is one of another call: {'; '.join(other[:4])}. Call fit as it was called "
-                "there, or start anew with resume=True."
+                f"The run {record.name} is one of another call: {'; '.join(other[:4])}. Give what was given "
+                "there, or begin a new run by leaving its name out."
             )
         if not _take(paths[0], named=True):
             raise CourseError(f"The run {record.name} is still going on: stop it first.")

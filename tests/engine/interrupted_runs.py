@@ -76,7 +76,7 @@ def train(
         "stopped": run.stopped,
         "best": run.best and run.best.epoch,
         "resumed": run.resumed,
-        "left": sorted(path.name for path in run.folder.iterdir()) if run.folder else [],
+        "left": sorted(path.name for path in run.folder.glob("[!.]*")) if run.folder else [],
         "rows": len(run_log.read_history(run.folder / "history.csv")) if run.folder else 0,
     }
 
