@@ -133,24 +133,36 @@ class MemoryDataset(LabelledDataset):
         ``(N, 3, H, W)``, transformed.
     labels, classes, paths
         Same as in :class:`PhotoDataset`; without paths the pictures come from no files.
+    transform
+        What the tensors were made with, for the record of a run; it is not called again.
     """
 
     fixed = True  # gives the same for an index every time; a subclass with another __getitem__ does not inherit it
 
     def __init__(
-        self, images: Tensor, labels: Sequence[int], classes: Sequence[str], paths: Sequence[Path] = ()
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        classes: Sequence[str],
+        paths: Sequence[Path] = (),
+        transform: Transform | None = None,
     ) -> None:
         super().__init__(paths, labels, classes)
-        self.images = images
+        self.images, self.transform = images, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], self.labels[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process needs no transform, which may be a function of a notebook that cannot be sent there.
+        return self.__dict__ | {"transform": None}
 
     def subset(self, indices: Iterable[int]) -> MemoryDataset:
         """Return a copy of the samples at these indices, in this order."""
         chosen = [int(i) for i in indices]
         paths = [self.paths[i] for i in chosen] if self.paths else ()
-        return MemoryDataset(self.images[chosen], [self.labels[i] for i in chosen], self.classes, paths)
+        labels = [self.labels[i] for i in chosen]
+        return MemoryDataset(self.images[chosen], labels, self.classes, paths, self.transform)
 
     def __repr__(self) -> str:
         return f"MemoryDataset({len(self)} tensors {tuple(self.images.shape[1:])}, classes {', '.join(self.classes)})"
@@ -380,7 +392,7 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
     _require_nothing_drawn(generator_marks() == before)  # a transform may draw for some of the pictures only
     for i in range(0, len(dataset), math.ceil(len(dataset) / FETCHED_TWICE)):  # it may have a generator of its own
         _require_nothing_drawn(_same_bits(dataset[i][0], images[i]))
-    return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths)
+    return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths, dataset.transform)
 
 
 def _require_nothing_drawn(fixed: bool) -> None:

@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generators_put_back
-from course_utils.engine.checkpoints import ACTIVE_RUNS
 from course_utils.engine.first_batch import check_call
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.hooks import call, check_hooks, own_hooks
@@ -30,6 +29,7 @@ from course_utils.engine.memory import OutOfMemory, too_little_memory
 from course_utils.engine.metrics import LossIsNoNumber, macro_f1
 from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import layers_synchronised
+from course_utils.engine.run_log import let_go
 from course_utils.engine.sampling import batches_of
 from course_utils.engine.setup import Setup, prepare
 from course_utils.feature_extraction import set_learning, train_mode
@@ -190,7 +190,11 @@ def _run_to_its_end(
             "other programs and notebooks that use it (nvidia-smi), or give device='cpu'."
         )
     run.cached = setup.inputs.border
-    hooks = [*own_hooks(run, model, train, val, setup), *hooks]
+    try:
+        hooks = [*own_hooks(run, model, train, val, setup), *hooks]
+    except BaseException:  # a checkpoint that cannot be used, or a Stop
+        let_go(run.folder)
+        raise
     error: BaseException | None = None
     try:
         call(hooks, "on_train_begin", run, model)
@@ -219,7 +223,7 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
             call(hooks, "on_stop", run, model)
         call(hooks, "on_train_end", run, model)
     finally:  # a second Stop comes in here
-        ACTIVE_RUNS.discard(run.folder)
+        let_go(run.folder)
         setup.release()
         if run.stopped not in ("finished", "early"):  # leave the memory to whatever is done instead
             clear_device_cache(garbage_collection=True)

@@ -36,7 +36,7 @@ from course_utils.common.errors import CourseError
 from course_utils.common.files import write_text, written_whole
 from course_utils.common.tables import percent, text_table
 from course_utils.gradcam import CAM_BATCH, METHODS, as_seen, explain, overlay
-from course_utils.transforms import eval_transform
+from course_utils.transforms import Transform
 
 SHOWN_SIDE = 384
 SHOWN_CLASSES = 3
@@ -139,17 +139,30 @@ def explain_files(
     `target`, `method` and `stage` are those of :func:`~course_utils.gradcam.explain`; as target None stands for the
     most probable class of each picture.
     """
-    prepare = eval_transform(network.weights)
 
     def explained(pictures: list[Image.Image]) -> list[Explained]:
-        found = explain(network.model, torch.stack([prepare(picture) for picture in pictures]), target, method, stage)
+        images = torch.stack([network.prepare(picture) for picture in pictures])
+        found = explain(network.model, images, target, method, stage)
         items = []
-        for picture, heat, number, shares in zip(pictures, found.heat, found.targets, found.probabilities, strict=True):
-            seen, answers = as_seen(picture, network.weights, SHOWN_SIDE), network.best(shares, SHOWN_CLASSES)
+        for i, (heat, number, shares) in enumerate(zip(found.heat, found.targets, found.probabilities, strict=True)):
+            seen, answers = _seen(pictures[i], images[i], network.prepare), network.best(shares, SHOWN_CLASSES)
             items.append(Explained(seen, _overlay(seen, heat), answers, network.classes[number], not heat.max() > 0))
         return items
 
     return in_batches(paths, CAM_BATCH, explained)
+
+
+def _seen(picture: Image.Image, image: torch.Tensor, prepare: Transform) -> Image.Image:
+    """Return the part of a picture that the network was shown, large; `image` is what was made of it."""
+    if hasattr(prepare, "crop_size"):  # a weights' own transform says which part that is
+        return as_seen(picture, prepare, SHOWN_SIDE)
+    for step in reversed(getattr(prepare, "transforms", [])):
+        if hasattr(step, "mean") and hasattr(step, "std"):
+            mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (step.mean, step.std))
+            image = image * std + mean
+    factor = SHOWN_SIDE / max(image.shape[1:])
+    seen = v2.to_pil_image(image.clamp(0, 1).expand(3, -1, -1))
+    return seen.resize((round(factor * seen.width), round(factor * seen.height)))
 
 
 def _overlay(seen: Image.Image, heat: np.ndarray) -> Image.Image:

@@ -31,6 +31,7 @@ from course_utils.engine.run_log import MANY_CLASSES
 from course_utils.engine.runs import load_run
 from course_utils.evaluation import Report, interval_text, majority_baseline, plot_confusion
 from course_utils.pretrained_models import weights_entry
+from course_utils.transforms import eval_transform
 
 SHOWN_MISTAKES, SHOWN_SUSPECTS, SHOWN_PAIRS, SHOWN_MIX_UPS = 12, 12, 8, 20
 THUMBNAIL = 200
@@ -175,7 +176,8 @@ def _mistakes(ladder: Ladder) -> dict[str, Any]:
 def _explained(ladder: Ladder, paths: Sequence[Path]) -> tuple[dict[Path, Explained], str]:
     """Return maps of some pictures, or why there are none: a report without maps is still a report."""
     model = load_run(ladder.chosen.run).model().to(ladder.budget.device)
-    network = Network(ladder.chosen.name, model, ladder.splits.classes, weights_entry(ladder.chosen.model))
+    prepare = eval_transform(weights_entry(ladder.chosen.model))
+    network = Network(ladder.chosen.name, model, ladder.splits.classes, prepare)
     try:
         shown, _ = explain_files(network, paths)
     except CourseError as error:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ from course_utils.data.pictures import PICTURE_FORMATS, load_picture
 from course_utils.engine.runs import load_run
 from course_utils.pretrained_models import last_layer, load_pretrained, weights_entry
 from course_utils.settings import load_settings
+from course_utils.transforms import Transform, eval_transform
 
 T = TypeVar("T")
 Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, the most probable first
@@ -36,15 +37,15 @@ Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, t
 
 @dataclass(frozen=True)
 class Network:
-    """A network on its device: a name for people, the names of its outputs, and the entry of its weights.
+    """A network on its device: a name for people, the names of its outputs, and what prepares pictures for it.
 
-    The entry says how pictures are prepared.
+    That is a transform from PIL RGB to float32 ``(3, H, W)``: of its weights, or of the run that it was trained in.
     """
 
     name: str
     model: nn.Module
     classes: tuple[str, ...]
-    weights: Any
+    prepare: Transform
 
     def best(self, probabilities: np.ndarray, count: int) -> Answers:
         """Return the `count` most probable classes; `probabilities` is ``(C,)``."""
@@ -74,20 +75,21 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
     Raises
     ------
     CourseError
-        For an unknown name or run, or a run without weights.
+        For an unknown name or run, a run without weights, or one whose record does not say how pictures are prepared.
     """
     settings = load_settings()
     if run is None:
         name = model or settings.model
         entry = weights_entry(name)
-        return Network(name, load_pretrained(name).to(settings.device), tuple(entry.meta["categories"]), entry)
+        classes = tuple(entry.meta["categories"])
+        return Network(name, load_pretrained(name).to(settings.device), classes, eval_transform(entry))
     record = load_run(run)
     trained = record.model().to(settings.device)
     outputs = last_layer(trained).out_features
     classes = tuple(record.facts["data"]["val"]["classes"] or ())
     if len(classes) != outputs:  # some data sets do not know the names of their classes
         classes = tuple(f"class {i}" for i in range(outputs))
-    return Network(f"{record.model_text} of the run {record.name}", trained, classes, weights_entry(record.model_text))
+    return Network(f"{record.model_text} of the run {record.name}", trained, classes, record.transform())
 
 
 def picture_files(given: Sequence[Path], written_to: Path | None = None) -> list[Path]:

@@ -35,7 +35,6 @@ from course_utils.common.command_line import OneLineParser, at_least_one
 from course_utils.common.files import write_csv
 from course_utils.common.state import evaluating
 from course_utils.common.tables import percent, text_table
-from course_utils.transforms import eval_transform
 
 BATCH = 32
 
@@ -67,11 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def predict(network: Network, pictures: Sequence[Image.Image]) -> np.ndarray:
-    """Return the probabilities ``(N, C)`` of N pictures, prepared as the network's weights ask for."""
-    prepare = eval_transform(network.weights)
+    """Return the probabilities ``(N, C)`` of N pictures, prepared as those that the network learned from."""
     device = next(network.model.parameters()).device
     with evaluating(network.model) as model:
-        images = torch.stack([prepare(picture) for picture in pictures]).to(device)
+        images = torch.stack([network.prepare(picture) for picture in pictures]).to(device)
         return model(images).float().softmax(1).cpu().numpy()
 
 

@@ -91,8 +91,8 @@ def describe_modules(network: nn.Module, strict: bool = False) -> dict[str, dict
     network
         Any network.
     strict
-        False describes what the network computes alike on every machine, and only the class of an object that is not
-        known. True adds versions of libraries and values of tensors, and such an object is an error.
+        False describes what the network computes alike on every machine, and only the class of an object of a library
+        that is not known. True adds versions of libraries and values of tensors, and such an object is an error.
 
     Returns
     -------
@@ -106,6 +106,14 @@ def describe_modules(network: nn.Module, strict: bool = False) -> dict[str, dict
         With `strict`, if the behaviour of a part cannot be read off.
     """
     return _Describer(code=True, strict=strict).modules(network)
+
+
+def describe_behaviour(thing: Any) -> Any:
+    """Return anything as plain data, by the code and the values that can be read off: other data mean other behaviour.
+
+    Equal data need not mean equal behaviour: of an object of a library only its class is known.
+    """
+    return _Describer(code=True, strict=False)(thing)
 
 
 @dataclass
@@ -178,7 +186,8 @@ class _Describer:
             return f"{thing.__module__}.{thing.__qualname__}"
         if is_dataclass(thing) and not isinstance(thing, type):
             return [self(type(thing)), [self(getattr(thing, part.name)) for part in fields(thing)]]
-        if isinstance(thing, (types.FunctionType, type, nn.Module)):
+        own = not self.strict and hasattr(thing, "__dict__") and not _is_library(type(thing).__module__)
+        if own or isinstance(thing, (types.FunctionType, type, nn.Module)):
             name = f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
             known = id(thing) in self.seen
             self.seen.add(id(thing))
@@ -195,12 +204,14 @@ class _Describer:
                 if name not in IDLE and (isinstance(value, types.FunctionType) or not name.startswith("__"))
             }
             return [[self(base) for base in thing.__bases__], values]
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]  # not empty
-        if _is_library(thing.__module__):
-            return self(cells)
-        used = sorted(_globals_of(thing.__code__) & thing.__globals__.keys())
-        values = {name: thing.__globals__[name] for name in used}
-        return self([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, values])
+        if isinstance(thing, types.FunctionType):
+            cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]  # not empty
+            if _is_library(thing.__module__):
+                return self(cells)
+            used = sorted(_globals_of(thing.__code__) & thing.__globals__.keys())
+            values = {name: thing.__globals__[name] for name in used}
+            return self([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, values])
+        return [self(type(thing)), self(dict(sorted(vars(thing).items())))]  # an object of the reader's
 
     def _version(self, kind: type) -> str:
         top = kind.__module__.partition(".")[0]

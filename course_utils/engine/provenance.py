@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
@@ -19,11 +18,14 @@ import numpy
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from torchvision import models
+from torchvision.datasets import DatasetFolder
 
 import course_utils
 from course_utils.data.samples import classes_of, labels_of
 from course_utils.engine.fingerprints import describe_modules
+from course_utils.engine.written_transforms import one_line
 from course_utils.mini.networks import BUILDERS
 from course_utils.pretrained_models import add_head_dropout, available_models, family_of, head_dropout, last_layer
 
@@ -110,15 +112,16 @@ def describe_data(dataset: Sized) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``pictures`` (their number), ``classes`` (name → number, None if the labels are not known), ``transform`` (the
-        printed one, or None) and ``fingerprint``: another value means other pictures, labels or another order.
+        ``pictures`` (their number), ``classes`` (name → number, which is None if the labels are not known; None if the
+        names are not known either), ``transform`` (the printed one, or None) and ``fingerprint``: another value means
+        other files, labels or another order.
     """
-    labels, transform = labels_of(dataset), getattr(dataset, "transform", None)
+    labels, names, transform = labels_of(dataset), classes_of(dataset), transform_of(dataset)
     return {
         "pictures": len(dataset),
-        "classes": None if labels is None else _counts(labels, classes_of(dataset)),
-        "transform": None if transform is None else _one_line(repr(transform)),
-        "fingerprint": None if labels is None else _fingerprint(labels, getattr(dataset, "paths", ())),
+        "classes": dict.fromkeys(names) or None if labels is None else _counts(labels, names),
+        "transform": None if transform is None else one_line(repr(transform)),
+        "fingerprint": None if labels is None else _fingerprint(labels, files_of(dataset)),
     }
 
 
@@ -128,15 +131,32 @@ def _counts(labels: Sequence[int], classes: Sequence[str]) -> dict[str, int]:
     return {name: found[i] for i, name in enumerate(names)}
 
 
-def _one_line(text: str) -> str:
-    return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text).split())  # an address is another one in every process
-
-
-def _fingerprint(labels: Any, paths: Any) -> str:
+def _fingerprint(labels: Sequence[int], files: Sequence[Path]) -> str:
     """Return 16 hexadecimal digits over the labels and the last two parts of the paths; others differ by machine."""
-    names = ["/".join(Path(path).parts[-2:]) for path in paths] or [""] * len(labels)
-    text = "\n".join(f"{label} {name}" for label, name in zip(labels, names, strict=False))
+    names = ["/".join(path.parts[-2:]) for path in files] or [""] * len(labels)
+    text = "\n".join(f"{label} {name}" for label, name in zip(labels, names, strict=True))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def innermost(dataset: Any) -> Any:
+    """Return the data set that a ``Subset`` is of, or the given one if it is none."""
+    return innermost(dataset.dataset) if isinstance(dataset, Subset) else dataset
+
+
+def transform_of(dataset: Any) -> Any:
+    """Return what a data set, or the one that it is a part of, prepares its pictures with; None if it does not say."""
+    return getattr(innermost(dataset), "transform", None)
+
+
+def files_of(dataset: Any) -> list[Path]:
+    """Return the file of every sample, of the course's data sets and torchvision's folders; [] if it is not known."""
+    if isinstance(dataset, Subset):
+        inner = files_of(dataset.dataset)
+        return [inner[index] for index in dataset.indices] if inner else []
+    paths = (
+        [path for path, _ in dataset.samples] if isinstance(dataset, DatasetFolder) else getattr(dataset, "paths", ())
+    )
+    return [Path(path) for path in paths] if len(paths) == len(dataset) else []
 
 
 def describe_versions() -> dict[str, str]:

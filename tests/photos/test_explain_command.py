@@ -107,6 +107,7 @@ def test_the_overlay_is_the_map_on_the_picture(photos, tmp_path):
 @pytest.fixture
 def run():
     data = ColourPatches(9)
+    data.transform = eval_transform(WEIGHTS)  # which these tensors could be made with
     return fit(mini(), data, data, FEATURE_EXTRACTION, epochs=1, batch_size=9, device="cpu")
 
 
