@@ -289,7 +289,7 @@ def _fit_on_this_rank(folder: Path) -> None:
 
 
 class DrawsByRank:
-    """A hook: before every forward pass a process draws as many numbers as its rank; ``states`` are those at the end."""
+    """A hook: before a forward pass a process draws as many numbers as its rank; ``states`` are those at the end."""
 
     def __init__(self, rank: int) -> None:
         self.rank, self.states = rank, []
@@ -307,7 +307,7 @@ class DrawsByRank:
 def _stop_and_go_on(folder: Path, rank: int) -> None:
     """A run that is stopped before its last epoch and taken up again, beside one that is not.
 
-    The second process is as if on another machine: it has other runs, and cannot read what lies on the first one's disk.
+    The second process is as if on another machine: it has other runs, and cannot read what the first one wrote.
     """
     from course_utils.engine import checkpoints
     from course_utils.training import last_run

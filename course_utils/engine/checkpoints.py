@@ -47,8 +47,8 @@ from course_utils.datasets import MemoryDataset, PhotoDataset
 from course_utils.engine.history import EpochRecord
 from course_utils.engine.pixel_store import PixelDataset
 from course_utils.engine.provenance import describe_data, describe_layers, files_of, innermost, weights_digest
-from course_utils.engine.run_log import CHECKPOINTS, hold, let_go, runs_root, this_process
-from course_utils.engine.runs import FOLDER_NAME, flatten, load_run, read_run
+from course_utils.engine.run_log import CHECKPOINTS, RUN_FILE, hold, let_go, runs_root, this_process
+from course_utils.engine.runs import flatten, load_run, read_run
 from course_utils.engine.sampling import SeededDraws, sample_indices, spread_out
 from course_utils.engine.setup import Setup
 from course_utils.engine.written_transforms import as_plain, is_complete
@@ -292,22 +292,22 @@ class Checkpoints:
         return paths[0]
 
     def _near_miss(self, same_call: Mapping[Path, Header]) -> str:
-        """Return a sentence about the newest run, if the caller may have meant that; empty otherwise.
+        """Return a sentence about the last run, if the caller may have meant that; empty otherwise.
 
-        Only about the newest, because an old checkpoint that nobody wants any more would be mentioned again and again.
+        Only about the last one, because a checkpoint that nobody wants any more would be mentioned again and again.
         """
-        newest = max(filter(FOLDER_NAME.fullmatch, os.listdir(runs_root())), default="") if runs_root().is_dir() else ""
-        for path in (runs_root() / newest).glob(CHECKPOINTS):
+        last = max((path.parent for path in runs_root().glob(f"*/{RUN_FILE}")), key=_age, default=runs_root())
+        for path in last.glob(CHECKPOINTS):
             if path in same_call:
                 return (
-                    f"The run {newest} was the same call, but began with other weights, so a new run begins. "
-                    f"resume={newest!r} would take it up."
+                    f"The run {last.name} was the same call, but began with other weights, so a new run begins. "
+                    f"resume={last.name!r} would take it up."
                 )
             with contextlib.suppress(CourseError):
                 header = read_header(path)
                 if self.seen[0] in header.seen:
                     other = "; ".join(differences(header.call, self.call)[:2])
-                    return f"The interrupted run {newest} was another call ({other}), so a new run begins."
+                    return f"The interrupted run {last.name} was another call ({other}), so a new run begins."
         return ""
 
     def begin(self, folder: Path | None, found: Checkpoint | None) -> None:

@@ -460,7 +460,7 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_taken_up(resumable, monkey
 
 
 def test_whatever_goes_wrong_no_run_stays_held(resumable, monkeypatch):
-    model, folder, path = resumable
+    model, _, path = resumable
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CourseError, match="incomplete"):
         quick(model)

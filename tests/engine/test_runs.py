@@ -598,7 +598,7 @@ def test_what_cannot_be_prepared_again_is_refused_when_it_is_used(root, tmp_path
     record = load_run(quick(mini(num_classes=2), photos, photos, epochs=1).folder)
     assert record.model()
     with pytest.raises(
-        CourseError, match="cannot be shown new pictures by itself: .*prepare the pictures with your own"
+        CourseError, match=r"cannot be shown new pictures by itself: .*prepare the pictures with your own"
     ):
         record.transform()
 
