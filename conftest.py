@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import course_utils  # noqa: F401 - before torch, so that its threads wait passively
+
 # Outputs that differ between two correct runs: warnings, glyph outlines, and ids of objects that are gone.
 NOT_COMPARED = ("stderr", "image/svg+xml", "text/html", "application/vnd.jupyter.widget-view+json")
 PASSED: Counter[str] = Counter()

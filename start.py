@@ -49,6 +49,9 @@ class Stop(Exception):
 
 def main(argv):
     """Return the exit code of a command of the course, after setting up what it needs."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal has every character
     try:
         check_python(sys.version_info[:3])
         if not argv or argv[0] in ("-h", "--help"):
@@ -135,9 +138,23 @@ def set_up():
     command = [venv_python(), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     command += ["-c", os.path.join(ROOT, "constraints.txt"), "-e", ROOT + "[test]"]
     install(command)
+    wait_passively()
     with open(STAMP + ".partial", "w", encoding="ascii") as file:
         file.write(fingerprint() + "\n")
     os.replace(STAMP + ".partial", STAMP)
+
+
+def wait_passively():
+    """Let every Python of ``.venv`` start with threads that wait passively: see ``course_utils/__init__.py``.
+
+    A kernel that VS Code starts imports torch before it imports the course. Unlike the variables in a kernel's
+    description, this line leaves alone what the reader has set.
+    """
+    folders = ("Lib",) if os.name == "nt" else ("lib", "python%d.%d" % tuple(sys.version_info[:2]))
+    place = os.path.join(VENV, *folders, "site-packages")
+    os.makedirs(place, exist_ok=True)
+    with open(os.path.join(place, "course-threads.pth"), "w", encoding="ascii") as file:
+        file.write("import os; os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')\n")
 
 
 def check_venv_module():
@@ -273,4 +290,12 @@ def say(text, end="\n"):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        try:
+            status = main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more, as in: start.py --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)

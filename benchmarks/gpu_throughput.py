@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from course_utils.datasets import MemoryDataset
+from course_utils.engine.devices import precision_on
 from course_utils.engine.sampling import SeededOrder
 from course_utils.fine_tuning import FULL, parameter_groups, rate_factor
 from course_utils.training import fit
@@ -35,7 +36,7 @@ def pictures(size: int, side: int, seed: int) -> MemoryDataset:
 
 def precision() -> torch.dtype:
     """What fit chooses."""
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return getattr(torch, precision_on("cuda"))
 
 
 def ours(model: nn.Module, train: MemoryDataset, val: MemoryDataset, sizes: dict[str, int]) -> None:

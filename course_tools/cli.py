@@ -19,6 +19,7 @@ from pathlib import Path
 from course_tools.authoring import notebooks
 from course_tools.authoring.notebooks import Execution
 from course_utils.common.command_line import OneLineParser, exit_code
+from course_utils.common.files import write_text
 from course_utils.common.tables import text_table
 from course_utils.settings import check_dataset
 
@@ -49,7 +50,7 @@ def run_command(args: argparse.Namespace) -> int:
         execution = _watched(notebooks.run_notebook, path, environ=environ, timeout=CELL_TIMEOUT)
         notebooks.write_notebook(execution.notebook, args.out / path.name)
         page = pages.page_of(execution.notebook, path.parent, path.stem)
-        (args.out / f"{path.stem}.html").write_text(page, encoding="utf-8")
+        write_text(args.out / f"{path.stem}.html", page)
         result, failure = notebooks.result_of(execution.notebook) or "(nothing reported)", execution.failure
         if failure:
             failures.append(f"{path.stem} failed in {failure}")
@@ -285,7 +286,10 @@ def _module_command(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Return the exit code of a command line: 0 for success, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
+    """Return the exit code of a command line: 0 for success, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C.
+
+    3 stands for pictures that could not be read while others were, 141 for an output that nobody reads any more.
+    """
 
     def work() -> int:
         args = parse(sys.argv[1:] if argv is None else argv, root)

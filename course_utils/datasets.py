@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +42,7 @@ from course_utils.transforms import Transform
 
 PETS_OPTIONS = ("counts", "size", "light", "style")
 MAX_MEMORY_BYTES = 4_000_000_000
+FETCHED_TWICE = 10  # pictures that are compared with themselves, to see if anything is random
 
 # --- data sets ---------------------------------------------------------------------------------------------------
 
@@ -130,24 +133,36 @@ class MemoryDataset(LabelledDataset):
         ``(N, 3, H, W)``, transformed.
     labels, classes, paths
         Same as in :class:`PhotoDataset`; without paths the pictures come from no files.
+    transform
+        What the tensors were made with, for the record of a run; it is not called again.
     """
 
-    fixed = True  # gives the same for an index every time: nothing is drawn
+    fixed = True  # gives the same for an index every time; a subclass with another __getitem__ does not inherit it
 
     def __init__(
-        self, images: Tensor, labels: Sequence[int], classes: Sequence[str], paths: Sequence[Path] = ()
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        classes: Sequence[str],
+        paths: Sequence[Path] = (),
+        transform: Transform | None = None,
     ) -> None:
         super().__init__(paths, labels, classes)
-        self.images = images
+        self.images, self.transform = images, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], self.labels[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process needs no transform, which may be a function of a notebook that cannot be sent there.
+        return self.__dict__ | {"transform": None}
 
     def subset(self, indices: Iterable[int]) -> MemoryDataset:
         """Return a copy of the samples at these indices, in this order."""
         chosen = [int(i) for i in indices]
         paths = [self.paths[i] for i in chosen] if self.paths else ()
-        return MemoryDataset(self.images[chosen], [self.labels[i] for i in chosen], self.classes, paths)
+        labels = [self.labels[i] for i in chosen]
+        return MemoryDataset(self.images[chosen], labels, self.classes, paths, self.transform)
 
     def __repr__(self) -> str:
         return f"MemoryDataset({len(self)} tensors {tuple(self.images.shape[1:])}, classes {', '.join(self.classes)})"
@@ -237,8 +252,8 @@ def open_dataset(
     ------
     CourseError
         If there is no such data set, folder or list; if there are fewer than two classes, or a class has too few
-        usable pictures; if a list does not fit its files (see :func:`course_utils.data.csv_labels.read_labels`); if
-        data cannot be fetched or written.
+        usable pictures; if a folder may mean a split or a class; if a list does not fit its files (see
+        :func:`course_utils.data.csv_labels.read_labels`); if data cannot be fetched or written.
     """
     rule = SplitRule(seed, val_fraction, test_fraction)
     unknown = pets_options.keys() - set(PETS_OPTIONS if name_or_folder == "pets" else ())
@@ -252,7 +267,7 @@ def open_dataset(
         if name_or_folder == "pets":
             return _open_pets(cache, rule, pets_options)
         return _open_hymenoptera(cache, load_settings().mirror if mirror is None else Path(mirror), rule)
-    folder = Path(name_or_folder).expanduser()
+    folder = Path(os.path.expanduser(name_or_folder))
     if folder.suffix.lower() == ".csv" and not folder.is_dir():
         return open_csv(folder, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
     name = folder.resolve().name
@@ -278,7 +293,7 @@ def open_csv(
         Same as in :func:`open_dataset`; a split that the list has rows of is left as it is.
     **columns
         Headings ``file_column``, ``label_column`` and ``split_column``, by default ``"file"``, ``"label"`` and, if the
-        list has it, ``"split"``: see :func:`course_utils.data.csv_labels.read_labels`.
+        list has one, the column that tells the splits: see :func:`course_utils.data.csv_labels.read_labels`.
 
     Raises
     ------
@@ -286,10 +301,11 @@ def open_csv(
         If the list does not fit its files, or for the reasons that :func:`open_dataset` has with a folder.
     """
     rule = SplitRule(seed, val_fraction, test_fraction)
-    csv_file = Path(csv_file).expanduser()
-    root = csv_file.parent if folder is None else Path(folder).expanduser()
+    csv_file = Path(os.path.expanduser(csv_file))
+    root = csv_file.parent if folder is None else Path(os.path.expanduser(folder))
     rows = read_labels(csv_file, root, **columns)
-    photos = [Photo(row.path, row.name, row.label, row.split or "train", mask_of(root, row.name)) for row in rows]
+    root = Path(os.path.abspath(root))  # as the rows have it
+    photos = [Photo(row.path, row.name, row.label, row.split or "train", mask_of(root, row.path)) for row in rows]
     listing = Listing(csv_file, photos, in_order({photo.label for photo in photos}), [])
     return _split_listing(listing, csv_file.name, f"your own pictures, from the list {csv_file.name!r}", rule)
 
@@ -349,18 +365,14 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
     Raises
     ------
     CourseError
-        If there is no picture or no such transform, if the transform is random (every epoch would see the same
-        "random" crop), or if the tensors would need more than 4 GB.
+        If there is no picture or no such transform, if the transform is random, be it for a few of the pictures (every
+        epoch would see the same "random" crop), or if the tensors would need more than 4 GB.
     """
     if not len(dataset) or dataset.transform is None:
         raise CourseError("in_memory wants a data set with pictures and a transform: use with_transform(...) first.")
     before = generator_marks()
     first, _ = dataset[0]
-    if generator_marks() != before:
-        raise CourseError(
-            "The transform draws random numbers, so it must run anew in every epoch: use this data set as it is, or "
-            "in_memory(dataset.with_transform(eval_transform(weights)))."
-        )
+    _require_nothing_drawn(generator_marks() == before)
     if not isinstance(first, Tensor):
         raise CourseError(f"The transform gives {type(first).__name__}; in_memory needs tensors.")
     if first.nbytes * len(dataset) > MAX_MEMORY_BYTES:
@@ -377,7 +389,22 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
                 "the transform must end in one size."
             )
         images[i] = image
-    return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths)
+    _require_nothing_drawn(generator_marks() == before)  # a transform may draw for some of the pictures only
+    for i in range(0, len(dataset), math.ceil(len(dataset) / FETCHED_TWICE)):  # it may have a generator of its own
+        _require_nothing_drawn(_same_bits(dataset[i][0], images[i]))
+    return MemoryDataset(images, dataset.labels, dataset.classes, dataset.paths, dataset.transform)
+
+
+def _require_nothing_drawn(fixed: bool) -> None:
+    if not fixed:
+        raise CourseError(
+            "The transform draws random numbers, so it must run anew in every epoch: use this data set as it is, or "
+            "in_memory(dataset.with_transform(eval_transform(weights)))."
+        )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
 def in_memory_if_it_fits(dataset: PhotoDataset, share: float = 1.0) -> PhotoDataset | MemoryDataset:

@@ -7,8 +7,8 @@ and computes everything else from them. ``compare_models(first, second)`` takes 
 
 from __future__ import annotations
 
+import functools
 import math
-import os
 import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.sparse import csr_array
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score
@@ -29,8 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from course_utils import plots
 from course_utils.common.errors import CourseError
+from course_utils.common.files import names_from_shared_folder
 from course_utils.common.state import evaluating
-from course_utils.common.tables import markdown_table, percent, text_table
+from course_utils.common.tables import markdown_table, percent, shortened, text_table
 from course_utils.data.samples import Collate, classes_of
 from course_utils.transforms import denormalise
 
@@ -47,7 +49,8 @@ def wilson_interval(right: int, total: int, level: float = 0.95) -> tuple[float,
     if total < 1 or not 0 <= right <= total:
         raise CourseError(f"{right} right of {total}: an interval needs 0 <= right <= total and total >= 1.")
     low, high = binomtest(right, total).proportion_ci(level, method="wilson")
-    return float(low), float(high)
+    share = right / total  # rounding must not leave it outside: at n of n some versions of SciPy end a hair below 1
+    return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
 
 
 def interval_text(right: int, total: int) -> str:
@@ -157,19 +160,13 @@ class Report:
                 f"resamples={resamples} was given: to cut off 2.5 % at either end takes at least "
                 f"{FEWEST_RESAMPLES}, and 2000 are usual."
             )
-        # From counts, all repetitions at once: scikit-learn's f1_score takes some milliseconds for each.
-        generator, predictions = np.random.default_rng(seed), self.predictions
-        size, classes = self.probabilities.shape
-        counts = np.empty((3, resamples, classes))
-        for i in range(resamples):
-            drawn = generator.integers(0, size, size)
-            true, predicted = self.labels[drawn], predictions[drawn]
-            for j, found in enumerate((true[true == predicted], true, predicted)):
-                counts[j, i] = np.bincount(found, minlength=classes)
-        hits, true, predicted = counts
-        f1 = 2 * hits / np.maximum(true + predicted, 1)  # without samples and answers there are no hits: 0
-        low, high = np.quantile((f1 * (true > 0)).sum(-1) / (true > 0).sum(-1), [0.025, 0.975])
-        return float(low), float(high)
+        if (resamples, seed) not in self._intervals:
+            self._intervals[resamples, seed] = _bootstrap_of_macro_f1(self.confusion, resamples, seed)
+        return self._intervals[resamples, seed]
+
+    @functools.cached_property
+    def _intervals(self) -> dict[tuple[int, int], tuple[float, float]]:
+        return {}  # by number of repetitions and seed: a report is printed and stored more than once
 
     # --- class by class ------------------------------------------------------------------------------------------
 
@@ -226,11 +223,9 @@ class Report:
 
     def to_markdown(self) -> str:
         """Return the report as Markdown: one line for all, a table of the classes, and the confusion matrix."""
-        names = [name.replace("|", "\\|") for name in self.classes]
-        rows = [[name, *row[1:]] for name, row in zip(names, self._rows(), strict=True)]
-        matrix = [[f"**{name}**", *counts] for name, counts in zip(names, self.confusion.tolist(), strict=True)]
+        matrix = [[f"**{name}**", *counts] for name, counts in zip(self.classes, self.confusion.tolist(), strict=True)]
         heading = "Confusion matrix: true classes in rows, predicted ones in columns."
-        tables = markdown_table(_COLUMNS, rows), markdown_table(["", *names], matrix)
+        tables = markdown_table(_COLUMNS, self._rows()), markdown_table(["", *self.classes], matrix)
         return f"{self._all_in_one_line()}\n\n{tables[0]}\n\n{heading}\n\n{tables[1]}\n"
 
     def __str__(self) -> str:
@@ -267,6 +262,23 @@ class Report:
             ]
             for row in self._per_class()
         ]
+
+
+def _bootstrap_of_macro_f1(confusion: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """Return the middle 95 % of the macro F1 over draws of as many samples as the matrix ``(C, C)`` counts."""
+    # The score depends on the counts alone, and those of N samples drawn with replacement are multinomial. Only the
+    # cells that are not empty can be drawn: with many classes they are few.
+    true, answer = confusion.nonzero()
+    counts, cells = confusion[true, answer], np.arange(len(true))
+    member = [csr_array((np.ones(len(cells)), (cells, of)), (len(cells), len(confusion))) for of in (true, answer)]
+    hit, generator, scores = true == answer, np.random.default_rng(seed), []
+    for start in range(0, resamples, FEWEST_RESAMPLES):  # in blocks, which limits the memory
+        draws = generator.multinomial(counts.sum(), counts / counts.sum(), min(FEWEST_RESAMPLES, resamples - start))
+        samples, answers, hits = draws @ member[0], draws @ member[1], (draws * hit) @ member[0]
+        f1 = 2 * hits / np.maximum(samples + answers, 1)  # 0 for a class that was not drawn, and it does not count
+        scores.append(f1.sum(1) / (samples > 0).sum(1))
+    low, high = np.quantile(np.concatenate(scores), [0.025, 0.975])
+    return float(low), float(high)
 
 
 _COLUMNS = ("class", "n", "precision", "recall (95 % interval)", "F1")
@@ -317,13 +329,7 @@ def _sample_names(dataset: Dataset) -> tuple[str, ...]:
         paths = [Path(path) for path in getattr(dataset, "paths", ())]
     except TypeError:  # a data set of another author may use this name for something else
         return ()
-    if len(paths) != len(dataset):
-        return ()
-    try:
-        shared = os.path.commonpath([path.parent for path in paths])
-    except ValueError:  # two drives, or absolute paths among relative ones: there is no such folder
-        return tuple(path.name for path in paths)
-    return tuple(path.relative_to(shared).as_posix() for path in paths)
+    return names_from_shared_folder(paths) if len(paths) == len(dataset) else ()
 
 
 # --- two models on the same samples ------------------------------------------------------------------------------
@@ -513,7 +519,8 @@ def plot_mistakes(report: Report, dataset: Dataset, n: int = 12, columns: int = 
 def _title(report: Report, index: int) -> str:
     true, answer = report.labels[index], report.predictions[index]
     sure = f"{100 * report.probabilities[index, answer]:.0f}\N{NO-BREAK SPACE}%"  # never a line with "%" alone
-    return textwrap.fill(f"{report.classes[true]} → {report.classes[answer]}, {sure}", 20)  # fits above a picture
+    names = (shortened(report.classes[label]) for label in (true, answer))
+    return textwrap.fill(f"{' → '.join(names)}, {sure}", 20)  # fits above a picture
 
 
 def _picture(report: Report, dataset: Dataset, index: int, weights: Any) -> Any:

@@ -4,7 +4,7 @@
 strategy               what learns                                                      brief, practical advice
 =====================  ===============================================================  =======================
 FEATURE_EXTRACTION     the new head                                                     scenario A, option 1
-LAST_BLOCK             the head and the stage in front of it                            scenario B, option 2
+LAST_BLOCK             the head and the last block of convolutions                      scenario B, option 2
 PROGRESSIVE            the head first, then one stage more in every epoch               scenario B
 DISCRIMINATIVE         everything, each stage at half the rate of the one behind it     scenario C, option 3
 FULL                   everything at one small rate, the head faster                    scenario C
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from course_utils.common.errors import CourseError
+from course_utils.common.errors import CourseError, warn
 from course_utils.common.state import generators_put_back
 from course_utils.common.tables import text_table
-from course_utils.pretrained_models import load_pretrained, replace_head, stages
+from course_utils.pretrained_models import hidden_stages, load_pretrained, replace_head, stages
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Strategy:
     weight_decay
         Weight decay of AdamW; norms and biases are never decayed.
     warmup
-        Share of all steps in which the rate of a stage climbs, counted from the step in which it begins to learn.
+        Share of a stage's own steps in which its rate climbs; they run from its first epoch to the end of the run.
+    hidden
+        False to keep pre-trained layers between the last map and the head frozen (the stage `hidden` of VGG and
+        MobileNetV3); `starts` and `rates` then pass over them, to the last block of convolutions.
 
     Raises
     ------
@@ -58,6 +61,7 @@ class Strategy:
     pretrained: bool = True
     weight_decay: float = 0.01
     warmup: float = 0.1
+    hidden: bool = True
 
     def __post_init__(self) -> None:
         if not self.starts or self.starts[0] is None:
@@ -73,14 +77,17 @@ class Strategy:
         if not 0 <= self.weight_decay < math.inf:
             raise CourseError(f"{self.name}: weight_decay={self.weight_decay}; it is 0 or more, 0.01 for instance.")
         if not 0 <= self.warmup < 1:
-            raise CourseError(f"{self.name}: warmup={self.warmup}; it is a share of all steps, from 0 up to below 1.")
+            raise CourseError(f"{self.name}: warmup={self.warmup}; it is a share of steps, from 0 up to below 1.")
 
     def plan(self, model: nn.Module) -> Plan:
         """Return the plan of the strategy for a model; print it to see a table."""
-        rows = []
-        for depth, (name, stage) in enumerate(reversed(stages(model).items())):
+        rows, depth = [], 0
+        skipped = [] if self.hidden else hidden_stages(model)
+        for name, stage in reversed(stages(model).items()):
             parameters = sum(p.numel() for p in stage.parameters())
-            rows.append(StagePlan(name, parameters, _entry(self.rates, depth), _entry(self.starts, depth)))
+            start = None if name in skipped else _entry(self.starts, depth)
+            rows.append(StagePlan(name, parameters, _entry(self.rates, depth), start))
+            depth += name not in skipped
         return Plan(self, tuple(reversed(rows)))
 
     def starting_model(self, name: str, num_classes: int, seed: int = 0, weights: object = "DEFAULT") -> nn.Module:
@@ -123,6 +130,15 @@ class Plan:
         """Return the number of parameters that learn in an epoch."""
         return sum(row.parameters for row in self.rows if row.stage in self.learning_at(epoch))
 
+    def warn_if_too_short(self, epochs: int) -> None:
+        """Warn of the stages whose first epoch comes after the last of a run."""
+        late = [row for row in self.rows if row.start is not None and row.start >= epochs]
+        if late:
+            warn(
+                f"In epochs={epochs}, {self.strategy.name!r} never lets {', '.join(row.stage for row in late)} learn. "
+                f"It needs epochs={max(row.start for row in late) + 1} or more for every stage to have a turn."
+            )
+
     def __str__(self) -> str:
         table = [
             [row.stage, row.parameters, *(("-", "never") if row.start is None else (f"{row.rate:g}", row.start + 1))]
@@ -132,16 +148,21 @@ class Plan:
 
 
 FEATURE_EXTRACTION = Strategy("feature extraction", starts=(0, None), rates=(3e-2,))
-LAST_BLOCK = Strategy("last block", starts=(0, 0, None), rates=(1e-2, 1e-3))
+# VGG-16 has 89 % of its parameters in `hidden`; with it, "last block" would mean other things in other families.
+LAST_BLOCK = Strategy("last block", starts=(0, 0, None), rates=(1e-2, 1e-3), hidden=False)
 PROGRESSIVE = Strategy("progressive", starts=(0, 1, 2, 3, 4, 5), rates=(1e-2, 1e-3))
 DISCRIMINATIVE = Strategy("discriminative", starts=(0,), rates=(1e-2, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 6e-5, 3e-5))
 FULL = Strategy("full fine-tuning", starts=(0,), rates=(1e-2, 1e-3))
 FROM_SCRATCH = Strategy("from scratch", starts=(0,), rates=(3e-3,), pretrained=False)
 STRATEGIES = (FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE, FULL, FROM_SCRATCH)
 
+# Decaying a norm's scale, a bias, ConvNeXt's layer scale or the embedding of a position towards 0 changes what the
+# layer computes without making it simpler. Not all of them are vectors, so the type of the module decides.
+DECAYED = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+
 
 def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
-    """Return AdamW's groups: for every stage that ever learns, its matrices (decayed) and its vectors (not).
+    """Return AdamW's groups: for every stage that ever learns, its matrices and filters (decayed) and the rest (not).
 
     All groups exist from the first step on, also those of stages that start later: adding a group in mid-run breaks
     LambdaLR and OneCycleLR. `plan` is ``strategy.plan(model)``.
@@ -152,10 +173,16 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
         if entry.start is None:
             continue
         parameters = list(row[entry.stage].parameters())
-        # Decaying a norm's scale or a bias towards 0 changes what the layer computes without making it simpler.
+        decayed = {
+            id(parameter)
+            for module in row[entry.stage].modules()
+            if isinstance(module, DECAYED)
+            for name, parameter in module.named_parameters(recurse=False)
+            if name.endswith("weight")  # "in_proj_weight" too
+        }
         for kind, chosen, decay in (
-            ("matrices", [p for p in parameters if p.ndim > 1], plan.strategy.weight_decay),
-            ("vectors", [p for p in parameters if p.ndim <= 1], 0.0),
+            ("matrices", [p for p in parameters if id(p) in decayed], plan.strategy.weight_decay),
+            ("others", [p for p in parameters if id(p) not in decayed], 0.0),
         ):
             if chosen:
                 about = {"name": f"{entry.stage} {kind}", "start": entry.start}
@@ -171,7 +198,7 @@ def rate_factor(step: int, first_step: int, steps: int, warmup_steps: int) -> fl
     step
         Number of the optimizer step, from 0.
     first_step
-        Number of the step in which the stage begins to learn; before it the factor is 0.
+        Number of the step in which the stage begins to learn.
     steps
         Number of steps of the whole run.
     warmup_steps
@@ -180,10 +207,11 @@ def rate_factor(step: int, first_step: int, steps: int, warmup_steps: int) -> fl
     Returns
     -------
     float
-        In [0, 1]: the warm-up, times a cosine that falls from 1 to 0 over the whole run
-        (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
+        In [0, 1]: the warm-up, times a cosine that falls from 1 to 0 between the stage's first step and the end of the
+        run (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983); before and after these it is 0. A stage that
+        begins late has less time than the others, but not smaller rates.
     """
-    if step < first_step:
+    if not first_step <= step < steps:
         return 0.0
     climb = min(1.0, (step - first_step + 1) / max(1, warmup_steps))
-    return climb * 0.5 * (1 + math.cos(math.pi * min(step, steps) / max(1, steps)))
+    return climb * 0.5 * (1 + math.cos(math.pi * (step - first_step) / (steps - first_step)))

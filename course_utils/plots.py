@@ -5,9 +5,11 @@ Every function returns a matplotlib figure; :func:`show` puts it into the notebo
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -17,10 +19,12 @@ from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image, ImageOps
 
 from course_utils.common.errors import CourseError
+from course_utils.common.tables import shortened
 
 if TYPE_CHECKING:  # a room on the same floor
     from course_utils.fine_tuning import Plan
@@ -32,7 +36,15 @@ LINES = ("-", "--", ":", "-.")
 LARGEST_PNG = 90_000
 THUMBNAIL = 160  # pixels
 
+# Fonts of the common systems for what matplotlib's own font lacks: Chinese, Japanese and Korean.
+EAST_ASIAN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
+)
+INSTALLED = {font.name for font in fontManager.ttflist}
+
 STYLE = {
+    "font.family": ["DejaVu Sans", *(name for name in EAST_ASIAN if name in INSTALLED)],
     "font.size": 13,
     "axes.titlesize": 14,
     "axes.spines.top": False,
@@ -44,9 +56,30 @@ STYLE = {
     "axes.prop_cycle": mpl.cycler(color=COLORS),
 }
 
+
 # Matplotlib reads a text's size when the text is made, so the style has to hold in the whole of a drawing function:
-# ``@styled`` above it does that.
-styled = mpl.rc_context(STYLE)
+# ``@styled()`` above it does that.
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Hold the course's style in a block, or in a function that draws."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # No font has every character. A box in its place says that; a page of warnings says no more.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from|Matplotlib currently does not support", UserWarning)
+        yield
+
+
+def label(name: object, longest: int = 40) -> str:
+    """Return a name as it can stand in a figure: of at most so many characters, and never taken for something else.
+
+    Names come from readers' folders. To matplotlib ``$20_to_$50`` is a formula, a legend leaves out what begins with
+    ``_``, and a name that is not UTF-8 cannot be drawn.
+    """
+    text = shortened(str(name).encode("utf-8", "backslashreplace").decode(), longest).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def _labels(names: Iterable[object], longest: int = 40) -> list[str]:
+    return [label(name, longest) for name in names]
 
 
 def look(i: int) -> dict[str, str]:
@@ -54,7 +87,7 @@ def look(i: int) -> dict[str, str]:
     return {"color": COLORS[i % 7], "marker": MARKERS[i % 7], "linestyle": LINES[i // 7 % 4]}
 
 
-@styled
+@styled()
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 4.0) -> tuple[Figure, np.ndarray]:
     """Return a figure with the course's style and an array ``(rows, columns)`` of axes; sizes in inches.
 
@@ -76,7 +109,7 @@ def png_bytes(figure: Figure, limit: int = LARGEST_PNG) -> bytes:
 
     A :class:`CourseError` is raised if it does not fit at less than half the resolution either.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         for scale in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
             drawn = io.BytesIO()
             figure.savefig(drawn, format="png", dpi=90 * scale)
@@ -103,36 +136,41 @@ def show(figure: Figure, alt: str, limit: int = LARGEST_PNG) -> None:
     # The width is that of the figure, even where the file has fewer pixels: a projector needs the size.
     width = round(90 * figure.get_figwidth())
     display.display(display.Image(png_bytes(figure, limit), format="png", alt=alt, width=width))
-    display.display(display.Markdown(f"*{alt}*"))
+    display.display(display.Markdown("*" + alt.replace("$", r"\$") + "*"))  # a name with $ is no formula
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-@styled
+@styled()
 def picture_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 6, colors: Sequence[str] | None = None
 ) -> Figure:
     """Return a figure of pictures in rows, each with a title in its colour (None: black).
 
     The pictures are PIL pictures, arrays ``(H, W)`` or ``(H, W, 3)``, or tensors ``(3, H, W)`` with values in [0, 1].
+    Without any picture the figure says so.
     """
+    if not len(pictures):
+        return message("There is no picture to show.")
     rows = -(-len(pictures) // columns)
     figure, axes = new_figure(rows, columns, width=2.0 * columns, height=2.25 * rows)
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(pictures):
             axis.imshow(_as_array(pictures[i]), cmap="gray")
-            axis.set_title(titles[i], fontsize=12, color=colors[i] if colors else "black")
+            title = "\n".join(_labels(str(titles[i]).split("\n")))
+            axis.set_title(title, fontsize=12, color=colors[i] if colors else "black")
     return figure
 
 
-@styled
+@styled()
 def message(text: str) -> Figure:
     """Return a figure with a sentence, for where there is nothing to draw."""
     figure, axis = one_axis(8, 1.2)
     axis.axis("off")
-    axis.text(0.5, 0.5, text, ha="center", va="center", wrap=True, fontsize=14)
+    written = axis.text(0.5, 0.5, label(text, 400), ha="center", va="center", wrap=True, fontsize=14)
+    written.set_in_layout(False)  # its lines are broken after the layout was made
     return figure
 
 
@@ -144,7 +182,7 @@ def _as_array(picture: object) -> np.ndarray:
     return np.asarray(picture)
 
 
-@styled
+@styled()
 def filters(weights: Mapping[str, torch.Tensor], columns: int = 8) -> Figure:
     """Return a figure of the first-layer filters of several networks, one panel each.
 
@@ -154,7 +192,7 @@ def filters(weights: Mapping[str, torch.Tensor], columns: int = 8) -> Figure:
     figure, axes = new_figure(1, len(weights), width=4.4 * len(weights), height=2.7)
     for axis, (name, bank) in zip(axes.flat, weights.items(), strict=True):
         axis.imshow(_mosaic(bank.numpy()[: 3 * columns], columns))
-        axis.set_title(name)
+        axis.set_title(label(name))
         axis.axis("off")
     return figure
 
@@ -170,24 +208,24 @@ def _mosaic(bank: np.ndarray, columns: int) -> np.ndarray:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-@styled
+@styled()
 def learning_curves(runs: Mapping[str, Any]) -> Figure:
     """Return a figure of validation loss and accuracy by epoch, one line per :class:`~course_utils.training.Run`."""
     figure, axes = new_figure(1, 2, width=11, height=4)
     loss, accuracy = axes.flat
     for i, (name, run) in enumerate(runs.items()):
         epochs = [record.epoch + 1 for record in run.history]
-        loss.plot(epochs, [record.val_loss for record in run.history], **look(i), label=name)
-        accuracy.plot(epochs, [100 * record.val_accuracy for record in run.history], **look(i), label=name)
-    for axis, label in ((loss, "validation loss (nats)"), (accuracy, "validation accuracy (%)")):
-        axis.set(xlabel="epoch", ylabel=label)
+        loss.plot(epochs, [record.val_loss for record in run.history], **look(i))
+        accuracy.plot(epochs, [100 * record.val_accuracy for record in run.history], **look(i), label=label(name))
+    for axis, ylabel in ((loss, "validation loss (nats)"), (accuracy, "validation accuracy (%)")):
+        axis.set(xlabel="epoch", ylabel=ylabel)
         axis.xaxis.get_major_locator().set_params(integer=True)
     loss.set_yscale("log")  # a first epoch from scratch would squeeze all others into a line
     accuracy.legend()
     return figure
 
 
-@styled
+@styled()
 def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
     """Return a figure of stage × epoch, a panel for each plan: which stage learns when, and at which rate."""
     columns = min(3, len(plans))
@@ -200,7 +238,7 @@ def plan_map(plans: Mapping[str, Plan], epochs: int) -> Figure:
         image = axis.imshow(
             _plan_grid(plan, epochs), vmin=min(rates) - 0.1, vmax=max(rates) + 0.1, cmap="viridis", aspect="auto"
         )
-        axis.set(title=name, xlabel="epoch" if i >= len(plans) - columns else "")
+        axis.set(title=label(name), xlabel="epoch" if i >= len(plans) - columns else "")
         axis.set_yticks(range(len(plan.rows)), [row.stage for row in reversed(plan.rows)] if i % columns == 0 else [])
         axis.set_xticks(range(epochs), range(1, epochs + 1))
         axis.set_facecolor("#dddddd")
@@ -220,7 +258,7 @@ def _plan_grid(plan: Plan, epochs: int) -> np.ndarray:
     return grid
 
 
-@styled
+@styled()
 def dots_with_mean(
     groups: Mapping[str, Sequence[float]], xlabel: str, marks: Mapping[str, float] | None = None
 ) -> Figure:
@@ -234,15 +272,15 @@ def dots_with_mean(
         axis.plot(values, i + np.asarray(offsets), MARKERS[i % 7], color=COLORS[i % 7], markersize=9, alpha=0.8)
         axis.plot([np.mean(values)] * 2, [i - 0.32, i + 0.32], color=COLORS[i % 7], linewidth=3)
     for j, (name, value) in enumerate((marks or {}).items()):
-        axis.axvline(value, color="black", linestyle=("--", ":")[j % 2], linewidth=1.5, label=name)
-    axis.set_yticks(range(len(groups)), groups)
+        axis.axvline(value, color="black", linestyle=("--", ":")[j % 2], linewidth=1.5, label=label(name))
+    axis.set_yticks(range(len(groups)), _labels(groups))
     axis.set(xlabel=xlabel, ylim=(len(groups) - 0.4, -0.6))
     if marks:
         figure.legend(loc="outside upper right")
     return figure
 
 
-@styled
+@styled()
 def curves_with_spread(
     xs: Sequence[float], groups: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str, log_x: bool = True
 ) -> Figure:
@@ -253,7 +291,7 @@ def curves_with_spread(
     figure, axis = one_axis(8, 4.2)
     for i, (name, values) in enumerate(groups.items()):
         axis.fill_between(xs, [min(v) for v in values], [max(v) for v in values], color=COLORS[i % 7], alpha=0.2)
-        axis.plot(xs, [np.mean(v) for v in values], **look(i), label=name)
+        axis.plot(xs, [np.mean(v) for v in values], **look(i), label=label(name))
     if log_x:
         axis.set_xscale("log")
         axis.set_xticks(xs, [f"{x:g}" for x in xs])
@@ -263,7 +301,7 @@ def curves_with_spread(
     return figure
 
 
-@styled
+@styled()
 def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = False) -> Figure:
     """Return a figure of true (rows) against predicted (columns) classes.
 
@@ -287,10 +325,9 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = Fals
     if cell >= 28:
         _write_in_cells(axis, shown, highest, "{:.0%}" if normalise else "{:.0f}", min(13, cell / 3))
     else:
-        label = "share of the true class" if normalise else "samples"
-        figure.colorbar(image, ax=axis, label=label, shrink=0.7)
+        figure.colorbar(image, ax=axis, label="share of the true class" if normalise else "samples", shrink=0.7)
     every = math.ceil(12 / cell)  # with hundreds of classes only some of the names fit
-    ticks, names, font = range(0, len(classes), every), classes[::every], min(13, max(9, cell / 3))
+    ticks, names, font = range(0, len(classes), every), _labels(classes[::every], 30), min(13, max(9, cell / 3))
     angle, upright = (30, "top") if cell >= 50 else (90, "center")
     axis.set_xticks(ticks, names, rotation=angle, ha="right", va=upright, rotation_mode="anchor", fontsize=font)
     axis.set_yticks(ticks, names, fontsize=font)
@@ -306,12 +343,13 @@ def _write_in_cells(axis: Axes, values: np.ndarray, highest: float, form: str, f
         axis.text(j, i, text, ha="center", va="center", color=color, fontsize=font)
 
 
-@styled
+@styled()
 def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
     """Return a figure of the learning rate by step, one line per group of parameters, on a logarithmic scale."""
     figure, axis = one_axis(8, 3.6)
     for i, (name, values) in enumerate(curves.items()):
-        axis.plot(_visible(values, log=True), color=COLORS[i % 7], linestyle=LINES[i % 4], linewidth=2.5, label=name)
+        line = {"color": COLORS[i % 7], "linestyle": LINES[i % 4], "linewidth": 2.5}
+        axis.plot(_visible(values, log=True), **line, label=label(name))
     axis.set(xlabel="step", ylabel="learning rate", yscale="log")
     axis.legend(loc="lower center", ncols=2)  # below the curves, which end on the right
     return figure
@@ -320,7 +358,7 @@ def schedules(curves: Mapping[str, Sequence[float]]) -> Figure:
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
-@styled
+@styled()
 def lines(
     curves: Mapping[str, Sequence[float]],
     xlabel: str,
@@ -345,7 +383,8 @@ def lines(
     figure, axis = one_axis(8, 4.2)
     for i, (name, values) in enumerate(curves.items()):
         heights = _visible(values, log_y)
-        axis.plot(positions[: len(heights)], heights, **look(i), label=name, markevery=max(1, len(heights) // 12))
+        every = max(1, len(heights) // 12)
+        axis.plot(positions[: len(heights)], heights, **look(i), label=label(name), markevery=every)
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log_y else "linear")
     if xs is None:
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -359,7 +398,7 @@ def _visible(values: Sequence[float], log: bool) -> np.ndarray:
     return np.where(np.isfinite(heights) & ((heights > 0) | (not log)), heights, np.nan)
 
 
-@styled
+@styled()
 def bars(
     values: Mapping[str, float],
     xlabel: str,
@@ -387,13 +426,13 @@ def bars(
             axis.plot([low, high], [i, i], color="black", linewidth=2, marker="|", markersize=10)
         end = (max(high, 0), i)
         axis.annotate(format(value, form), end, (7, 0), textcoords="offset points", ha="left", va="center")
-    axis.set_yticks(range(len(values)), values)
+    axis.set_yticks(range(len(values)), _labels(values))
     axis.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
     axis.grid(False, axis="y")
     return figure
 
 
-@styled
+@styled()
 def scatter(
     points: Mapping[str, tuple[float, float]],
     xlabel: str,
@@ -466,7 +505,7 @@ def _write_beside(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, 
     figure.draw_without_rendering()  # the layout has to be known before two boxes can be compared
     frame, taken = axis.get_window_extent(), [line.get_window_extent().padded(5) for line in axis.lines]
     for name, point in points.items():
-        text = axis.annotate(name, point, _PLACES[0][0], textcoords="offset points")
+        text = axis.annotate(label(name), point, _PLACES[0][0], textcoords="offset points")
         for offset, horizontal, vertical in (*_PLACES, _PLACES[0]):
             text.set(position=offset, ha=horizontal, va=vertical)
             box = text.get_window_extent()

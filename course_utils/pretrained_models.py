@@ -31,7 +31,7 @@ from torchvision.models import WeightsEnum
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.tables import text_table
-from course_utils.common.weight_files import check_fit, fetch_weights, listed, read_state_dict
+from course_utils.common.weight_files import check_fit, fetch_weights, listed, own_part, read_state_dict
 from course_utils.mini import networks
 
 # --- one row per family ------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def _vgg_stages(m: models.VGG) -> dict[str, list[nn.Module]]:
         if isinstance(module, nn.MaxPool2d):
             blocks.append([])
     row = {f"block{i}": block for i, block in enumerate(blocks[:-1], 1)}
-    return row | _hidden_layers(m) | {"head": [m.classifier[-1]]}
+    return row | _classifier_stages(m)
 
 
 def _efficientnet_stages(m: models.EfficientNet) -> dict[str, list[nn.Module]]:
@@ -65,7 +65,7 @@ def _mobilenet_v2_stages(m: models.MobileNetV2) -> dict[str, list[nn.Module]]:
 
 
 def _mobilenet_v3_stages(m: models.MobileNetV3) -> dict[str, list[nn.Module]]:
-    return _mobile_blocks(m.features) | _hidden_layers(m) | {"head": [m.classifier[-1]]}
+    return _mobile_blocks(m.features) | _classifier_stages(m)
 
 
 def _mobile_blocks(features: nn.Sequential) -> dict[str, list[nn.Module]]:
@@ -79,10 +79,16 @@ def _layers(classifier: nn.Module) -> list[nn.Module]:
     return list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]  # or a reader's single layer
 
 
-def _hidden_layers(m: nn.Module) -> dict[str, list[nn.Module]]:
+def _classifier_stages(m: nn.Module) -> dict[str, list[nn.Module]]:
     # VGG and MobileNetV3 have pre-trained hidden layers between the map and the last layer. They are a stage of
-    # their own, because "train only the new head" must not train VGG-16's 120 million weights in them.
-    return {"hidden": [m.avgpool, nn.Flatten(), *list(m.classifier)[:-1]]}
+    # their own, because "train only the new head" must not train VGG-16's 120 million weights in them, and neither
+    # must "train the last block" (see LAST_BLOCK). Dropout in front of the last layer belongs to the head, as in the
+    # other families: it is on where the head learns.
+    *hidden, last = _layers(m.classifier)
+    head = [last]
+    while hidden and isinstance(hidden[-1], nn.Dropout):
+        head.insert(0, hidden.pop())
+    return {"hidden": [m.avgpool, nn.Flatten(), *hidden], "head": head}
 
 
 @dataclass(frozen=True)
@@ -136,11 +142,11 @@ def register_family(
     split
         Function from a model to its stages, from pixels to logits: name → modules in order. Run one after another they
         have to compute what the model computes. Modules without parameters may be new, all others are the model's own.
-        The last stage holds the last layer; call it ``"head"``.
+        The last stage holds the last layer, and dropout directly in front of it; call it ``"head"``.
     last_layer
         Path of the linear layer that gives the logits, ``"fc"`` or ``"classifier.6"``; or a function that gives it.
     cam_stage
-        Name of the last stage whose output is a map ``(N, C, h, w)``, for Grad-CAM.
+        Name of the last stage whose output is a map ``(N, C, h, w)``, for Grad-CAM and the strategy LAST_BLOCK.
 
     Raises
     ------
@@ -342,6 +348,11 @@ def map_stages(model: nn.Module) -> list[str]:
     return names[: names.index(family_of(model).cam_stage) + 1]
 
 
+def hidden_stages(model: nn.Module) -> list[str]:
+    """Return the names of the stages between the last map and the last stage: ``["hidden"]`` in VGG and MobileNetV3."""
+    return list(stages(model))[len(map_stages(model)) : -1]
+
+
 def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
     """Return the module whose output Grad-CAM explains: the last map of a stage, before a pooling makes it smaller.
 
@@ -478,8 +489,9 @@ def load_pretrained(
         ``"DEFAULT"``, an entry of torchvision or its name, or None for random weights. The file is downloaded if it
         is not in torch's cache folder.
     checkpoint
-        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`. If its
-        head has another number of classes than `num_classes`, it is left out with a warning.
+        A file of your own instead of `weights`, see :func:`~course_utils.common.weight_files.read_state_dict`; the
+        network may be an attribute of what was saved, as in Lightning's files. If its head has another number of
+        classes than `num_classes`, it is left out with a warning.
 
     Returns
     -------
@@ -544,8 +556,8 @@ def _filled(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _from_checkpoint(name: str, num_classes: int | None, path: Path) -> nn.Module:
-    state = read_state_dict(path)
     model = _without_memory(name, _default_classes(name))
+    state = own_part(read_state_dict(path), model.state_dict())
     weight = state.get(f"{last_layer_name(model)}.weight")
     if weight is not None:
         replace_head(model, len(weight))

@@ -140,7 +140,7 @@ def check_dataset(name_or_path: str) -> str:
     """
     if name_or_path in DATASETS:
         return name_or_path
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # unlike Path's, it leaves ~nobody alone
     if path.is_dir():
         return str(path.resolve())
     if path.suffix.lower() == ".csv" and path.is_file():

@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generators_put_back
-from course_utils.engine.checkpoints import ACTIVE_RUNS
 from course_utils.engine.first_batch import check_call
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.hooks import call, check_hooks, own_hooks
 from course_utils.engine.memory import OutOfMemory, too_little_memory
-from course_utils.engine.metrics import LossIsNoNumber
+from course_utils.engine.metrics import LossIsNoNumber, macro_f1
 from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import layers_synchronised
+from course_utils.engine.run_log import let_go
 from course_utils.engine.sampling import batches_of
 from course_utils.engine.setup import Setup, prepare
 from course_utils.feature_extraction import set_learning, train_mode
@@ -52,7 +52,7 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
             network, bare = setup.networks(model)
 
         def forward_and_backward(images: Tensor, labels: Tensor, share: float, network: nn.Module = network) -> Tensor:
-            logits = network(images)
+            logits = setup.forward(network, images)
             loss = setup.loss(logits, labels) * share
             setup.accelerator.backward(loss)
             return logits.detach()
@@ -62,34 +62,41 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
         metrics = setup.metrics()  # plain cross-entropy and accuracy, over samples
         for images, labels in setup.train.of_epoch(epoch):
             logits = setup.memory.in_pieces(forward_and_backward, images, labels)  # in one, unless memory is short
-            setup.optimizer.step()
+            setup.optimizer.step()  # left out by the scaling of float16 where a gradient is too large for it
             setup.schedule.step()
             setup.optimizer.zero_grad(set_to_none=True)
             metrics.add(logits, labels)
         train_loss, train_accuracy = metrics.means()
+        setup.check_scaling()
 
-        val_loss, val_accuracy = validate(run, model, bare, setup)
+        val_loss, val_accuracy, val_f1 = validate(run, model, bare, setup)
         seconds = time.perf_counter() - start
-        record = EpochRecord(epoch, tuple(learning), train_loss, train_accuracy, val_loss, val_accuracy, seconds)
+        record = EpochRecord(
+            epoch, tuple(learning), train_loss, train_accuracy, val_loss, val_accuracy, seconds, val_f1
+        )
         run.history.append(record)
         call(hooks, "on_epoch_end", run, model)  # the first of them keeps the best weights
     if run.stopped == "running":
         run.stopped = "finished"
 
 
-def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tuple[float, float]:
-    """Return loss and accuracy on the validation split; with log="full", ``run.answers`` gets the probabilities."""
+def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tuple[float, float, float | None]:
+    """Return loss, accuracy, and macro F1 where it chooses the epoch, on the validation split.
+
+    With log="full", or where the macro F1 is needed, ``run.answers`` gets the probabilities.
+    """
     model.eval()
-    metrics = setup.metrics(keep_answers=setup.options.log == "full")
+    by_f1 = setup.options.choose_by == "macro_f1"
+    metrics = setup.metrics(keep_answers=by_f1 or setup.options.log == "full")
 
     def forward(images: Tensor, _labels: Tensor, _share: float) -> Tensor:
-        return network(images)
+        return setup.forward(network, images)
 
     with torch.no_grad():
         for images, labels in setup.val.of_epoch(0):  # the same pictures in the same order, whatever the epoch
             metrics.add(setup.memory.in_pieces(forward, images, labels), labels)
     means, run.answers = metrics.means(), metrics.answers()
-    return means
+    return *means, macro_f1(*run.answers) if by_f1 else None
 
 
 def fit(
@@ -144,6 +151,7 @@ def fit(
     _LAST[:] = [run]
     with generators_put_back(options.seed):
         check_call(model, train, val, options)
+        run.plan.warn_if_too_short(options.epochs)
         error = _run_to_its_end(run, model, train, val, options, hooks)
     # Raised here, because an error that is raised while another one is handled keeps that one's traceback, and with it
     # every tensor that was in use.
@@ -174,8 +182,19 @@ def _run_to_its_end(
             "Stopped while the frozen stages ran over the pictures, before the first epoch; the same call begins anew.",
             run,
         )
+    except torch.OutOfMemoryError:  # another program may have the GPU
+        run.stopped = "failed"
+        clear_device_cache(garbage_collection=True)
+        return CourseError(
+            "The memory of the GPU is too small for the network, or for a batch through its frozen stages. Look for "
+            "other programs and notebooks that use it (nvidia-smi), or give device='cpu'."
+        )
     run.cached = setup.inputs.border
-    hooks = [*own_hooks(run, model, train, val, setup), *hooks]
+    try:
+        hooks = [*own_hooks(run, model, train, val, setup), *hooks]
+    except BaseException:  # a checkpoint that cannot be used, or a Stop
+        let_go(run.folder)
+        raise
     error: BaseException | None = None
     try:
         call(hooks, "on_train_begin", run, model)
@@ -184,7 +203,7 @@ def _run_to_its_end(
     except KeyboardInterrupt:
         run.stopped, error = "interrupted", TrainingStopped("", run)
     except LossIsNoNumber as trouble:
-        run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run), run)
+        run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run, setup), run)
     except (OutOfMemory, torch.OutOfMemoryError) as trouble:
         run.stopped, error = "failed", too_little_memory(setup.group, getattr(trouble, "pictures", None))
     except BaseException as trouble:
@@ -202,20 +221,21 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
     try:
         if run.stopped in ("interrupted", "failed"):
             call(hooks, "on_stop", run, model)
-        setup.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         call(hooks, "on_train_end", run, model)
     finally:  # a second Stop comes in here
-        ACTIVE_RUNS.discard(run.folder)
+        let_go(run.folder)
         setup.release()
         if run.stopped not in ("finished", "early"):  # leave the memory to whatever is done instead
             clear_device_cache(garbage_collection=True)
 
 
-def _advice(error: LossIsNoNumber, run: Run) -> str:
+def _advice(error: LossIsNoNumber, run: Run, setup: Setup) -> str:
     rate = max(row.rate for row in run.plan.rows if row.start is not None)
+    float16 = " Or give precision='float32': numbers end at 65,504 in float16."
     return (
-        f"The loss became {error.args[0]} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
+        f"{error} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
         f"rate: {rate:g}. Try a tenth of it, a longer warm-up, or look for pictures that are not finite numbers."
+        + (float16 if setup.settings["precision"] == "float16" else "")
     )
 
 
@@ -251,13 +271,15 @@ def simple_fit(
     plan = strategy.plan(model)
     steps_per_epoch = len(batches_of(range(len(train)), batch_size, training=True))
     steps = epochs * steps_per_epoch
-    warmup = round(strategy.warmup * steps)
 
     # All parameter groups exist from the first step; the rate of each is a function of the step.
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     starts = [group["start"] * steps_per_epoch for group in optimizer.param_groups]
-    schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
+    climbs = [round(strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
+    schedule = LambdaLR(
+        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
+    )
 
     history, best = [], {}
     with generators_put_back(seed):  # dropout

@@ -95,7 +95,7 @@ def draw_view(gallery: Gallery, view: View, found: Explanation | None = None) ->
         (axes[0, 1], overlay(picture, found.heat, view.opacity)[0], f"for {names[target]}"),
     ):
         axis.imshow(shown)
-        axis.set_title(title)
+        axis.set_title(plots.label(title))
         axis.axis("off")
     _draw_answers(axes[0, 2], found.probabilities[0], names, target)
     return figure
@@ -110,7 +110,7 @@ def _draw_answers(axis: Any, probabilities: np.ndarray, names: Sequence[str], ta
     colors = [plots.COLORS[1] if i == target else plots.COLORS[0] for i in best]
     bars = axis.barh(range(len(best)), values, color=colors)
     axis.bar_label(bars, [f"{value:.0f} %" for value in values], padding=3)
-    axis.set_yticks(range(len(best)), [names[i][:18] + (" (shown)" if i == target else "") for i in best])
+    axis.set_yticks(range(len(best)), [plots.label(names[i], 18) + (" (shown)" if i == target else "") for i in best])
     axis.set(xlabel="probability (%)", xlim=(0, 118), ylim=(len(best) - 0.4, -0.6))
 
 

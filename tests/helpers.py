@@ -238,7 +238,7 @@ class SharedRun:
         return model, fit(model, train, val, self.strategy, **options)
 
 
-UNBALANCED = {"label_smoothing": 0.1, "oversample": True, "patience": 5, "log": "off"}
+UNBALANCED = {"label_smoothing": 0.1, "oversample": True, "patience": 5, "log": "off", "choose_by": "macro_f1"}
 SHARED_RUNS = (
     *(SharedRun(s.name, s, epochs=3 if s is PROGRESSIVE else 2) for s in STRATEGIES),
     SharedRun("unbalanced", FULL, epochs=1, options=UNBALANCED),
@@ -288,19 +288,44 @@ def _fit_on_this_rank(folder: Path) -> None:
     _meet_accidents(folder, state.process_index)
 
 
+class DrawsByRank:
+    """A hook: before every forward pass a process draws as many numbers as its rank; ``states`` are those at the end."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.states = rank, []
+
+    def on_train_begin(self, _run: Run, model: nn.Module) -> None:
+        def draw(*_inputs: Any) -> None:
+            torch.rand(self.rank)
+
+        model.register_forward_pre_hook(draw)
+
+    def on_train_end(self, _run: Run, _model: nn.Module) -> None:
+        self.states.append(torch.get_rng_state().tolist())
+
+
 def _stop_and_go_on(folder: Path, rank: int) -> None:
-    """A run that is stopped before its last epoch and taken up again, beside one that is not."""
+    """A run that is stopped before its last epoch and taken up again, beside one that is not.
+
+    The second process is as if on another machine: it has other runs, and cannot read what lies on the first one's disk.
+    """
+    from course_utils.engine import checkpoints
     from course_utils.training import last_run
 
     job = SharedRun("resumed", PROGRESSIVE, epochs=3, dtype=torch.float32, options={"log": "light", "resume": True})
-    whole, unbroken = replace(job, options={"log": "off"}).fit()
-    with mock.patch.dict(os.environ, {"COURSE_RUNS": str(folder / "resumed")}):
+    draws, no_disk = DrawsByRank(rank), mock.Mock(side_effect=FileNotFoundError("it lies on another machine"))
+    whole, unbroken = replace(job, options={"log": "off", "hooks": [draws]}).fit()
+    with (
+        mock.patch.dict(os.environ, {"COURSE_RUNS": str(folder / f"resumed on {rank}")}),
+        mock.patch.object(checkpoints, "read_checkpoint", checkpoints.read_checkpoint if rank == 0 else no_disk),
+    ):
         # A Ctrl-C in the terminal reaches all of them.
         with contextlib.suppress(KeyboardInterrupt):
-            replace(job, options=job.options | {"hooks": [StopAfter(2)]}).fit()
+            replace(job, options=job.options | {"hooks": [StopAfter(2), draws]}).fit()
         stopped = last_run()
-        model, run = job.fit()
+        model, run = replace(job, options=job.options | {"hooks": [draws]}).fit()
     told = {"stopped": stopped.stopped, "resumed": run.resumed, "moved": sorted(moved(copy_of(whole), copy_of(model)))}
+    told["random"] = draws.states
     told["histories"] = [[asdict(r) | {"seconds": 0} for r in one.history] for one in (unbroken, run)]
     (folder / f"resumed{rank}.json").write_text(json.dumps(told), encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import random
 import re
 import shutil
 import sys
@@ -163,6 +164,27 @@ def test_in_memory_refuses_what_would_mislead(photos, monkeypatch):
         in_memory(train.with_transform(eval_transform(WEIGHTS)))
 
 
+DRAWS = {
+    "python": random.random,
+    "numpy": np.random.rand,
+    "torch": lambda: torch.rand(()),
+    "its own": np.random.default_rng(0).random,
+}
+
+
+@pytest.mark.parametrize("generator", DRAWS)
+def test_in_memory_sees_augmentation_of_a_few_pictures(photos, generator):
+    train, calls = open_dataset(photos).train, []
+
+    def sometimes(picture):
+        calls.append(1)
+        drawn = DRAWS[generator]() if len(calls) > 3 and len(calls) % 3 == 0 else 0
+        return as_tensor(picture.resize((8, 8))) + drawn
+
+    with pytest.raises(CourseError, match="draws random numbers"):
+        in_memory(train.with_transform(sometimes))
+
+
 def tuple_of_size(picture: Image.Image) -> tuple[int, int]:
     return picture.size
 
@@ -285,10 +307,6 @@ def test_only_a_train_folder(tmp_path):
     assert [len(getattr(splits, s)) for s in SPLITS] == [15, 5, 5]
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    assert open_dataset(write_folder(tmp_path, {"train": 6, "bus": 6})).classes == ("bus", "train")
-
-
 def test_numbers_as_classes_are_in_the_order_of_numbers(tmp_path):
     assert open_dataset(write_folder(tmp_path / "all", {"10": 5, "2": 5, "1": 5})).classes == ("1", "2", "10")
     assert open_dataset(write_folder(tmp_path / "mixed", {"10": 5, "2": 5, "x": 5})).classes == ("10", "2", "x")
@@ -399,6 +417,8 @@ def test_accents_in_class_names_have_one_form(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(CourseError, match=r"does not exist.*pets, hymenoptera, a folder .* or a \.csv file"):
         open_dataset(tmp_path / "nowhere")
+    with pytest.raises(CourseError, match="'~nobody-there' does not exist"):
+        open_dataset("~nobody-there")
     with pytest.raises(CourseError, match="is a file"):
         open_dataset(write_picture(tmp_path / "a.png", 1))
 

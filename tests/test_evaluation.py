@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn import metrics
 
+from course_utils import evaluation
 from course_utils.common.errors import CourseError
 from course_utils.datasets import MemoryDataset, PhotoDataset
 from course_utils.evaluation import (
@@ -68,6 +69,29 @@ def test_wilson_surrounds_the_share_and_mirrors(pair):
     assert more_high - more_low < high - low
     wide_low, wide_high = wilson_interval(right, total, level=0.99)
     assert wide_high - wide_low > high - low
+
+
+def test_wilson_holds_its_share_whatever_the_counts():
+    """To the last bit, in percent too: a plot refuses an interval beside its value."""
+    counted = [(right, total) for total in (*range(1, 31), 97, 200) for right in range(total + 1)]
+    ends = [(right, n) for n in range(31, 1001, 2) for right in (0, n)]
+    for right, total in counted + ends:
+        low, high = wilson_interval(right, total)
+        assert 0 <= low <= right / total <= high <= 1
+        assert 100 * low <= 100 * (right / total) <= 100 * high
+        assert (low == 0) == (right == 0) and (high == 1) == (right == total)
+
+
+def test_wilson_is_exact_at_the_ends_where_scipy_rounds(monkeypatch):
+    class Rounded:
+        def __init__(self, right, total):
+            self.ends = 1e-17 if right == 0 else 0.4, 1 - 2e-16 if right == total else 0.6
+
+        def proportion_ci(self, *_, **__):
+            return self.ends
+
+    monkeypatch.setattr(evaluation, "binomtest", Rounded)
+    assert wilson_interval(9, 9) == (0.4, 1.0) and wilson_interval(0, 9) == (0.0, 0.6)
 
 
 @pytest.mark.parametrize(("right", "total"), [(1, 0), (0, 0), (-1, 5), (6, 5)])
@@ -242,6 +266,30 @@ def test_the_bootstrap_depends_on_its_seed_alone():
     assert report.macro_f1_interval(resamples=200, seed=2) != first
 
 
+def test_the_bootstrap_is_computed_once_for_all_that_is_printed_and_stored(monkeypatch):
+    computed = []
+    whole = evaluation._bootstrap_of_macro_f1
+    monkeypatch.setattr(evaluation, "_bootstrap_of_macro_f1", lambda *of: computed.append(of[1:]) or whole(*of))
+    report = random_report(30)
+    assert str(report) and report.to_markdown() and report.to_dict()["macro_f1_interval"]
+    report.macro_f1_interval(seed=1)
+    assert computed == [(2000, 0), (2000, 1)]
+    assert random_report(30).macro_f1_interval() == report.macro_f1_interval() and len(computed) == 3
+
+
+def test_a_test_set_of_one_class_has_a_whole_report():
+    scores = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.2, 0.2]])
+    report = Report(("cat", "dog", "owl"), np.zeros(4, int), scores)
+    # F1 of the only class that occurs: precision 1, recall 3/4.
+    assert report.macro_f1 == pytest.approx(6 / 7) and report.accuracy == 0.75
+    low, high = report.macro_f1_interval()
+    assert low < 6 / 7 < high == 1
+    assert "no samples" in str(report) and "no samples" in report.to_markdown()
+    assert [row["recall"] for row in report.to_dict()["per_class"]] == [0.75, None, None]
+    low, high = compare_models(report, report).interval
+    assert -1 < low < 0 < high < 1
+
+
 def test_more_samples_make_the_bootstrap_interval_narrower():
     few, many = (random_report(n).macro_f1_interval() for n in (40, 1000))
     assert many[1] - many[0] < 0.4 * (few[1] - few[0])
@@ -293,7 +341,7 @@ def test_a_data_set_without_names_gets_numbers():
         (["/data/pets/test/cat/1.png", "/data/pets/test/dog/2.png"], ("cat/1.png", "dog/2.png")),
         (["/data/cat/1.png", "/data/cat/2.png"], ("1.png", "2.png")),
         (["1.png", "cat/2.png"], ("1.png", "cat/2.png")),
-        (["/data/1.png", "cat/2.png"], ("1.png", "2.png")),
+        (["/data/1.png", "cat/1.png"], ("/data/1.png", "cat/1.png")),
         (["/data/1.png"], ()),  # one path for two samples: something else is meant
         ([1, 2], ()),
         (None, ()),

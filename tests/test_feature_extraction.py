@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import ColourPatches, cheap_model, copy_of, generators_untouched, mini, moved, moved_stages, no_hooks
+from torch import nn
 from torch.nn import functional as F
 
 from course_utils.common.errors import CourseError
@@ -83,7 +84,6 @@ def test_the_frozen_part_computes_the_same_while_the_head_trains():
             x = x if name == "head" else stage(x)
         outputs.append(x)
     assert torch.equal(*outputs)
-    assert train_mode(model).classifier[-1].training and not model.classifier[2].training
 
 
 def test_gradients_of_frozen_parameters_are_none():
@@ -125,6 +125,19 @@ def test_train_mode_after_eval():
     model = freeze(mini(), before="layer4").eval()
     assert train_mode(model) is model
     assert model.training and model.layer4[1].bn2.training and not model.layer3[1].bn2.training
+
+
+@pytest.mark.parametrize(
+    ("name", "dropouts"),
+    [("vgg11_mini", 2), ("efficientnet_b0_mini", 1), ("mobilenet_v2", 1), ("mobilenet_v3_small_mini", 1)],
+)
+def test_dropout_in_front_of_the_last_layer_goes_with_the_head(name, dropouts):
+    """On where the head learns, in every family; dropout between frozen layers stays off."""
+    model = freeze(cheap_model(name, num_classes=3))
+    assert learning_stages(model) == ["head"]
+    assert [m.training for m in model.modules() if isinstance(m, nn.Dropout)] == [False] * (dropouts - 1) + [True]
+    freeze(model, before=None)
+    assert not any(m.training for m in model.modules() if isinstance(m, nn.Dropout))
 
 
 @pytest.mark.parametrize(

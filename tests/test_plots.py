@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -16,6 +17,7 @@ from PIL import Image
 
 from course_utils import plots
 from course_utils.common.errors import CourseError
+from course_utils.experiments.feature_views import plot_planes
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE
 from course_utils.training import fit
 
@@ -279,3 +281,57 @@ def test_groups_look_different_up_to_28():
     assert len(set(looks)) == 28
     for position in (0, 1):  # colour alone, or marker alone, tells the first seven apart
         assert len({each[position] for each in looks[:7]}) == 7
+
+
+# --- names from a reader's folders -------------------------------------------------------------------------------
+
+
+LONG = "a" * 200
+NAMED = {
+    "grid": lambda name: plots.picture_grid([np.zeros((8, 8))], [name]),
+    "message": plots.message,
+    "filters": lambda name: plots.filters({name: torch.rand(8, 3, 7, 7)}),
+    "curves": lambda name: plots.learning_curves({name: a_run()}),
+    "plans": lambda name: plots.plan_map({name: FULL.plan(mini())}, epochs=2),
+    "dots": lambda name: plots.dots_with_mean({name: [1, 2]}, "%", {name: 1}),
+    "spread": lambda name: plots.curves_with_spread([1, 10], {name: [[1, 3], [4, 6]]}, "n", "%"),
+    "confusion": lambda name: plots.confusion(np.eye(2, dtype=int), [name, name]),
+    "schedules": lambda name: plots.schedules({name: [0.1, 0.2]}),
+    "lines": lambda name: plots.lines({name: [1, 2]}, "x", "y"),
+    "bars": lambda name: plots.bars({name: 1.0}, "x"),
+    "scatter": lambda name: plots.scatter({name: (1, 2)}, "x", "y"),
+    "planes": lambda name: plot_planes({name: torch.rand(6, 4)}, [0, 1] * 3, [name, "dog"]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+@pytest.mark.parametrize("name", ["$20_to_$50", "$", "$^$", "_private", "猫と犬", "caf\udce9", LONG, "a\\b"])
+def test_every_name_can_be_drawn_and_is_taken_for_nothing_else(kind, name):
+    with warnings.catch_warnings(action="error"):
+        figure = NAMED[kind](name)
+        plots.png_bytes(figure)
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    # What is drawn of a text, and whether it is taken for a formula.
+    drawn = [text._preprocess_math(text.get_text()) for text in texts]
+    wanted = name[:5].replace("\udce9", "\\")
+    assert any(wanted in text and not formula for text, formula in drawn)
+    assert kind == "message" or max(len(text) for text, _ in drawn) <= 40
+
+
+def test_a_long_name_keeps_both_ends():
+    assert plots.label("a" * 199 + "b") == "a" * 20 + "…" + "a" * 18 + "b"
+    assert plots.label("a" * 40) == "a" * 40
+
+
+def test_the_description_of_a_figure_holds_no_formula(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    plots.show(plots.message("nothing"), alt="under_$20 and above_$50")
+    assert shown[0].alt == "under_$20 and above_$50"
+    assert shown[1].data == r"*under_\$20 and above_\$50*"
+
+
+def test_a_grid_without_pictures_says_so():
+    figure = plots.picture_grid([], [])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["There is no picture to show."]
+    plots.png_bytes(figure)

@@ -6,6 +6,7 @@ import doctest
 import re
 import urllib.error
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -512,6 +513,14 @@ WRAPPINGS = {
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": 0.5},
     "module.": lambda s: {f"module.{key}": value for key, value in s.items()},
     "compiled and parallel, nested": lambda s: {"state_dict": {f"module._orig_mod.{k}": v for k, v in s.items()}},
+    "Lightning": lambda s: {
+        "state_dict": {"loss.weight": torch.ones(3), **{f"model.{key}": value for key, value in s.items()}},
+        "hyper_parameters": {"rate": 0.1},
+    },
+    "Lightning, compiled": lambda s: {"state_dict": {f"net._orig_mod.{k}": v for k, v in s.items()}},
+    "Lightning, without batch counters": lambda s: {
+        "state_dict": {f"backbone.{k}": v for k, v in s.items() if not k.endswith("num_batches_tracked")}
+    },
     "half precision": lambda s: {key: value.half() if value.is_floating_point() else value for key, value in s.items()},
     "without batch counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
 }
@@ -611,6 +620,45 @@ def test_a_file_that_is_no_checkpoint(tmp_path, content, suffix):
     with pytest.raises(CourseError) as caught:
         read_state_dict(path)
     assert str(path) in str(caught.value)
+
+
+def zipped(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("photos/cat.jpg", b"x")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: path.write_bytes(b""), "it is empty (0 bytes). Download or copy it again."),
+        (lambda path: path.write_text("\n<!DOCTYPE html><title>Sign in</title>"), "it is a web page, "),
+        (lambda path: path.write_text("<html><body>"), "it is a web page, "),
+        (
+            lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+            "it is a pointer of Git LFS, not the file that it stands for. Run git lfs pull in its repository.",
+        ),
+        (zipped, "it is a ZIP archive of photos/cat.jpg. Unpack it, and give the file of weights."),
+    ],
+)
+def test_a_file_that_only_has_the_name_of_weights(tmp_path, suffix, write, told):
+    path = tmp_path / f"own{suffix}"
+    write(path)
+    with pytest.raises(CourseError) as caught:
+        read_state_dict(path)
+    assert str(caught.value).startswith(f"{path} holds no weights: {told}")
+
+
+def test_safetensors_of_another_ending(tmp_path, state):
+    save_file(state, tmp_path / "own.pth")
+    assert not moved(state, read_state_dict(tmp_path / "own.pth"))
+
+
+def test_of_two_networks_in_a_file_none_is_guessed(tmp_path, state):
+    both = {f"{who}.{key}": value for who in ("student", "teacher") for key, value in state.items()}
+    torch.save({"state_dict": both}, tmp_path / "own.pt")
+    with pytest.raises(CourseError, match=r"unexpected: student\.conv1\.weight"):
+        load_pretrained("resnet18_mini", checkpoint=tmp_path / "own.pt")
 
 
 class Opens:

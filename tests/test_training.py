@@ -9,8 +9,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from helpers import (
     ColourPatches,
     Noisy,
@@ -30,9 +28,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 from course_utils.common.errors import CourseError
-from course_utils.engine import devices, hooks, setup
+from course_utils.engine import hooks, setup
+from course_utils.engine.devices import make_accelerator
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
+from course_utils.engine.metrics import EpochMetrics
 from course_utils.engine.options import FitOptions
+from course_utils.engine.processes import ProcessGroup, shard_of
 from course_utils.engine.sampling import BalancedOrder, SeededOrder
 from course_utils.evaluation import evaluate
 from course_utils.fine_tuning import (
@@ -286,8 +287,57 @@ def test_a_stage_that_wakes_up_later_follows_its_schedule(monkeypatch):
     strategy = Strategy("late", starts=(0, 1, None), rates=(1e-2,), warmup=0.25)
     quick(mini(), strategy=strategy, epochs=4)
     steps_per_epoch = 3
-    assert {args[1:] for args in seen} == {(0, 12, 3), (steps_per_epoch, 12, 3)}
+    assert {args[1:] for args in seen} == {(0, 12, 3), (steps_per_epoch, 12, 2)}  # a quarter of 12 and of 9 steps
     assert {args[0] for args in seen} == set(range(13))
+
+
+def test_fit_warns_of_stages_that_never_learn():
+    with pytest.warns(UserWarning, match="never lets stem, layer1, layer2, layer3, layer4 learn") as caught:
+        quick(mini(), strategy=PROGRESSIVE, epochs=1)
+    assert [w.filename for w in caught] == [__file__]
+
+
+# --- pictures without a label ------------------------------------------------------------------------------------
+
+
+def partly_labelled(size, seed, without):
+    """Colour patches of which some have torch's mark for "no label", and those that have one alone."""
+    patches = ColourPatches(size, seed)
+    images, labels = patches.images, torch.tensor(patches.labels)
+    labels[without] = -100
+    return TensorDataset(images, labels), TensorDataset(images[labels >= 0], labels[labels >= 0])
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": [1, 2, 5], "label_smoothing": 0.1}], ids=["", "weighed"])
+def test_pictures_without_a_label_teach_nothing_and_count_nowhere(options):
+    """In a frozen network without dropout they do not matter at all: the run is that of the others alone."""
+    train, val = partly_labelled(16, 1, [2, 3, 8, 15]), partly_labelled(9, 2, [1, 2, 8])
+    models, histories = [mini(), mini()], []
+    for model, *data in zip(models, train, val, strict=True):
+        run = quick(model, *data, HEAD, epochs=1, batch_size=16, **options)
+        histories.append(np.array(numbers(run)))
+    torch.testing.assert_close(models[0].fc.weight, models[1].fc.weight, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(*histories, rtol=1e-5)
+
+
+def test_the_report_of_a_run_is_about_labelled_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    run = quick(mini(), TRAIN, partly_labelled(9, 2, [3, 4])[0], HEAD, epochs=1, log="full")
+    report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    assert report["n"] == 7 and report["accuracy"] == run.best.val_accuracy
+
+
+def test_without_any_label_there_is_nothing_to_count():
+    group = ProcessGroup(make_accelerator("cpu"))
+    group.shard, metrics = shard_of(2, 0, 1), EpochMetrics(group)
+    metrics.add(torch.zeros(2, 3), torch.tensor([-100, -100]))
+    with pytest.raises(CourseError, match="None of 2 samples has a label, all have -100"):
+        metrics.means()
+
+
+def test_oversampling_draws_labelled_pictures_only():
+    labels = [0, -100, 1, 1, -100]
+    assert {labels[i] for epoch in range(20) for i in BalancedOrder(labels, 0, epoch)} == {0, 1}
 
 
 def test_head_only_training_is_plain_adamw():
@@ -357,6 +407,37 @@ def test_equal_accuracy_is_decided_by_loss_and_equal_loss_by_time():
     numbers = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.8), (0.6, 0.1)]
     history = [EpochRecord(i, ("head",), 1.0, 0.5, loss, right, 1.0) for i, (right, loss) in enumerate(numbers)]
     assert Run(FULL, plan, 0, history).best is history[2]
+
+
+def test_macro_f1_chooses_the_epoch_where_it_is_asked_to(monkeypatch):
+    """The weights that come back, the early stop and the printed history go by it."""
+    scores = iter([0.3, 0.8, 0.5, 0.4, 0.9])
+    monkeypatch.setattr("course_utils.training.macro_f1", lambda *_: next(scores))
+    model, kept = mini(), []
+
+    class Keep:
+        def on_epoch_end(self, run, model):
+            kept.append(copy_of(model))
+
+    run = quick(model, epochs=8, patience=2, choose_by="macro_f1", hooks=[Keep()])
+    assert run.best is run.history[1] and run.stopped == "early" and len(run.history) == 4
+    assert not moved(kept[1], copy_of(model)) and moved(kept[3], copy_of(model))
+    assert [record.val_macro_f1 for record in run.history] == [0.3, 0.8, 0.5, 0.4]
+    columns, _, *rows = str(run).splitlines()
+    assert "val macro F1" in columns and [row.rstrip().endswith("best") for row in rows] == [False, True, False, False]
+    assert "0.800" in rows[1]
+
+
+def test_the_macro_f1_that_chooses_is_that_of_a_report():
+    val = ColourPatches(9, seed=2)
+    val.labels = (0, 0, 0, 0, 0, 0, 1, 1, 2)
+    model = mini()
+    run = quick(model, val=val, epochs=3, choose_by="macro_f1", class_weights=[1, 2, 3])
+    assert run.best.val_macro_f1 == pytest.approx(evaluate(model, val).macro_f1)
+    assert run.best.val_macro_f1 == max(record.val_macro_f1 for record in run.history)
+    plain = quick(mini(), val=val, epochs=3, class_weights=[1, 2, 3])
+    assert [r.val_accuracy for r in plain.history] == [r.val_accuracy for r in run.history]  # it changes no training
+    assert plain.history[0].val_macro_f1 is None and "macro" not in str(plain)
 
 
 class Opposite(ColourPatches):
@@ -717,10 +798,13 @@ def labelled(*labels):
         ({"train": TensorDataset(torch.zeros(2, 3, 32, 32), torch.tensor([5, 5]))}, "labels up to 5"),
         ({"train": Pictures(3)}, "train split gives a Image instead of a tensor"),
         ({"val": Pictures(3)}, "with_transform"),
+        ({"choose_by": "f1"}, "choose_by='f1' is unknown: give one of accuracy, macro_f1."),
         ({"log": "yes"}, "log='yes' is unknown: give one of full, light, off."),
         ({"num_workers": -1}, "num_workers=-1: give a whole number, at least 0, or 'auto'"),
         ({"num_workers": "many"}, "or 'auto'"),
         ({"device": "tpu"}, "'tpu'"),
+        ({"precision": "half"}, "precision='half' is unknown: give 'auto' or one of float32, bfloat16, float16."),
+        ({"precision": "float16"}, "not possible on cpu: give 'auto' or one of float32, bfloat16."),
         ({"device": "mps"}, "'mps'"),
         ({"device": "cuda"}, "no GPU"),
     ],
@@ -737,6 +821,16 @@ def test_what_cannot_work_is_said_before_anything_is_spent(options, told, monkey
     assert not moved(before, copy_of(model))
 
 
+def test_a_gpu_without_room_for_the_network_is_one_sentence(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(setup, "inputs_for", full)
+    with pytest.raises(CourseError, match=r"memory of the GPU is too small.*device='cpu'"):
+        quick(mini())
+    assert last_run().stopped == "failed"
+
+
 def test_a_head_and_data_of_another_size_name_both():
     with pytest.raises(CourseError, match=r"labels up to 2, the model's head has 2 outputs.*num_classes=3"):
         quick(mini(num_classes=2))
@@ -745,31 +839,19 @@ def test_a_head_and_data_of_another_size_name_both():
 # --- what is left behind -----------------------------------------------------------------------------------------
 
 
-def half_precision(_device):
-    """What fit uses on a GPU, on the CPU: accelerate then wraps the model's forward."""
-    return Accelerator(cpu=True, mixed_precision="bf16", dataloader_config=DataLoaderConfiguration(split_batches=True))
-
-
-@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("strategy", [FEATURE_EXTRACTION, PROGRESSIVE], ids=lambda s: s.name)
-def test_nothing_is_left_on_the_model(monkeypatch, mixed, strategy):
-    if mixed:
-        devices.forget_other_device("cpu", "bf16")
-        monkeypatch.setattr(setup, "make_accelerator", half_precision)
+def test_nothing_is_left_on_the_model(precision, strategy):
     model = mini()
-    kind = type(model)
-    quick(model, strategy=strategy, epochs=3)
-    assert type(model) is kind and no_hooks(model)
-    assert "_original_forward" not in vars(model)
-    assert not hasattr(model.forward, "__wrapped__") and model.forward.__func__ is kind.forward
+    attributes = vars(model).keys()
+    quick(model, strategy=strategy, epochs=3, precision=precision)
+    assert vars(model).keys() == attributes and no_hooks(model)
     twin = mini()
     twin.load_state_dict(copy_of(model))
     twin.eval().to(memory_format=torch.channels_last)
     with torch.no_grad():
         logits = model(VAL.images)
         assert logits.dtype == torch.float32 and torch.equal(logits, twin(VAL.images))
-    monkeypatch.undo()
-    quick(model, epochs=1)  # and the next fit, in the other precision, is not refused
 
 
 def test_a_run_prints_its_epochs_and_marks_the_best():

@@ -285,7 +285,7 @@ def _answers_in_words(facts: dict[str, Any], state: int) -> str:
 # --- drawing -----------------------------------------------------------------------------------------------------
 
 
-@plots.styled
+@plots.styled()
 def draw(scene: Scene, recording: Recording) -> Figure:
     """Return a scene as a figure of 8 × 4.5 inches."""
     figure = Figure(figsize=INCHES)
@@ -409,7 +409,7 @@ DRAWN_BY = {"title": _draw_title, "task": _draw_task, "state": _draw_state}
 DRAWN_BY |= {"comparison": _draw_comparison, "result": _draw_result}
 
 
-@plots.styled
+@plots.styled()
 def frame(scene: Scene, recording: Recording) -> Image.Image:
     """Return a scene as a picture of 960 × 540 pixels with few colours."""
     drawn = io.BytesIO()

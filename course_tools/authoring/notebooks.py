@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import course_utils
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text
 
 # cli.py imports this module at its start, so nbformat, nbclient and jupyter_client are imported where they are used.
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook in one fixed form, so that a diff shows what changed and nothing else."""
     import nbformat
 
-    with written_whole(path) as beside:
-        beside.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8", newline="\n")
+    write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -124,9 +123,6 @@ def kernel_environment(environ: Mapping[str, str], dataset: str | None = None) -
     # Where the variable is set, Jupyter does not choose its inline backend, and figures are missing from the outputs.
     env = {name: value for name, value in environ.items() if name != "MPLBACKEND"}
     env.setdefault("COURSE_PROGRESS", "0")
-    # OpenMP's threads wait for each other by spinning: where another program used a core too, a lesson of a minute and
-    # a half took nine. Sleeping instead was no slower where nothing else ran.
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A notebook imports the package that this code belongs to, even where another version is installed.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), env.get("PYTHONPATH")]))
     return env if dataset is None else {**env, "COURSE_DATASET": dataset}

@@ -39,7 +39,7 @@ from torchvision.transforms.functional import normalize
 
 from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.common.errors import CourseError
-from course_utils.common.files import sha256_of, written_whole
+from course_utils.common.files import sha256_of, write_text, written_whole
 from course_utils.common.measuring import hardware
 from course_utils.common.tables import markdown_table, percent
 from course_utils.data.downloads import unpack_zip
@@ -402,8 +402,7 @@ def export(name: str, result: Result, folder: Path, command: str, out: Path = ne
         "source": "Tiny ImageNet (CS231n, Stanford), a subset of ImageNet at 64 x 64 pixels",
         "categories": read_categories(folder)[1],
     }
-    with written_whole(out / f"{name}.json") as beside:
-        beside.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_text(out / f"{name}.json", json.dumps(card, indent=1) + "\n")
     return card
 
 
@@ -541,8 +540,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = f"course pretrain {options.name} --per-class {options.per_class} --seed {options.seed}"
     card = export(options.name, result, folder, command, options.out)
     if options.results:
-        with written_whole(options.results) as beside:
-            beside.write_text(results_page(options.out), encoding="utf-8")
+        write_text(options.results, results_page(options.out))
     print(
         f"{options.name}: top-1 {card['top1']} %, top-5 {card['top5']} % of {card['validation_pictures']} validation "
         f"pictures; {card['file']} has SHA-256 {card['sha256']}"

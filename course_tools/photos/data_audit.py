@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from course_utils.evaluation import probe
 SAMPLED = 24  # pictures of which altered copies are made
 MISSED = 0.02  # share of the altered copies that the threshold may miss
 SAME_PIXELS = 0.95
-MOST_PAIRS = 2000
+PARTNERS = 5  # of one picture: among many copies of one scene all pairs would be as many as the pictures squared
 THUMBNAIL = 24
-CHUNK = 1024
+CHUNK = 2**23  # cosines that are in memory together
 
 Embed = Callable[[list[Image.Image]], Tensor]
 
@@ -57,7 +57,8 @@ class Duplicates:
     ----------
     pairs, alike
         The same picture in two splits, the most similar first; pairs with features as similar as those of altered
-        copies but other pixels, perhaps photographs of one scene.
+        copies but other pixels, perhaps photographs of one scene. Every picture that has such a partner is in a pair,
+        with the most similar five of them.
     threshold
         Smallest similarity of a candidate, measured on altered copies.
     altered, found
@@ -87,16 +88,21 @@ class Suspect:
 
 
 def exact_copies(digests: Sequence[str], splits: Sequence[str]) -> list[Pair]:
-    """Return the pairs of files with the same bytes in different splits, given each file's hash and split."""
-    members: dict[str, list[int]] = {}
-    for i, digest in enumerate(digests):
-        members.setdefault(digest, []).append(i)
-    return [
-        Pair(first, second, 1.0, 1.0)
+    """Return pairs of files with the same bytes in different splits, given each file's hash and split.
+
+    Every file that has a copy in another split is in a pair, with the first five of each split.
+    """
+    members: dict[str, dict[str, list[int]]] = {}
+    for i, (digest, split) in enumerate(zip(digests, splits, strict=True)):
+        members.setdefault(digest, {}).setdefault(split, []).append(i)
+    found = {
+        (min(i, j), max(i, j))
         for group in members.values()
-        for first, second in itertools.combinations(group, 2)
-        if splits[first] != splits[second]
-    ]
+        for own, others in itertools.permutations(group.values(), 2)
+        for i in own
+        for j in others[:PARTNERS]
+    }
+    return [Pair(first, second, 1.0, 1.0) for first, second in sorted(found)]
 
 
 def near_duplicates(
@@ -133,38 +139,50 @@ def near_duplicates(
     to_originals = F.cosine_similarity(embed([copy for _, copy in copies]) - mean, features[originals] - mean)
     threshold, usual = np.quantile(to_originals.numpy(), [MISSED, 0.5])
     seen = functools.cache(lambda i: thumbnails(load_picture(paths[i], smallest_side=4 * THUMBNAIL)))
-    same = [agreement(seen(i), thumbnails(copy)) >= SAME_PIXELS for i, copy in copies]
+    same = [float(agreement(seen(i), thumbnails(copy))) >= SAME_PIXELS for i, copy in copies]
     found = sum(ok and float(s) >= threshold for ok, s in zip(same, to_originals, strict=True))
-    candidates = similar_pairs(F.normalize(features - mean), splits, float(threshold))
-    pairs, alike = [], []
-    for first, second, similarity in progress(candidates, "looking for duplicates"):
-        pixels = agreement(seen(first), seen(second))
-        if pixels >= SAME_PIXELS:
-            pairs.append(Pair(first, second, similarity, pixels))
-        elif similarity >= usual:
-            alike.append(Pair(first, second, similarity, pixels))
-    return Duplicates(tuple(pairs), tuple(alike), float(threshold), len(copies), found)
+    pairs, alike = {}, {}
+    candidates = similar_pictures(F.normalize(features - mean), splits, float(threshold))
+    for i, others, cosines in progress(candidates, "looking for duplicates", total=len(paths)):
+        if not len(others):
+            continue
+        pixels = agreement(seen(i), np.stack([seen(j) for j in others.tolist()]))
+        copied = pixels >= SAME_PIXELS
+        for kept, wanted in ((pairs, copied), (alike, ~copied & (cosines >= usual))):
+            for k in np.flatnonzero(wanted)[:PARTNERS]:
+                both = min(i, int(others[k])), max(i, int(others[k]))
+                kept.setdefault(both, Pair(*both, float(cosines[k]), float(pixels[k])))  # each names the other
+    pairs, alike = (
+        tuple(sorted(kept.values(), key=lambda pair: (-pair.similarity, pair.first, pair.second)))
+        for kept in (pairs, alike)
+    )
+    return Duplicates(pairs, alike, float(threshold), len(copies), found)
 
 
-def similar_pairs(unit: Tensor, splits: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Return the pairs of rows from different splits with a cosine of `threshold` or more.
+def similar_pictures(
+    unit: Tensor, splits: Sequence[str], threshold: float
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield for each row those of other splits with a cosine of `threshold` or more, the most similar first.
 
-    `unit` has the features ``(N, D)``, each row of length 1. A pair is the numbers of the two, the lower first, and
-    their cosine, which falls along the list; there are at most ``MOST_PAIRS``.
+    `unit` has the features ``(N, D)``, each row of length 1. What is yielded are the number of the row, those of the
+    others, and their cosines. Memory grows with N, not with the number of pairs.
     """
     _, number = np.unique(np.asarray(splits), return_inverse=True)
-    split, found = torch.from_numpy(number), []
-    for start in range(0, len(unit), CHUNK):
-        rows = torch.arange(start, min(start + CHUNK, len(unit)))
+    split = torch.from_numpy(number)
+    for rows in torch.arange(len(unit)).split(max(1, CHUNK // len(unit))):
         cosines = unit[rows] @ unit.T
-        wanted = (split[rows, None] != split[None]) & (rows[:, None] < torch.arange(len(unit))[None])
-        first, second = torch.nonzero(wanted & (cosines >= threshold), as_tuple=True)
-        found += zip((first + start).tolist(), second.tolist(), cosines[first, second].tolist(), strict=True)
-    return sorted(found, key=lambda pair: (-pair[2], pair[:2]))[:MOST_PAIRS]
+        cosines[split[rows, None] == split[None]] = -torch.inf
+        for i, row in zip(rows.tolist(), cosines, strict=True):
+            others = torch.nonzero(row >= threshold).flatten()
+            others = others[row[others].argsort(descending=True, stable=True)]
+            yield i, others.numpy(), row[others].numpy()
 
 
-def thumbnails(picture: Image.Image) -> list[np.ndarray]:
-    """Return a picture as 24 × 24 grey values, whole and with a twentieth cut off each side; mean 0, length 1."""
+def thumbnails(picture: Image.Image) -> np.ndarray:
+    """Return a picture as 24 × 24 grey values, whole and with a twentieth cut off each side: ``(2, 24, 24)``.
+
+    Each has mean 0 and length 1.
+    """
     width, height = picture.size
     grey, found = picture.convert("L"), []
     for cut in (0.0, 0.05):
@@ -172,15 +190,17 @@ def thumbnails(picture: Image.Image) -> list[np.ndarray]:
         values = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box), np.float64)
         values = values - values.mean()
         found.append(values / max(np.linalg.norm(values), 1e-9))  # a picture of one grey agrees with none
-    return found
+    return np.array(found, np.float32)
 
 
-def agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+def agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return how well two pictures' :func:`thumbnails` agree, whatever the size, brightness and contrast, in [-1, 1].
 
-    It is the highest correlation over mirroring and over cutting off the edges of either.
+    It is the highest correlation over mirroring and over cutting off the edges of either. `second` may hold the
+    thumbnails of several pictures, ``(…, 2, 24, 24)``; then the result is ``(…)``.
     """
-    return max(float((a * b).sum()) for a in first for whole in second for b in (whole, whole[:, ::-1]))
+    views = np.concatenate([first, first[..., ::-1]]).reshape(4, -1)
+    return (second.reshape(*second.shape[:-2], -1) @ views.T).max((-2, -1))
 
 
 def altered(picture: Image.Image) -> list[Image.Image]:

@@ -12,7 +12,7 @@ import difflib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -26,16 +26,17 @@ from course_tools.photos.pictures import (
     Network,
     add_picture_arguments,
     in_batches,
+    names_of,
     open_network,
     picture_files,
     print_left_out,
 )
 from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text, written_whole
 from course_utils.common.tables import percent, text_table
 from course_utils.gradcam import CAM_BATCH, METHODS, as_seen, explain, overlay
-from course_utils.transforms import eval_transform
+from course_utils.transforms import Transform
 
 SHOWN_SIDE = 384
 SHOWN_CLASSES = 3
@@ -72,21 +73,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 when every picture was explained, 1 when broken files were left out."""
+    """Run the command; return 0 when every picture was explained, 3 when broken ones were left out."""
     options = make_parser().parse_args(arguments)
     if options.method not in METHODS:
         raise CourseError(f"There is no method {options.method!r}; choose one of {', '.join(METHODS)}.")
-    paths = picture_files(options.pictures)
+    paths = picture_files(options.pictures, written_to=options.out)
     network = open_network(options.model, options.run)
     target = None if options.target is None else class_number(options.target, network.classes)
-    shown, left_out = explain_files(network, paths, target, options.method, options.stage)
-    for (_, item), name in zip(shown, _file_names([path for path, _ in shown]), strict=True):
+    found, left_out = explain_files(network, paths, target, options.method, options.stage)
+    names = names_of(paths)
+    shown = [(names[path], item) for path, item in found]
+    for (_, item), name in zip(shown, _overlay_names([name for name, _ in shown]), strict=True):
         with written_whole(options.out / name) as beside:
             item.overlay.save(beside, "png")
     how = f"{network.name}, {options.method}, {options.stage or 'last stage with a map'}"
     page = options.out / "index.html"
-    with written_whole(page) as beside:
-        beside.write_text(render_page("explain.html", shown=shown, left_out=left_out, how=how), encoding="utf-8")
+    write_text(page, render_page("explain.html", shown=shown, left_out=left_out, how=how))
     print(_table(shown))
     code = print_left_out(left_out)
     print(f"\nThe page is {page}.")
@@ -137,17 +139,30 @@ def explain_files(
     `target`, `method` and `stage` are those of :func:`~course_utils.gradcam.explain`; as target None stands for the
     most probable class of each picture.
     """
-    prepare = eval_transform(network.weights)
 
     def explained(pictures: list[Image.Image]) -> list[Explained]:
-        found = explain(network.model, torch.stack([prepare(picture) for picture in pictures]), target, method, stage)
+        images = torch.stack([network.prepare(picture) for picture in pictures])
+        found = explain(network.model, images, target, method, stage)
         items = []
-        for picture, heat, number, shares in zip(pictures, found.heat, found.targets, found.probabilities, strict=True):
-            seen, answers = as_seen(picture, network.weights, SHOWN_SIDE), network.best(shares, SHOWN_CLASSES)
+        for i, (heat, number, shares) in enumerate(zip(found.heat, found.targets, found.probabilities, strict=True)):
+            seen, answers = _seen(pictures[i], images[i], network.prepare), network.best(shares, SHOWN_CLASSES)
             items.append(Explained(seen, _overlay(seen, heat), answers, network.classes[number], not heat.max() > 0))
         return items
 
     return in_batches(paths, CAM_BATCH, explained)
+
+
+def _seen(picture: Image.Image, image: torch.Tensor, prepare: Transform) -> Image.Image:
+    """Return the part of a picture that the network was shown, large; `image` is what was made of it."""
+    if hasattr(prepare, "crop_size"):  # a weights' own transform says which part that is
+        return as_seen(picture, prepare, SHOWN_SIDE)
+    for step in reversed(getattr(prepare, "transforms", [])):
+        if hasattr(step, "mean") and hasattr(step, "std"):
+            mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (step.mean, step.std))
+            image = image * std + mean
+    factor = SHOWN_SIDE / max(image.shape[1:])
+    seen = v2.to_pil_image(image.clamp(0, 1).expand(3, -1, -1))
+    return seen.resize((round(factor * seen.width), round(factor * seen.height)))
 
 
 def _overlay(seen: Image.Image, heat: np.ndarray) -> Image.Image:
@@ -156,20 +171,21 @@ def _overlay(seen: Image.Image, heat: np.ndarray) -> Image.Image:
     return Image.fromarray(overlay(picture, enlarged)[0])
 
 
-def _table(shown: Sequence[tuple[Path, Explained]]) -> str:
+def _table(shown: Sequence[tuple[str, Explained]]) -> str:
     rows = []
-    for path, item in shown:
+    for name, item in shown:
         answer, share = item.answers[0]
         explained = f"{item.target}: empty map" if item.empty else item.target
-        rows.append([path.name, f"{answer}, {percent(share, 0)}", explained])
+        rows.append([name, f"{answer}, {percent(share, 0)}", explained])
     return text_table(["picture", "answer", "explained"], rows)
 
 
-def _file_names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each overlay; pictures of one name from several folders are numbered."""
-    names: list[str] = []
-    for path in paths:
-        taken = {name.casefold() for name in names}  # Windows and macOS take "Cat" and "cat" for one file
-        stems = itertools.chain([path.stem], (f"{path.stem}-{i}" for i in itertools.count(2)))
-        names.append(next(f"{stem}.png" for stem in stems if f"{stem}.png".casefold() not in taken))
-    return names
+def _overlay_names(names: Sequence[str]) -> list[str]:
+    """Return a file for each overlay, in the picture's folder; those of ``a.jpg`` and ``a.gif`` differ by a number."""
+    taken: dict[str, str] = {}  # by what Windows and macOS take for one name, such as "Cat" and "cat"
+    for name in names:
+        stem = name.removesuffix(PurePosixPath(name).suffix)
+        numbered = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
+        file = next(f"{text}.png" for text in numbered if f"{text}.png".casefold() not in taken)
+        taken[file.casefold()] = file
+    return list(taken.values())

@@ -5,15 +5,16 @@ rung               what it does                                                 
 =================  =============================================================  ==========================
 kNN                asks the most similar training pictures                        the yardstick: no training
 linear probe       fits a new head to features, once                              scenario A of the brief
-last block         trains the head and the stage in front of it                   scenario B
+last block         trains the head and the last block of convolutions             scenario B
 progressive        unfreezes one stage more in every epoch                        scenario B
 full fine-tuning   trains everything                                              scenario C
 from scratch       trains everything from random weights                          what pre-training is worth
 =================  =============================================================  ==========================
 
-Rungs are compared by a paired test on the *validation* pictures, and the one to use is chosen by them. The test
-pictures are asked once, by the chosen network. A finished rung is kept in a folder whose name depends on the pictures
-and the settings, so a ladder that was stopped goes on behind its last finished rung and epoch.
+The *validation* pictures choose the best epoch of each rung, and the rung to use. Whether a rung is better than those
+below it is a paired test on the same pictures, of the networks as their last epoch left them, which nothing has chosen.
+The test pictures are asked once, by the chosen network. A finished rung is kept in a folder whose name depends on the
+pictures and the settings, so a ladder that was stopped goes on behind its last finished rung and epoch.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ from torch.utils.data import Dataset
 
 from course_tools.photos import data_audit
 from course_tools.photos.ladder_results import COLUMNS, FORMAT, ResultStore, RungResult, choose, report_on, slug
+from course_tools.photos.looks import count_look
 from course_tools.photos.probes import best_neighbours, best_penalty, nearest_neighbours, with_probe_as_head
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of
@@ -110,7 +113,7 @@ class Ladder:
     chosen, test
         The network with the highest validation accuracy, of equals the first; its answers to the test pictures.
     looks
-        Number of networks that have been asked about these test pictures in this folder, the chosen one included.
+        Number of networks that have been asked about these test pictures (:mod:`course_tools.photos.looks`).
     """
 
     splits: Splits
@@ -158,6 +161,22 @@ class Features(NamedTuple):
     test: Tensor
     seconds: float
     memory: int
+
+
+class LastEpoch:
+    """Hook that keeps the answers to `val` after the last of so many epochs, before the best weights are put back."""
+
+    probabilities: np.ndarray
+
+    def __init__(self, val: Dataset, epochs: int) -> None:
+        self.val, self.epochs = val, epochs
+
+    def on_epoch_end(self, run: Run, model: nn.Module) -> None:
+        """Ask the network if this was the last epoch."""
+        if len(run.history) == self.epochs:
+            self.probabilities = evaluate(model, self.val).probabilities
+
+    on_train_begin = on_epoch_end  # a run that was killed behind its last epoch goes on there
 
 
 class LadderRunner:
@@ -266,16 +285,17 @@ class LadderRunner:
         train, val, budget = self.train, self.val, self.budget
         options = {key: value for key, value in asdict(budget).items() if key != "augment"}
         network = rung.strategy.starting_model(self.name, self.classes, seed=budget.seed)
+        last = LastEpoch(val, budget.epochs)
         with Measured(budget.device) as cost:
-            run = fit(network, train, val, rung.strategy, num_workers="auto", resume=True, **options)
+            run = fit(network, train, val, rung.strategy, hooks=[last], num_workers="auto", resume=True, **options)
         seconds = cost.seconds + sum(record.seconds for record in run.history[: run.resumed])
         report = report_on(self.splits, "val", evaluate(network, val).probabilities)
         trainable = max(run.plan.trainable_at(epoch) for epoch in range(budget.epochs))
         detail = f"epoch {run.best.epoch + 1} of {budget.epochs}"
         if run.cached is not None:
             detail += f", activations cached in front of {run.cached}"
-        name = _name_of(run.folder)
-        return RungResult(self.name, rung.name, report, seconds, cost.memory, trainable, name, detail)
+        name, last_report = _name_of(run.folder), report_on(self.splits, "val", last.probabilities)
+        return RungResult(self.name, rung.name, report, seconds, cost.memory, trainable, name, detail, last_report)
 
     def test_once(self, chosen: RungResult) -> Report:
         """Return the answers of the chosen network to the test pictures; they are kept, and asked for only once."""
@@ -285,7 +305,7 @@ class LadderRunner:
         record = load_run(chosen.run)
         answers = evaluate(record.model().to(self.budget.device), self.prepared.test)
         report = report_on(self.splits, "test", answers.probabilities)
-        self.store.save(dataclasses.replace(chosen, report=report), self.weights, "test")
+        self.store.save(dataclasses.replace(chosen, report=report, last=None), self.weights, "test")
         add_report(record.folder, answers)
         return report
 
@@ -300,8 +320,7 @@ class LadderRunner:
         names, paths = zip(*all_pictures(self.splits), strict=True)
         duplicates = data_audit.near_duplicates(features, names, paths, self.embed, self.budget.seed)
         copies = data_audit.exact_copies(digests, names)
-        same_file = {(pair.first, pair.second) for pair in copies}
-        others = tuple(pair for pair in duplicates.pairs if (pair.first, pair.second) not in same_file)
+        others = tuple(pair for pair in duplicates.pairs if digests[pair.first] != digests[pair.second])
         suspects = data_audit.suspected_labels(data_audit.out_of_fold(features, labels, seed=self.budget.seed), labels)
         return Audit(tuple(copies), dataclasses.replace(duplicates, pairs=others), tuple(suspects))
 
@@ -309,8 +328,8 @@ class LadderRunner:
 def _name_of(folder: Path | None) -> str:
     if folder is None:
         raise CourseError(
-            "The network could not be written to the folder of runs, and a ladder needs it there. Free some space, or "
-            "set COURSE_RUNS to a folder that you may write to."
+            "The network could not be written to the folder of runs, and a ladder needs it there. The warning above "
+            "has the reason; COURSE_RUNS names another folder."
         )
     return folder.name
 
@@ -350,6 +369,7 @@ def measure(
         runners = {name: LadderRunner(name, splits, budget, store) for name in models}
         failures = _run_all([(runner, rung) for runner in runners.values() for rung in rungs], results, notify)
         chosen = choose(results)
+        looks = count_look(root, splits.test.paths, chosen.run)
         test = runners[chosen.model].test_once(chosen)
         audit = runners[_best_features(results)].audit(digests)
     except KeyboardInterrupt:
@@ -357,7 +377,7 @@ def measure(
         names = f" ({'; '.join(result.name for result in results)})" if results else ""
         notify(f"Stopped. Finished and kept: {finished}{names}. The same command goes on from there.")
         raise
-    return Ladder(splits, budget, tuple(results), failures, chosen, test, len(store.tested()), audit, store.folder)
+    return Ladder(splits, budget, tuple(results), failures, chosen, test, looks, audit, store.folder)
 
 
 def _run_all(

@@ -16,9 +16,10 @@ from pathlib import Path
 from course_tools.photos.ladder import PROBE, Budget, Ladder, measure
 from course_tools.photos.ladder_report import report_page
 from course_tools.photos.ladder_results import STEP_COLUMNS, steps
+from course_tools.photos.looks import looks_text
 from course_utils.common.command_line import OneLineParser, at_least_one, from_zero
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text
 from course_utils.common.tables import text_table
 from course_utils.datasets import open_dataset
 from course_utils.evaluation import interval_text
@@ -57,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary(len(splits.quarantine))}\n", flush=True)
     budget = Budget(options.epochs, options.batch_size, seed, options.augment, settings.device)
     ladder = measure(splits, models, budget, settings.cache / "ladders", functools.partial(print, flush=True))
-    with written_whole(out) as beside:
-        beside.write_text(report_page(ladder), encoding="utf-8")
+    write_text(out, report_page(ladder))
     comparisons = text_table(STEP_COLUMNS, [step.row() for step in steps(ladder.results)])
     print(f"\n{ladder}\n\n{comparisons}\n\n{closing_lines(ladder, options.data)}\n\nThe report is {out}.")
     return 0
@@ -96,9 +96,9 @@ def closing_lines(ladder: Ladder, data: str) -> str:
     """Return the choice, its test accuracy, the findings among the pictures, and how to go on; `data` is as given."""
     chosen, audit = ladder.chosen, ladder.audit
     twice = len(audit.copies) + len(audit.duplicates.pairs)
-    left_out = len(ladder.splits.quarantine)
+    left_out, test = len(ladder.splits.quarantine), interval_text(ladder.test.right, len(ladder.test.labels))
     return f"""\
-Chosen on validation: {chosen.name}. Test: {interval_text(ladder.test.right, len(ladder.test.labels))}.
+{f"Chosen on validation: {chosen.name}. Test: {test}. {looks_text(ladder.looks)}".rstrip()}
 Pictures in two splits: {twice}. Labels to look at: {len(audit.suspects)}. Files left out: {left_out}.
 Use it: course predict PICTURE --run {chosen.run_id}
 Train such a network anew, for longer: {train_command(ladder, data)}"""

@@ -19,6 +19,7 @@ from course_tools.photos.explain_command import Explained, explain_files
 from course_tools.photos.html_page import as_data_uri, render_page
 from course_tools.photos.ladder import Ladder, all_pictures
 from course_tools.photos.ladder_results import COLUMNS, STEP_COLUMNS, fewest_to_tell, steps
+from course_tools.photos.looks import looks_text
 from course_tools.photos.pictures import Network
 from course_utils import plots
 from course_utils.common.errors import CourseError
@@ -30,6 +31,7 @@ from course_utils.engine.run_log import MANY_CLASSES
 from course_utils.engine.runs import load_run
 from course_utils.evaluation import Report, interval_text, majority_baseline, plot_confusion
 from course_utils.pretrained_models import weights_entry
+from course_utils.transforms import eval_transform
 
 SHOWN_MISTAKES, SHOWN_SUSPECTS, SHOWN_PAIRS, SHOWN_MIX_UPS = 12, 12, 8, 20
 THUMBNAIL = 200
@@ -55,6 +57,7 @@ def report_page(ladder: Ladder) -> str:
     """Return the HTML text, without a reference to any other file."""
     splits, test, duplicates = ladder.splits, ladder.test, ladder.audit.duplicates
     majority = majority_baseline(splits.train.labels, test.labels)
+    compared = steps(ladder.results)
     marked = next(i for i, result in enumerate(ladder.results) if result is ladder.chosen)
     return render_page(
         "ladder.html",
@@ -66,8 +69,10 @@ def report_page(ladder: Ladder) -> str:
         majority=interval_text(majority, len(test.labels)),
         counts=_counts(ladder),
         results=_table(COLUMNS, [result.row() for result in ladder.results], marked, "short"),
-        steps=_table(STEP_COLUMNS, [step.row() for step in steps(ladder.results)], kind="short"),
-        fewest=fewest_to_tell(),
+        steps=_table(STEP_COLUMNS, [step.row() for step in compared], kind="short"),
+        comparisons=len(compared),
+        fewest=fewest_to_tell(max(1, len(compared))),
+        looks=looks_text(ladder.looks),
         validation=len(ladder.chosen.report.labels),
         **_answers(test),
         mistakes=_mistakes(ladder),
@@ -171,7 +176,8 @@ def _mistakes(ladder: Ladder) -> dict[str, Any]:
 def _explained(ladder: Ladder, paths: Sequence[Path]) -> tuple[dict[Path, Explained], str]:
     """Return maps of some pictures, or why there are none: a report without maps is still a report."""
     model = load_run(ladder.chosen.run).model().to(ladder.budget.device)
-    network = Network(ladder.chosen.name, model, ladder.splits.classes, weights_entry(ladder.chosen.model))
+    prepare = eval_transform(weights_entry(ladder.chosen.model))
+    network = Network(ladder.chosen.name, model, ladder.splits.classes, prepare)
     try:
         shown, _ = explain_files(network, paths)
     except CourseError as error:

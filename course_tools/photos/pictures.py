@@ -1,28 +1,35 @@
 """Picture files and a network to show them to: what ``course predict`` and ``course explain`` share.
 
-A file that cannot be read as a picture never stops a command: :func:`in_batches` leaves it out and returns a line about
-it, which the command prints on stderr before it ends with exit code 1.
+A picture that cannot be read never stops a command: :func:`in_batches` leaves it out and returns a line about it, which
+the command prints on stderr before it ends with exit code 3.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
+from course_utils.common.command_line import INCOMPLETE
 from course_utils.common.errors import CourseError
+from course_utils.common.files import names_from_shared_folder
 from course_utils.common.progress import progress
-from course_utils.data.pictures import load_picture
+from course_utils.common.tables import counted
+from course_utils.data.downloads import is_hidden
+from course_utils.data.pictures import PICTURE_FORMATS, load_picture
 from course_utils.engine.runs import load_run
 from course_utils.pretrained_models import last_layer, load_pretrained, weights_entry
 from course_utils.settings import load_settings
+from course_utils.transforms import Transform, eval_transform
 
 T = TypeVar("T")
 Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, the most probable first
@@ -30,15 +37,15 @@ Answers = tuple[tuple[str, float], ...]  # names and probabilities of classes, t
 
 @dataclass(frozen=True)
 class Network:
-    """A network on its device: a name for people, the names of its outputs, and the entry of its weights.
+    """A network on its device: a name for people, the names of its outputs, and what prepares pictures for it.
 
-    The entry says how pictures are prepared.
+    That is a transform from PIL RGB to float32 ``(3, H, W)``: of its weights, or of the run that it was trained in.
     """
 
     name: str
     model: nn.Module
     classes: tuple[str, ...]
-    weights: Any
+    prepare: Transform
 
     def best(self, probabilities: np.ndarray, count: int) -> Answers:
         """Return the `count` most probable classes; `probabilities` is ``(C,)``."""
@@ -48,7 +55,8 @@ class Network:
 
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that choose the pictures and the network."""
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them")
+    about = "picture files, folders of them, or patterns such as '*.jpg'"
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help=about)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--run", metavar="RUN", help="a network of your own: a name from `course runs`")
     which.add_argument("--model", metavar="NAME", help="a pre-trained network (default: the one of the settings)")
@@ -67,40 +75,90 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
     Raises
     ------
     CourseError
-        For an unknown name or run, or a run without weights.
+        For an unknown name or run, a run without weights, or one whose record does not say how pictures are prepared.
     """
     settings = load_settings()
     if run is None:
         name = model or settings.model
         entry = weights_entry(name)
-        return Network(name, load_pretrained(name).to(settings.device), tuple(entry.meta["categories"]), entry)
+        classes = tuple(entry.meta["categories"])
+        return Network(name, load_pretrained(name).to(settings.device), classes, eval_transform(entry))
     record = load_run(run)
     trained = record.model().to(settings.device)
     outputs = last_layer(trained).out_features
     classes = tuple(record.facts["data"]["val"]["classes"] or ())
     if len(classes) != outputs:  # some data sets do not know the names of their classes
         classes = tuple(f"class {i}" for i in range(outputs))
-    return Network(f"{record.model_text} of the run {record.name}", trained, classes, weights_entry(record.model_text))
+    return Network(f"{record.model_text} of the run {record.name}", trained, classes, record.transform())
 
 
-def picture_files(given: Sequence[Path]) -> list[Path]:
-    """Return the files that were given, and for each folder the visible files in it, sorted.
+def picture_files(given: Sequence[Path], written_to: Path | None = None) -> list[Path]:
+    """Return the pictures among what was given, those of a folder from any depth and sorted, each of them once.
+
+    A picture has an ending of pictures, or content that is one; hidden files and folders, and those of operating
+    systems, are passed over, and the folder that a command writes to. One line on stderr counts the other files.
 
     Raises
     ------
     CourseError
-        If something does not exist, or a folder has no file.
+        If something does not exist or may not be read, or there is no picture.
     """
-    files: list[Path] = []
-    for path in given:
-        path = path.expanduser()
-        if not path.exists():
-            raise CourseError(f"There is no picture {str(path)!r}. Give files, or folders that hold pictures.")
-        inside = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".") if path.is_dir() else [path]
-        if not inside:
-            raise CourseError(f"The folder {str(path)!r} holds no file. Give pictures, or a folder that holds some.")
-        files += inside
-    return files
+    places = [place for path in given for place in _expanded(Path(os.path.expanduser(path)))]
+    files = [file for place in places for file in _files_in(place, written_to)]
+    files = list(dict.fromkeys(file for file in files if not is_hidden(file.name)))
+    pictures = [file for file in files if _is_picture(file)]
+    if not pictures:
+        names = ", ".join(repr(str(path)) for path in given[:3])
+        raise CourseError(f"There is no picture in {names}. Give picture files, or a folder that holds some.")
+    if others := len(files) - len(pictures):
+        print(f"Passed over {counted(others, 'file')} without a picture.", file=sys.stderr)
+    return pictures
+
+
+def _expanded(path: Path) -> list[Path]:
+    """Return what a pattern stands for, which on Windows no shell does; any other path as it is."""
+    if os.path.exists(path):  # Path.exists raises an error for a name that is too long
+        return [path]
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    if not found:
+        raise CourseError(f"There is no picture {str(path)!r}. Give files, or folders that hold pictures.")
+    return found
+
+
+def _files_in(place: Path, passed_over: Path | None) -> list[Path]:
+    if not place.is_dir():
+        return [place]
+
+    def stop(error: OSError) -> None:
+        raise CourseError(f"The folder {error.filename} cannot be read: {error.strerror or error}.") from error
+
+    files = []
+    for here, folders, names in os.walk(place, onerror=stop):
+        if passed_over is not None and Path(here).absolute() == passed_over.absolute():
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        files += [Path(here, name) for name in names]
+    return sorted(files)
+
+
+def _is_picture(path: Path) -> bool:
+    """True if a file has an ending of pictures, also of those that are not read here, or content that is one."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        return False
+    known = Image.registered_extensions()
+    if known.get(path.suffix.lower()) in PICTURE_FORMATS or path.suffix.lower() in (".heic", ".heif"):
+        return True
+    try:
+        with Image.open(path, formats=[name for name in PICTURE_FORMATS if name in Image.OPEN]):
+            return True
+    except Exception:  # as many kinds as there are formats
+        return False
+
+
+def names_of(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for each file that no other has: its path from the folder that all of them lie in."""
+    return dict(zip(paths, names_from_shared_folder(paths), strict=True))
 
 
 def in_batches(
@@ -134,7 +192,7 @@ def in_batches(
 
 
 def print_left_out(left_out: Sequence[str]) -> int:
-    """Print the lines about files that were left out on stderr; return the exit code: 1 if there are any, else 0."""
+    """Print the lines about files that were left out on stderr; return the exit code: 3 if there are any, else 0."""
     for line in left_out:
         print(line, file=sys.stderr)
-    return 1 if left_out else 0
+    return INCOMPLETE if left_out else 0

@@ -17,6 +17,7 @@ from course_utils.pretrained_models import last_layer, replace_head
 NEIGHBOURS = (1, 3, 5, 11, 21)
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 CHUNK = 1024
+NEVER = -1e3  # a logit whose probability is 0; finite, so that a loss stays a number
 
 
 def nearest_neighbours(
@@ -55,13 +56,17 @@ def nearest_neighbours(
 
 
 def best_neighbours(features: Tensor, labels: Tensor, classes: int) -> int:
-    """Return the k out of ``NEIGHBOURS`` with which the others recognise most pictures; the smallest of equals."""
+    """Return the k out of ``NEIGHBOURS`` with which the others recognise most pictures; the smallest of equals.
+
+    A single picture has no others: then it is the smallest.
+    """
 
     def right(k: int) -> int:
         shares = nearest_neighbours(features, labels, features, k, classes, leave_out=True)
         return int((shares.argmax(1) == labels).sum())
 
-    return max((k for k in NEIGHBOURS if k < len(features)), key=right)  # of equals max takes the first
+    fitting = (k for k in NEIGHBOURS if k < len(features))
+    return max(fitting, key=right, default=NEIGHBOURS[0])  # of equals max takes the first
 
 
 def best_penalty(features: Tensor, labels: Tensor, seed: int = 0, score: str = "accuracy") -> float:
@@ -98,17 +103,22 @@ def with_probe_as_head(model: nn.Module, fitted: Pipeline, classes: int) -> nn.M
     """Return a network, changed in place, with a fitted probe as its last layer: it answers as the probe does.
 
     `fitted` is a :func:`~course_utils.evaluation.probe` after ``fit`` on this network's features, with labels from 0 to
-    ``classes - 1``.
+    ``classes - 1``. A class that none of them had is never answered, as the probe never does; a :class:`CourseError` is
+    raised for labels beyond `classes`.
     """
     scaler, regression = fitted[0], fitted[-1]
-    weight, bias = regression.coef_, regression.intercept_
-    if classes == 2:  # scikit-learn keeps one row, the evidence for class 1 against class 0
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    known = regression.classes_
+    if known.max() >= classes:
+        raise CourseError(f"The probe was fitted with labels up to {known.max()}, more than {classes} classes have.")
+    rows, biases = regression.coef_, regression.intercept_
+    if len(known) == 2:  # scikit-learn keeps one row, the evidence for the second class against the first
+        rows, biases = np.concatenate([-rows, rows]) / 2, np.concatenate([-biases, biases]) / 2
     # Standardising is linear too, so it goes into the same layer.
-    weight = weight / scaler.scale_
-    bias = bias - weight @ scaler.mean_
+    rows = rows / scaler.scale_
+    weight, bias = np.zeros((classes, rows.shape[1])), np.full(classes, NEVER)
+    weight[known], bias[known] = rows, biases - rows @ scaler.mean_
     device = last_layer(model).weight.device
-    with generators_put_back():
+    with generators_put_back(seed=0):  # with a seed, because on a GPU it is the GPU's generator that is drawn from
         layer = last_layer(replace_head(model, classes))
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))

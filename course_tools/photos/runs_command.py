@@ -49,7 +49,7 @@ def _as_json(records: list[RunRecord], named: bool) -> str:
         for entry, record in zip(content, records, strict=True):
             history = [epoch.as_row() for epoch in record.history]
             entry |= {"facts": record.facts, "history": history, "reports": record.reports}
-    return json.dumps(content, indent=1, ensure_ascii=False)
+    return json.dumps(content, indent=1)  # in ASCII, which every terminal prints as it is
 
 
 def _delete(records: list[RunRecord], sure: bool) -> int:

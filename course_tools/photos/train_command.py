@@ -2,6 +2,7 @@
 
 course train photos/ --family vgg --strategy last-block           what `course ladder` found worth it
 course train hymenoptera --strategy full --epochs 12 --augment light --test
+course train --resume 3f9a                                        go on with a run that was stopped or killed
 accelerate launch -m course_tools.photos.train_command photos/           the same on every GPU of a machine
 torchrun --nproc-per-node 2 -m course_tools.photos.train_command photos/ the same without accelerate's questions
 """
@@ -9,17 +10,25 @@ torchrun --nproc-per-node 2 -m course_tools.photos.train_command photos/ the sam
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from torch import nn
+
+from course_tools.photos.looks import count_look, looks_text
 from course_utils.common.command_line import OneLineParser, at_least_one, exit_code, from_zero
 from course_utils.common.errors import CourseError
+from course_utils.common.files import write_text
 from course_utils.datasets import Splits, in_memory_if_it_fits, open_dataset
 from course_utils.engine.history import Run, TrainingStopped
 from course_utils.engine.pixel_store import training_pictures
-from course_utils.engine.runs import add_report
+from course_utils.engine.run_log import COMMAND_FILE
+from course_utils.engine.runs import add_report, load_run
 from course_utils.evaluation import evaluate, interval_text
 from course_utils.fine_tuning import STRATEGIES, Strategy
 from course_utils.pretrained_models import weights_entry
@@ -31,7 +40,9 @@ from course_utils.transforms import eval_transform, train_transform
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``course train``."""
     parser = OneLineParser(prog="course train", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("data", help="pets, hymenoptera, a folder of photos, or a .csv file of files and labels")
+    parser.add_argument(
+        "data", nargs="?", help="pets, hymenoptera, a folder of photos, or a .csv file of files and labels"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--family", metavar="NAME", help="resnet, vgg, … : the network of the settings")
     which.add_argument("--model", metavar="NAME", help="a network by its name, such as resnet50")
@@ -40,6 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=at_least_one, default=32, help="over all processes together (default 32)")
     parser.add_argument("--seed", type=from_zero, help="default: that of the settings")
     parser.add_argument("--augment", default="none", help="none (default), light or strong")
+    parser.add_argument(
+        "--choose-by", default="accuracy", choices=("accuracy", "macro-f1"), help="score that chooses the best epoch"
+    )
     parser.add_argument("--patience", type=at_least_one, help="stop after so many epochs without a better one")
     parser.add_argument("--label-smoothing", type=float, default=0.0, metavar="SHARE", help="from 0 up to below 1")
     parser.add_argument("--oversample", action="store_true", help="draw every class equally often")
@@ -47,7 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--workers", type=_workers, default="auto", help="processes that load pictures (default: by a rule)"
     )
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16 or float16")
     parser.add_argument("--no-checkpoint", action="store_true", help="keep no checkpoint, and go on from none")
+    parser.add_argument("--resume", metavar="NAME", help="go on with a run of `course runs`; all else as it was begun")
     parser.add_argument("--test", action="store_true", help="ask the test pictures at the end; do that once")
     return parser
 
@@ -57,13 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Each of several processes runs this; only the first one prints.
     """
-    options = make_parser().parse_args(arguments)
+    options = options_of(arguments)
     first = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate number the processes that they start
     if not first:
         os.environ["COURSE_PROGRESS"] = "0"
     settings = load_settings()
     strategy = strategy_named(options.strategy)
-    name = options.model or family_network(options.family or "resnet", settings.models)
+    name = family_network(options.family, settings.models) if options.family else options.model
+    name = name or settings.models["resnet"]
     entry = weights_entry(name)
     seed = settings.seed if options.seed is None else options.seed
     train_transform(entry, options.augment)  # complains of an unknown word before any work
@@ -83,12 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             epochs=options.epochs,
             batch_size=options.batch_size,
             seed=seed,
+            choose_by=options.choose_by.replace("-", "_"),
             patience=options.patience,
             label_smoothing=options.label_smoothing,
             oversample=options.oversample,
             num_workers=options.workers,
             device=options.device,
-            resume=not options.no_checkpoint,
+            precision=options.precision,
+            resume=options.resume or not options.no_checkpoint,
+            hooks=[_KeepCommand(vars(options) | {"model": name, "family": None, "seed": seed, "resume": None})],
         )
     except KeyboardInterrupt as stop:
         if first:
@@ -100,7 +120,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = evaluate(model, splits.test)
         add_report(run.folder, report)
         print(f"\nTest\n{report}")
+        if run.folder is not None:
+            looks = count_look(settings.cache / "ladders", splits.test.paths, run.folder.name)
+            print(looks_text(looks), end="\n" if looks > 1 else "")
     return 0
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a call; with ``--resume``, those with which that run was begun, where not given again."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.resume is None:
+        if options.data is None:
+            parser.error("give the data: pets, hymenoptera, a folder of photos, or a .csv file; or --resume NAME")
+        return options
+    if options.no_checkpoint:
+        parser.error("--resume goes on from a checkpoint, and --no-checkpoint from none: leave one of them out")
+    record = load_run(options.resume)
+    try:
+        begun = json.loads((record.folder / COMMAND_FILE).read_text(encoding="utf-8"))
+        data = begun["data"]
+        options = parser.parse_args(arguments, argparse.Namespace(**begun))
+    except (OSError, ValueError, TypeError, KeyError):
+        raise CourseError(
+            f"The run {record.name} has no record of a `course train` that began it. If fit began it in Python, call "
+            f"fit as it was called there, with resume={record.name!r}."
+        ) from None
+    options.data, options.resume = options.data or data, record.name
+    return options
+
+
+class _KeepCommand:
+    """A hook: writes the options of the command into the run's folder, for ``--resume``."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        data = options["data"]
+        named = data in ("pets", "hymenoptera")
+        self.options = options | {"data": data if named else os.path.abspath(os.path.expanduser(data))}
+
+    def on_train_begin(self, run: Run, _model: nn.Module) -> None:
+        """Write them."""
+        if run.folder is not None:
+            with contextlib.suppress(CourseError):  # a full disk is told of by the run's log
+                write_text(run.folder / COMMAND_FILE, json.dumps(self.options, indent=1) + "\n")
 
 
 def _print_run(run: Run, splits: Splits) -> None:

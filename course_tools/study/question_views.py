@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from course_tools.authoring.formulas import mathml, plain_formula
 from course_tools.study.questions import PARTS, Question, is_relative
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text
 from course_utils.common.tables import text_table
 
 # Marks of the beginning and end of bold, italic and code while lines are broken, one character each; then ANSI codes.
@@ -161,5 +161,4 @@ def anki_text(questions: Iterable[Question]) -> str:
 
 def write_anki(questions: Iterable[Question], path: Path) -> None:
     """Write a file for Anki; raise :class:`~course_utils.common.errors.CourseError` if that is not possible."""
-    with written_whole(path) as beside:
-        beside.write_text(anki_text(questions), encoding="utf-8", newline="\n")
+    write_text(path, anki_text(questions))

@@ -38,7 +38,7 @@ from typing import NoReturn
 from course_tools.authoring.notebook_checks import count_words
 from course_utils.common.command_line import OneLineParser
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text
 from course_utils.common.tables import text_table
 
 BANK = Path(__file__).resolve().parents[2] / "interview_questions"
@@ -394,8 +394,7 @@ def read_bank(folder: Path = BANK) -> tuple[Question, ...]:
 def write_bank(pages: Iterable[Page], folder: Path) -> None:
     """Write pages as files that :func:`read_pages` reads; each appears whole."""
     for page in pages:
-        with written_whole(page_path(folder, page.level)) as beside:
-            beside.write_text(page_text(page), encoding="utf-8", newline="\n")
+        write_text(page_path(folder, page.level), page_text(page))
 
 
 def chosen(

@@ -27,7 +27,7 @@ from fsrs import Card, Rating, Scheduler
 
 from course_tools.study.questions import TOPICS, Question
 from course_utils.common.errors import CourseError
-from course_utils.common.files import written_whole
+from course_utils.common.files import write_text, written_whole
 from course_utils.common.tables import counted, percent, text_table
 from course_utils.settings import cache_folder
 
@@ -179,8 +179,7 @@ class Progress:
         return lines
 
     def _write(self, lines: Iterable[str]) -> None:
-        with written_whole(self.path) as beside:
-            beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+        write_text(self.path, "".join(f"{line}\n" for line in lines))
 
     def _locked(self) -> AbstractContextManager:
         """Keep all other windows of this machine from writing the file."""

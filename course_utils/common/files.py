@@ -1,13 +1,21 @@
-"""Files that are complete or absent: hashing, and writing to a temporary file before renaming."""
+r"""Files that are complete or absent: hashing, names, and writing to a temporary file before renaming.
+
+A name that is not UTF-8, such as ``caf\xe9`` from an old archive, reaches Python with a lone surrogate for each byte
+that cannot be read, and no UTF-8 can hold that. What :func:`write_text` writes, and what commands print, has
+``caf\udce9`` in its place; JSON reads that back as the very same name.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import errno
 import hashlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from course_utils.common.errors import CourseError
@@ -18,12 +26,8 @@ def write_record(path: Path, record: dict, page: str) -> None:
 
     If one of them cannot be written a :class:`CourseError` is raised; what was there before is untouched.
     """
-    for place, text in (
-        (path, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
-        (path.with_suffix(".md"), page),
-    ):
-        with written_whole(place) as beside:
-            beside.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(path.with_suffix(".md"), page)
 
 
 def put_between(path: Path, start: str, end: str, section: str) -> None:
@@ -34,8 +38,39 @@ def put_between(path: Path, start: str, end: str, section: str) -> None:
     text = path.read_text(encoding="utf-8")
     if start not in text or end not in text:
         raise CourseError(f"{path} has no place for the results: it needs the lines {start} and {end}.")
+    write_text(path, text.partition(start)[0] + section + text.partition(end)[2])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all as by :func:`written_whole`, with Unix ends of lines everywhere."""
     with written_whole(path) as beside:
-        beside.write_text(text.partition(start)[0] + section + text.partition(end)[2], encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as CSV for spreadsheets: with the mark by which Excel knows UTF-8, and without formulas.
+
+    A spreadsheet computes a cell that begins with ``=``, ``+``, ``-`` or ``@``, even if it came from the name of a file
+    (https://owasp.org/www-community/attacks/CSV_Injection). Such a text gets an apostrophe in front.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_no_formula(cell) for cell in row] for row in rows)
+    write_text(path, f"\N{BYTE ORDER MARK}{table.getvalue()}")
+
+
+def _no_formula(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def names_from_shared_folder(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the names of files from the deepest folder that all of them lie in, with ``/`` on every system."""
+    try:
+        shared = os.path.commonpath([path.parent for path in paths])
+    except ValueError:  # no files, two drives, or absolute paths among relative ones: there is no such folder
+        return tuple(path.as_posix() for path in paths)
+    return tuple(path.relative_to(shared).as_posix() for path in paths)
 
 
 def sha256_of(path: Path) -> str:
@@ -65,10 +100,15 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
+        way_out = "Free some space" if is_full(error) else "Choose a folder that you may write to"
         raise CourseError(
-            f"{path} could not be written ({error.strerror or error}). What was there before is untouched. Free some "
-            "space, or choose a folder that you may write to."
+            f"{path} could not be written ({error.strerror or error}). What was there before is untouched. {way_out}."
         ) from error
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """True if an error says that a disk, or the reader's share of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def generator_states() -> dict[str, Any]:
-    """Return where the global generators of Python, NumPy, torch and CUDA are.
+    """Return where the global generators of Python, NumPy, torch and of this process's GPU are.
 
-    The dict has tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it back.
+    The dict has tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it back. Without a GPU,
+    ``"gpu"`` is None.
     """
+    # Not those of all GPUs: a process uses one, sees the others where they never were, and may see fewer the next time.
+    gpus, own = gpu_states(), torch.cuda.current_device() if torch.cuda.is_available() else 0
     numpy = np.random.get_state(legacy=False)
     return {
         "python": random.getstate(),
@@ -25,17 +28,32 @@ def generator_states() -> dict[str, Any]:
             "rest": (numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]),
         },
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "gpu": gpus[own] if gpus else None,
     }
 
 
 def set_generator_states(saved: Mapping[str, Any]) -> None:
-    """Put the global generators where :func:`generator_states` found them."""
+    """Put the global generators where :func:`generator_states` found them, that of every GPU to the same place."""
     random.setstate(saved["python"])
     np.random.set_state(("MT19937", saved["numpy"]["key"].numpy().astype(np.uint32), *saved["numpy"]["rest"]))
     torch.set_rng_state(saved["torch"])
-    if saved["cuda"]:
-        torch.cuda.set_rng_state_all(saved["cuda"])
+    if saved["gpu"] is not None:
+        set_gpu_states([saved["gpu"]] * len(gpu_states()))
+
+
+def gpu_states() -> list[Tensor]:
+    """Return where the generators of all GPUs are, CUDA's or Apple's (MPS); an empty list without a GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_rng_state_all()
+    return [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
+
+
+def set_gpu_states(states: Sequence[Tensor]) -> None:
+    """Put the generators of all GPUs where :func:`gpu_states` found them."""
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states)
+    elif states:
+        torch.mps.set_rng_state(states[0])
 
 
 def generator_marks() -> tuple[Any, ...]:
@@ -53,7 +71,7 @@ def generators_put_back(seed: int | None = None) -> Iterator[None]:
     # By hand, because generator_states copies the 624 numbers of NumPy's generator: this runs for every picture.
     python, numpy = random.getstate(), np.random.get_state()
     cpu = torch.default_generator.get_state()
-    gpus = torch.cuda.get_rng_state_all() if seed is not None and torch.cuda.is_available() else None
+    gpus = [] if seed is None else gpu_states()
     try:
         if seed is not None:
             random.seed(seed)
@@ -64,8 +82,8 @@ def generators_put_back(seed: int | None = None) -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.default_generator.set_state(cpu)
-        if gpus is not None:
-            torch.cuda.set_rng_state_all(gpus)
+        if gpus:
+            set_gpu_states(gpus)
 
 
 @contextlib.contextmanager

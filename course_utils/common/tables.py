@@ -28,9 +28,21 @@ def text_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table of the same arguments as :func:`text_table`."""
-    lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
+    """Return a Markdown table of the same arguments as :func:`text_table`; ``|`` and ``$`` stand for themselves."""
+    rows = ([_cell(value).replace("|", "\\|").replace("$", "\\$") for value in row] for row in [columns, *rows])
+    heads, *rows = rows
+    lines = [heads, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shortened(text: str, longest: int = 40) -> str:
+    """Return a text of at most so many characters: of a longer one the beginning and the end, with an ellipsis between.
+
+    >>> shortened("a very long name, the second", 20)
+    'a very lon…he second'
+    """
+    kept = longest - 1
+    return text if len(text) <= longest else f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import urllib.error
+import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -86,8 +88,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read_tensors(path: Path) -> dict:
+    with path.open("rb") as file:
+        start = file.read(200)
+    if found := _something_else(path, start):
+        raise CourseError(f"{path} holds no weights: it is {found}.")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or start[8:9] == b"{":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -100,6 +106,36 @@ def _read_tensors(path: Path) -> dict:
     if not isinstance(content, dict):
         raise CourseError(f"{path} holds a {type(content).__name__}, a state dict (name → tensor) is needed.")
     return content
+
+
+def _something_else(path: Path, start: bytes) -> str:
+    """Return what is often stored under the name of weights by mistake, and the way to the weights; "" otherwise."""
+    if not start:
+        return "empty (0 bytes). Download or copy it again"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, which a server sent instead. Open its address in a browser and download the file from there"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file that it stands for. Run git lfs pull in its repository"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):  # torch's own files are ZIP archives too
+            return f"a ZIP archive of {', '.join(names[:3]) or 'nothing'}. Unpack it, and give the file of weights"
+    return ""
+
+
+def own_part(given: dict[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Return the part of a file's tensors that has the names `wanted`; everything where no part, or several, have them.
+
+    What holds a network as an attribute, such as a LightningModule, stores ``conv1.weight`` as ``model.conv1.weight``.
+    """
+    first = next(iter(wanted))
+    prefixes = {key.removesuffix(first) for key in given if key.endswith(f".{first}")}
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
+    fitting = [prefix for prefix in prefixes if all(prefix + key in given for key in needed)]
+    if len(fitting) != 1 or first in given:
+        return given
+    return {key.removeprefix(fitting[0]): value for key, value in given.items() if key.startswith(fitting[0])}
 
 
 def check_fit(name: str, path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:

@@ -8,6 +8,7 @@
 
 A list and a folder drift apart: files are renamed, rows are sorted without their labels. Training does not fail then,
 it learns nonsense. So :func:`read_labels` compares the list with the folder first, and its errors name the lines.
+A column that tells the splits is found by its heading or its cells, in the words of :mod:`course_utils.data.words`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import csv
 import difflib
 import io
 import os
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -26,8 +28,10 @@ from typing import NamedTuple
 from course_utils.common.errors import CourseError
 from course_utils.common.tables import counted
 from course_utils.data.downloads import is_hidden
-from course_utils.data.folders import MASK_FOLDER, SPLIT_NAMES, composed, is_picture
+from course_utils.data.folders import composed, is_picture, require_distinct
+from course_utils.data.words import means_mask, readable, says_split, splits_of
 
+DELIMITERS = ",;\t|"
 MOST_NAMED = 5  # files or lines in an error message
 
 
@@ -37,7 +41,8 @@ class LabelledFile(NamedTuple):
     Parameters
     ----------
     path, name
-        The file, which exists, and its path from the folder, with ``/`` on every system.
+        The file, which exists, and its path from the folder, with ``/`` on every system; bytes of the name that are
+        no UTF-8 are spelled out.
     label
         Text in the list, without spaces around it: ``"007"`` stays ``"007"``.
     split
@@ -65,19 +70,19 @@ def read_labels(
     Parameters
     ----------
     csv_file
-        Text in UTF-8, as Excel and pandas write it: headings in the first line, columns separated by ``,``, ``;`` or
-        tabs, cells that contain those between double quotes.
+        Text in UTF-8, as Excel and pandas write it: headings in the first line (after Excel's ``sep=;``, if that is
+        there), columns separated by ``,``, ``;``, ``|`` or tabs, cells that contain those between double quotes.
     folder
         Folder from which the names start; by default that of the list.
     file_column
-        Heading of the column with the names. A name may have sub-folders (``cats/001.jpg``, with either slash) and
-        may lack its ending; a bare name is also looked for in the folder's direct sub-folders. It has to fit exactly
-        one file.
+        Heading of the column with the names, in capital or small letters. A name may have sub-folders
+        (``cats/001.jpg``, with either slash) and may lack its ending; a bare name is also looked for in the folder's
+        direct sub-folders. It has to fit exactly one file.
     label_column
         Heading of the column with the labels: words, or numbers, which are taken as words.
     split_column
-        Heading of the column that says train, val (or valid, validation) or test, or None. Only a column of the
-        default name may be missing.
+        Heading of the column that says train, val or test. By default the column that tells the splits, whatever it
+        is called; without one, the names of the files' folders do. None leaves all of that aside.
 
     Returns
     -------
@@ -89,26 +94,31 @@ def read_labels(
     CourseError
         If the list cannot be read, a column is missing, a cell is empty, or there are fewer than two labels; if a name
         fits no file, several, or one outside of the folder; if a file is named twice with different labels or splits;
-        if every row has a label of its own.
+        if every row has a label of its own, or two labels look the same; if a column or folder tells splits that are
+        not understood, or does so for some rows only, or two columns disagree. A column of numbered folds is refused
+        too: it does not say which of them is for testing, and often keeps together what must not be torn apart.
 
     Warns
     -----
     UserWarning
         If the files lie in folders that are called like the labels, and a label is not that of the folder.
     """
-    table = _read_table(Path(csv_file).expanduser())
-    names = table.column(file_column, "file_column", taken=label_column)
-    labels = table.column(label_column, "label_column", taken=file_column)
-    splits = _splits(table, split_column)
+    table = _read_table(Path(os.path.expanduser(csv_file)))
+    file_at = table.index(file_column, "file_column", taken=label_column)
+    label_at = table.index(label_column, "label_column", taken=file_column)
+    names, labels = table.cells(file_at), table.cells(label_at)
+    splits = _splits(table, split_column, {file_at, label_at})
     table.require_filled(names, file_column)
     table.require_filled(labels, label_column)
     _require_labels(table, labels, label_column)
-    root = table.path.parent if folder is None else Path(folder).expanduser()
+    root = table.path.parent if folder is None else Path(os.path.expanduser(folder))
     paths = _find_all(_Folder(root), table, names, file_column)
     rows = [
-        LabelledFile(path, path.relative_to(os.path.abspath(root)).as_posix(), label, split, line)
+        LabelledFile(path, readable(path.relative_to(os.path.abspath(root)).as_posix()), label, split, line)
         for path, label, split, line in zip(paths, labels, splits, table.lines, strict=True)
     ]
+    if split_column is not None and not any(splits):
+        rows = _with_splits_of_folders(rows, table.path)
     rows = _without_repeats(rows, table.path)
     _warn_of_other_folders(rows, table.path)
     return rows
@@ -124,11 +134,12 @@ class _Table:
     rows: list[list[str]]
     lines: list[int]
 
-    def column(self, name: str, argument: str, taken: str | None = None) -> list[str]:
-        """Return the cells under a heading; errors name the `argument` that chooses it, and never suggest `taken`."""
+    def index(self, name: str, argument: str, taken: str | None = None) -> int:
+        """Return the place of a heading; errors name the `argument` that chooses it, and never suggest `taken`."""
         where = [i for i, heading in enumerate(self.columns) if heading == name]
+        where = where or [i for i, heading in enumerate(self.columns) if heading.lower() == name.lower()]
         if len(where) == 1:
-            return [row[where[0]] for row in self.rows]
+            return where[0]
         if where:
             raise CourseError(f"{str(self.path)!r} has {len(where)} columns {name!r}. Rename the others.")
         others = {heading.lower(): heading for heading in self.columns if heading not in ("", taken)}
@@ -136,8 +147,12 @@ class _Table:
         hint = f" Perhaps you mean {others[near[0]]!r}." if near else ""
         raise CourseError(
             f"{str(self.path)!r} has no column {name!r}; its first line gives the columns {self.headings}.{hint} "
-            f"Put the right headings into the first line, or call open_csv with {argument}=..."
+            f"Put the right headings into the first line; in Python, open_csv takes {argument}=..."
         )
+
+    def cells(self, index: int) -> list[str]:
+        """Return the cells of a column."""
+        return [row[index] for row in self.rows]
 
     @property
     def headings(self) -> str:
@@ -155,16 +170,20 @@ class _Table:
 
 def _read_table(path: Path) -> _Table:
     text = _read_text(path)
-    headings = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([headings], delimiter=mark), [])))
+    start = 1
+    if told := re.match(r"\"?sep=([^\w\s\"]|\t)\"?\1*(\r\n|\r|\n)", text, re.IGNORECASE):  # Excel's own first line
+        delimiter, text, start = told[1], text[told.end() :], 2
+    else:
+        headings = next((line for line in text.splitlines() if line.strip()), "")
+        delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([headings], delimiter=mark), [])))
+    before = start
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     found: list[tuple[int, list[str]]] = []
-    start = 1
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):  # spreadsheets leave rows of empty cells at the end
                 found.append((start, [composed(cell.strip()) for cell in cells]))
-            start = reader.line_num + 1
+            start = before + reader.line_num
     except csv.Error as error:
         raise CourseError(
             f"{str(path)!r} cannot be read as CSV from line {start} on ({error}). A text that begins with a double "
@@ -203,24 +222,66 @@ def _read_text(path: Path) -> str:
 # --- labels and splits -------------------------------------------------------------------------------------------
 
 
-def _splits(table: _Table, column: str | None) -> list[str]:
-    if column is None or (column == "split" and column not in table.columns):
+def _splits(table: _Table, column: str | None, used: set[int]) -> list[str]:
+    """Return the split of each row, "" if no column tells it."""
+    if column is None:
         return [""] * len(table.rows)
-    cells = table.column(column, "split_column")
-    if not any(cells):
-        return cells
-    rows = zip(cells, table.lines, strict=True)
-    other = [f"{cell!r} (line {line})" for cell, line in rows if cell.lower() not in SPLIT_NAMES]
+    if column == "split":
+        headings = enumerate(table.columns)
+        where = [i for i, heading in headings if i not in used and says_split(heading, table.cells(i))]
+    else:
+        where = [table.index(column, "split_column")]
+    told = [(table.columns[i], _understood(table, i)) for i in where if any(table.cells(i))]
+    if not told:
+        return [""] * len(table.rows)
+    for heading, splits in told[1:]:
+        if splits != told[0][1]:
+            raise CourseError(
+                f"The columns {told[0][0]!r} and {heading!r} of {str(table.path)!r} both tell splits, and not the "
+                "same. Take one of them out; in Python, open_csv takes split_column=..."
+            )
+    return told[0][1]
+
+
+def _understood(table: _Table, index: int) -> list[str]:
+    """Return the splits that a column tells; refuse cells that mean none."""
+    cells = table.cells(index)
+    known = splits_of(cells)
+    lines = dict(zip(cells[::-1], table.lines[::-1], strict=True))
+    other = [f"{cell!r} (line {lines[cell]})" for cell in dict.fromkeys(cells) if cell not in known]
     if other:
         raise CourseError(
-            f"The column {column!r} of {str(table.path)!r} holds {_some(other)}; it may hold {', '.join(SPLIT_NAMES)}. "
-            "Correct it, or call open_csv with split_column=None to leave it aside."
+            f"The column {table.columns[index]!r} of {str(table.path)!r} holds {_some(other)}; it may hold train, val "
+            "and test. Correct it, or take the column out if it means something else; in Python, open_csv takes "
+            "split_column=None to leave it aside."
         )
-    return [SPLIT_NAMES[cell.lower()] for cell in cells]
+    return [known[cell] for cell in cells]
+
+
+def _with_splits_of_folders(rows: list[LabelledFile], path: Path) -> list[LabelledFile]:
+    """Return the rows with the splits that their folders are called after, as ``test/cat/001.jpg`` is.
+
+    A folder that is called like its label is a class. If only "train" is found, nothing was said about testing.
+    """
+    inside = [[part for part in row.name.split("/")[:-1] if part != row.label] for row in rows]
+    known = splits_of(part for parts in inside for part in parts)
+    found = [sorted({known[part] for part in parts if part in known}) for parts in inside]
+    if not {split for splits in found for split in splits} - {"train"}:
+        return rows
+    unclear = [f"{row.name} (line {row.line})" for row, splits in zip(rows, found, strict=True) if len(splits) != 1]
+    if unclear:
+        names = ", ".join(repr(name) for name, split in known.items() if split != "train")
+        raise CourseError(
+            f"{str(path)!r} names files in {names}, which means val or test, and others whose split it does not tell: "
+            f"{_some(unclear)}. Add a column split that holds train, val or test for each row; in Python, open_csv "
+            "takes split_column=None to leave the folders aside."
+        )
+    return [row._replace(split=splits[0]) for row, splits in zip(rows, found, strict=True)]
 
 
 def _require_labels(table: _Table, labels: list[str], column: str) -> None:
     counts = Counter(labels)
+    require_distinct(counts, table.path)
     if len(counts) < 2:
         raise CourseError(
             f"The column {column!r} of {str(table.path)!r} holds only one label, {labels[0]!r}: two or more are needed."
@@ -229,7 +290,8 @@ def _require_labels(table: _Table, labels: list[str], column: str) -> None:
         raise CourseError(
             f"The column {column!r} of {str(table.path)!r} has {len(labels)} different labels in {len(labels)} rows, "
             f"such as {labels[0]!r} and {labels[1]!r}; a class needs several pictures. Is it the wrong column? "
-            f"There are {table.headings}; call open_csv with label_column=..."
+            f"There are {table.headings}; give the right one the heading 'label', or in Python, open_csv takes "
+            "label_column=..."
         )
 
 
@@ -313,8 +375,8 @@ class _Folder:
             by_name = self.listings[folder] = defaultdict(list)
             try:
                 files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
-            except OSError:
-                files = []  # no folder: then none of its files is there either
+            except (OSError, ValueError):
+                files = []  # no folder, or a name that none can have: then none of its files is there either
             for name in (name for name in files if not is_hidden(name)):
                 whole = composed(name)
                 for key in {whole, Path(whole).stem} if is_picture(name) else {whole}:
@@ -323,7 +385,7 @@ class _Folder:
 
 
 def _searched(folders: Iterable[str]) -> list[str]:
-    return sorted(name for name in folders if not is_hidden(name) and name != MASK_FOLDER)
+    return sorted(name for name in folders if not is_hidden(name) and not means_mask(name))
 
 
 def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> list[Path]:
@@ -331,13 +393,17 @@ def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> 
     lines = dict(zip(names[::-1], table.lines[::-1], strict=True))  # a repeated name has its first line
 
     def listed(chosen: Iterable[str]) -> str:
-        return _some(f"{name} (line {lines[name]})" for name in chosen)
+        return _some(f"{readable(name)} (line {lines[name]})" for name in chosen)
 
     outside = [name for name in dict.fromkeys(names) if folder.place(name) is None]
     if outside:
+        advice = _without_prefix(folder, outside[0]) or (
+            "Only files in it are read: put the list into a folder that holds all of them; in Python, open_csv takes "
+            "folder=..."
+        )
         raise CourseError(
             f"{str(table.path)!r} names {counted(len(outside), 'file')} outside of the folder {str(folder.root)!r}: "
-            f"{listed(outside)}. Only files in it are read: call open_csv with a folder=... that holds all of them."
+            f"{listed(outside)}. {advice}"
         )
     found = {name: folder.find(name) for name in names}
     missing = [name for name, paths in found.items() if not paths]
@@ -351,7 +417,7 @@ def _find_all(folder: _Folder, table: _Table, names: list[str], column: str) -> 
         )
     for name, paths in found.items():
         if len(paths) > 1:
-            fitting = _some(path.relative_to(folder.root).as_posix() for path in paths)
+            fitting = _some(readable(path.relative_to(folder.root).as_posix()) for path in paths)
             raise CourseError(
                 f"{name!r} in line {lines[name]} of {str(table.path)!r} fits {len(paths)} files: {fitting}. Write the "
                 "whole path from the folder, with the ending."
@@ -365,16 +431,31 @@ def _nothing_found(folder: _Folder, table: _Table, names: list[str], column: str
     there = f"a picture in the folder is called {example!r}" if example else "there is no picture in the folder"
     first_row = zip(table.columns, table.rows[0], strict=True)
     better = next((heading for heading, cell in first_row if heading != column and cell and folder.find(cell)), None)
-    advice = (
-        f"The column {better!r} does name files: call open_csv with file_column={better!r}."
-        if better
-        else f"Probably it is the wrong column or the wrong folder: the columns are {table.headings}; call open_csv "
-        "with file_column=... or folder=..."
-    )
+    if better:
+        advice = (
+            f"The column {better!r} does name files: give it the heading {column!r}, or in Python, call open_csv "
+            f"with file_column={better!r}."
+        )
+    else:
+        advice = _without_prefix(folder, names[0]) or (
+            f"Probably it is the wrong column or the wrong folder: the columns are {table.headings}. Put the list "
+            "beside the pictures, with the right headings; in Python, open_csv takes file_column=... and folder=..."
+        )
     return (
         f"None of the {len(set(names))} names in the column {column!r} of {str(table.path)!r} is a file in the folder "
         f"{str(folder.root)!r}. The first name is {names[0]!r}, {there}. {advice}"
     )
+
+
+def _without_prefix(folder: _Folder, name: str) -> str | None:
+    """Return the advice to take a folder of another machine out of the names, if the rest of this name is a file."""
+    parts = name.replace("\\", "/").split("/")
+    for i in range(1, len(parts)):
+        rest = "/".join(parts[i:])
+        if folder.find(rest):
+            prefix = name[: len(name) - len(rest)]
+            return f"Without {prefix!r} in front {rest!r} is there: take that out of the names in the list."
+    return None
 
 
 def _some(texts: Iterable[str]) -> str:

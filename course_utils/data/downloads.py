@@ -26,6 +26,15 @@ from course_utils.common.files import sha256_of
 
 MAX_UNPACKED_BYTES = 500_000_000
 MAX_UNPACKED_FILES = 20_000
+# What Windows, macOS, network disks, Android, Linux and Python put beside the files of a reader, in small letters; most
+# of the rest (.git, .DS_Store, .thumbnails, .ipynb_checkpoints) begins with a dot.
+SYSTEM_NAMES = frozenset(
+    (
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information"),
+        *("__macosx", "icon\r", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost.dir", "lost+found"),
+        *("__pycache__", "thumbnails", "_thumbnails", "_thumbs"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -166,9 +175,8 @@ def unpack_zip(
 
 
 def is_hidden(name: str) -> bool:
-    """True if a path with ``/`` was left behind by an operating system, such as ``.DS_Store``."""
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part.lower() in ("thumbs.db", "desktop.ini", "__macosx") for part in parts)
+    """True if a path with ``/`` was left behind by a system or program, such as ``.DS_Store`` or ``@eaDir/x.jpg``."""
+    return any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in PurePosixPath(name).parts)
 
 
 def _require_harmless(member: zipfile.ZipInfo, archive: Path) -> None:

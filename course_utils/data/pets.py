@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from course_utils.common.errors import CourseError
+from course_utils.common.files import is_full
 from course_utils.data import animals, artist, canvas, scenes
 from course_utils.data.artist import CLASSES, check_arguments, draw
 
@@ -72,9 +73,10 @@ def write_pets(
             if not is_complete(folder, arguments):
                 replace_folder(folder, arguments)
     except OSError as problem:
+        way_out = "Free some disk space (the default set takes 20 MB), or choose" if is_full(problem) else "Choose"
         raise CourseError(
-            f"The pets could not be written to {folder}: {problem.strerror or problem}. Free some disk space (the "
-            "default set takes 20 MB), or choose a folder you may write to (COURSE_CACHE is where caches go)."
+            f"The pets could not be written to {folder}: {problem.strerror or problem}. {way_out} a folder you may "
+            "write to (COURSE_CACHE is where caches go)."
         ) from problem
     return folder
 

@@ -5,12 +5,15 @@ them is nearly all of the work. :func:`cache_activations` does it once and store
 stage that learns: ``"head"`` for feature extraction, ``"layer4"`` for the last block of a ResNet.
 
 A cache is an artifact of :mod:`course_utils.engine.artifact_store`. Its payload is a ``.npy`` array ``(views, N, …)``
-in float32 or float16. Its fingerprint covers the frozen layers and the bytes of their weights, the border, the
-pictures, their labels and order, the transform, the type of number, the views and the versions of the libraries.
+in float32 or float16. Its fingerprint covers what the frozen layers do and the bytes of their weights, the border, the
+pictures, their labels and order, the transform, the types of number, the views and the versions of the libraries.
+Before a cache is used, a few pictures go through the network, through its two parts, and are compared with what is
+stored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -23,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -36,11 +37,15 @@ from course_utils.common.threads import in_threads
 from course_utils.data.samples import classes_of
 from course_utils.engine import fingerprints
 from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStore, DataWriter, Notify, print_to_stderr
+from course_utils.engine.sampling import spread_out
 from course_utils.pretrained_models import family_of, stages
 from course_utils.settings import load_settings
 
-FORMAT = 2  # of the payload and the manifest; with another number no existing cache is found
+FORMAT = 3  # of the payload and the manifest; with another number no existing cache is found
 DTYPES = ("float32", "float16")
+PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # accelerate's words for autocast
+COMPARED_PICTURES = 6  # the ones that the network is asked for before a cache is used
+ROUNDING = {16: 3e-2, 32: 1e-3, 64: 1e-3}  # bits of the type -> allowed difference, as a part of the largest value
 LONG_SECONDS, LARGE_BYTES = 10, 500_000_000  # a computation that takes or needs more is announced
 
 # Layers at the beginning of the border's stage that learn nothing and draw nothing are run before the cache: behind
@@ -89,7 +94,8 @@ def cut(model: nn.Module, border: str) -> tuple[nn.Sequential, nn.Sequential]:
 class CachedActivations(Dataset):
     """Activations on disk, as a data set of ``(activation, label)`` in the order of the pictures.
 
-    Made by :func:`cache_activations`. An activation is a float32 tensor, whatever is stored. An index with an ``epoch``
+    Made by :func:`cache_activations`. An activation has the type in which it crossed the border, whatever is stored:
+    float32, or float64 in a float64 network, or that of a run's mixed precision. An index with an ``epoch``
     (:class:`~course_utils.engine.sampling.SampleIndex`) gives the view ``epoch % views``, a plain one the first view.
 
     It has ``labels`` and ``classes`` of the data set that it was made from, ``border``, ``views`` and ``dtype`` as they
@@ -106,11 +112,12 @@ class CachedActivations(Dataset):
         self.labels, self.classes = tuple(content["labels"]), tuple(content["classes"])
         self.border, self.views, self.dtype = (content["key"][name] for name in ("border", "views", "dtype"))
         self.shape, self.size = tuple(content["shape"]), content["bytes"]
+        self.type = getattr(torch, content["type"])
         self._array: np.ndarray | None = None
 
     def activations(self, view: int = 0) -> Tensor:
-        """Return all activations of a view, float32 ``(N, …)``, read into memory."""
-        return torch.from_numpy(self._opened()[view].astype(np.float32))
+        """Return all activations of a view, ``(N, …)``, read into memory."""
+        return torch.from_numpy(self._opened()[view].copy()).to(self.type)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,7 +125,7 @@ class CachedActivations(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         view = getattr(index, "epoch", 0) % self.views  # a SampleIndex knows its epoch
         # A copy, because an operation in place would write into the file.
-        return torch.from_numpy(self._opened()[view, index].astype(np.float32)), self.labels[index]
+        return torch.from_numpy(self._opened()[view, index].copy()).to(self.type), self.labels[index]
 
     def _opened(self) -> np.ndarray:
         if self._array is None:
@@ -155,6 +162,8 @@ def cache_activations(
     batch_size: int = 64,
     limit: int | None = None,
     notify: Notify | None = None,
+    precision: str = "no",
+    keys: tuple[dict[str, Any], dict[str, Any] | None] | None = None,
 ) -> CachedActivations:
     """Return the activations in front of a border, computed once for all pictures or found on disk.
 
@@ -170,7 +179,8 @@ def cache_activations(
     views
         Number of augmented views of every picture, of which an epoch uses one; 1 without augmentation.
     dtype
-        ``"float32"``, or ``"float16"`` for half the size and three to four significant digits.
+        ``"float32"`` (float64 if the network is), or ``"float16"`` for half the size and three to four significant
+        digits.
     seed
         Seed of the views, at least 0: random numbers are a function of seed, view and index.
     folder
@@ -181,51 +191,69 @@ def cache_activations(
         Largest size of the cache in bytes; None for no limit but the disk's.
     notify
         Called with a line about a long computation, a wait or a damaged cache. None prints to stderr.
+    precision
+        ``"no"``, or ``"bf16"`` or ``"fp16"``: autocast of the training that will use the cache.
+    keys
+        What :func:`~course_utils.engine.fingerprints.key_of_front` gave, and ``key_of_data`` or None; None finds out.
 
     Raises
     ------
     CourseError
-        For arguments out of range; a data set that is empty, random without views, or of several sizes; a disk without
-        room, or a folder that cannot be written to.
+        For arguments out of range; a data set that is empty, random without views, or of several sizes; a network that
+        is another function than its stages one after another, or than the one whose activations are stored; a disk
+        without room, or a folder that cannot be written to.
     """
     start = time.perf_counter()
-    _check(dataset, views, dtype, seed, batch_size)
-    front, _ = cut(model, border)
+    _check(dataset, dtype, precision, views=views, batch_size=batch_size, seed=seed)
+    front, tail = cut(model, border)
     store = ArtifactStore(caches_root() if folder is None else Path(folder).expanduser())
     with generators_put_back(seed=0):
+        random = fingerprints.is_random(dataset)
+        _check_views(views, random or views > 1)
+        front_key, data = keys or (fingerprints.key_of_front(model, front, tail), None)
         try:
-            data = fingerprints.key_of_data(dataset)
+            data = data or fingerprints.key_of_data(dataset)
         except fingerprints.CannotFingerprint:
-            data = fingerprints.key_of_samples(dataset, views, seed)
+            data, draws = fingerprints.key_of_samples(dataset, views, seed)
+            random = random or draws
+        _check_views(views, random)
         device = next(model.parameters()).device
         key = {
             "format": FORMAT,
             "border": border,
-            "front": fingerprints.key_of_front(front),
+            "front": front_key,
             "data": data,
             "pictures": len(dataset),
             "dtype": dtype,
+            "precision": precision,
             "views": views,
             "seed": seed if views > 1 else None,
             "device": device.type,  # a GPU rounds differently
-            "versions": {module.__name__: str(module.__version__) for module in (torch, torchvision, PIL)},
+            "versions": fingerprints.versions(),
         }
         label = f"{family_of(model).name}-{border}-{len(dataset)}x{views}"
-        job = _Job(front, device, dataset, border, views, dtype, seed, batch_size, limit, data.get("samples"))
+        parts = _Parts(model, front, tail, device, PRECISIONS[precision])
+        job = _Job(parts, dataset, border, views, dtype, seed, batch_size, limit, data.get("samples"))
         notify = notify or print_to_stderr
+        crossing = job.crossing_of_a_few()
         artifact = store.find_or_write(label, key, lambda file: job.fill(file, store, notify), notify)
-    return CachedActivations(artifact, time.perf_counter() - start)
+        kept = CachedActivations(artifact, time.perf_counter() - start)
+        job.compare(kept, crossing)
+    return kept
 
 
-def _check(dataset: Dataset, views: int, dtype: str, seed: int, batch_size: int) -> None:
-    for name, value, least in (("views", views, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if value < least:
+def _check(dataset: Dataset, dtype: str, precision: str, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < (least := 0 if name == "seed" else 1):
             raise CourseError(f"{name}={value}: it must be at least {least}.")
-    if dtype not in DTYPES:
-        raise CourseError(f"dtype={dtype!r} is unknown: give one of {', '.join(DTYPES)}.")
+    for name, value, allowed in (("dtype", dtype, DTYPES), ("precision", precision, PRECISIONS)):
+        if value not in allowed:
+            raise CourseError(f"{name}={value!r} is unknown: give one of {', '.join(allowed)}.")
     if len(dataset) == 0:
         raise CourseError("The data set is empty: there is nothing to cache.")
-    random = fingerprints.is_random(dataset)
+
+
+def _check_views(views: int, random: bool) -> None:
     if random and views == 1:
         raise CourseError(
             'The data set draws random numbers (augmentation): a cache of one view would show the same "random" '
@@ -236,11 +264,56 @@ def _check(dataset: Dataset, views: int, dtype: str, seed: int, batch_size: int)
 
 
 @dataclass(frozen=True)
+class _Parts:
+    """A network, its frozen and its learning part, and how a run computes with them; `autocast` is a type or None."""
+
+    model: nn.Module
+    front: nn.Sequential
+    tail: nn.Sequential
+    device: torch.device
+    autocast: torch.dtype | None
+
+    @contextlib.contextmanager
+    def ready(self, images: Tensor) -> Iterator[Tensor]:
+        """Give a batch on the device, laid out as ``fit`` does it, where all parts are in eval mode."""
+        if self.device.type != "mps":
+            images = images.contiguous(memory_format=torch.channels_last)
+        off = self.autocast is None
+        mixed = contextlib.nullcontext() if off else torch.autocast(self.device.type, dtype=self.autocast)
+        with evaluating(nn.ModuleList([self.model, self.front, self.tail])), mixed:
+            yield images.to(self.device)
+
+    def crossing(self, images: Tensor) -> Tensor:
+        """Return what crosses the border for a batch ``(n, 3, H, W)``, on the CPU."""
+        with self.ready(images) as batch:
+            return self.front(batch).cpu()
+
+    def checked_crossing(self, images: Tensor) -> Tensor:
+        """Return the same, or raise a CourseError if the two parts are not the network."""
+        with self.ready(images) as batch:
+            crossing = self.front(batch)
+            whole, parts = self.model(batch), self.tail(crossing.clone())  # a layer may work in place
+        if not _close(parts.cpu(), whole.cpu(), crossing.dtype):
+            raise CourseError(
+                f"This {type(self.model).__name__} gives other logits than its stages one after another, so a part of "
+                "it cannot be cached: it was changed, or draws random numbers in eval mode. Use cache='off', or give "
+                "its class a row of its own: course_utils.pretrained_models.register_family."
+            )
+        return crossing.cpu()
+
+
+def _close(found: Tensor, wanted: Tensor, computed: torch.dtype) -> bool:
+    """Return True for values that are the same but for the rounding of the type in which they were computed."""
+    found, wanted = found.double(), wanted.double()  # a batch of another size is summed in another order
+    allowed = ROUNDING[computed.itemsize * 8] * wanted.nan_to_num(0, 0, 0).abs().max().item()
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=0, atol=allowed, equal_nan=True)
+
+
+@dataclass(frozen=True)
 class _Job:
     """Computation of one cache; ``samples`` is the SHA-256 of all samples if they were read for the fingerprint."""
 
-    front: nn.Sequential
-    device: torch.device
+    parts: _Parts
     dataset: Dataset
     border: str
     views: int
@@ -254,7 +327,8 @@ class _Job:
         """Write the array, batch by batch, and return the entries of the manifest."""
         start, shape, labels, pictures = time.perf_counter(), None, [], len(self.dataset)
         for images, targets in self._batches():
-            block = self._activations(images)
+            crossing = self.parts.crossing(images)
+            block = self._stored(crossing).numpy()
             if shape is None:
                 shape = block.shape[1:]
                 share = len(block) / (self.views * pictures)
@@ -270,6 +344,7 @@ class _Job:
         return {
             "summary": {"holds": holds, "pictures": pictures, "views": self.views, "numbers": self.dtype},
             "shape": list(shape),
+            "type": str(crossing.dtype).removeprefix("torch."),
             "classes": list(classes_of(self.dataset)),
             "labels": labels[:pictures],
         }
@@ -290,18 +365,34 @@ class _Job:
             )
         return size
 
-    def _activations(self, images: Tensor) -> np.ndarray:
-        """Return the input of the border for a batch ``(n, 3, H, W)``, in the type that is stored."""
-        if self.device.type != "mps":  # as fit does it
-            images = images.contiguous(memory_format=torch.channels_last)
-        with evaluating(self.front):
-            out = self.front(images.to(self.device)).float().cpu()
-        stored = out.to(getattr(torch, self.dtype))
-        if out.isfinite().all() and not stored.isfinite().all():
+    def _stored(self, crossing: Tensor) -> Tensor:
+        """Return activations in the type that is stored."""
+        half = self.dtype == "float16"
+        stored = crossing.to(torch.float16 if half else torch.promote_types(crossing.dtype, torch.float32))
+        if (stored.isinf() & crossing.isfinite()).any():
+            largest = crossing[crossing.isfinite()].abs().max()
             raise CourseError(
-                f"An activation of {out.abs().max():.3g} is beyond float16, which ends at 65504: use dtype='float32'."
+                f"An activation of {largest:.3g} is beyond float16, which ends at 65504: use dtype='float32'."
             )
-        return stored.contiguous().numpy()
+        return stored.contiguous()
+
+    def _compared(self) -> list[int]:
+        return spread_out(len(self.dataset), COMPARED_PICTURES)
+
+    def crossing_of_a_few(self) -> Tensor:
+        """Return what crosses the border for a few pictures, after a check that the two parts are the network."""
+        samples = [fingerprints.seeded_sample(self.dataset, index, 0, self.seed) for index in self._compared()]
+        return self.parts.checked_crossing(_stacked([image for image, _ in samples]))
+
+    def compare(self, kept: CachedActivations, crossing: Tensor) -> None:
+        """Raise a CourseError if a cache holds something else for the pictures of :meth:`crossing_of_a_few`."""
+        stored = torch.from_numpy(kept._opened()[0, self._compared()])  # a copy
+        if not _close(stored, self._stored(crossing), crossing.dtype):
+            raise CourseError(
+                f"The cache {kept.name} holds other activations than the network gives now: its pictures or its code "
+                "changed where no fingerprint shows it, or the frozen stages draw random numbers. Use cache='off', or "
+                f"remove it: `course cache --clear {kept.name}`."
+            )
 
     def _batches(self) -> Iterator[tuple[Tensor, list[int]]]:
         """Yield images ``(n, 3, H, W)`` and labels, view after view, in order."""
@@ -311,10 +402,7 @@ class _Job:
             if self.samples is not None:
                 for sample in batch:
                     seen.update(fingerprints.sample_bytes(*sample))
-            shapes = {tuple(image.shape) for image, _ in batch}
-            if len(shapes) > 1:
-                raise CourseError(f"The pictures become {sorted(shapes)}: the transform must end in one size.")
-            yield torch.stack([image for image, _ in batch]), [label for _, label in batch]
+            yield _stacked([image for image, _ in batch]), [label for _, label in batch]
         if self.samples is not None and seen.hexdigest() != self.samples:
             raise CourseError(
                 "The data set cannot be cached: it gave other samples the second time, although the generators of "
@@ -331,3 +419,10 @@ class _Job:
                 samples = in_threads(read, indices, ahead=self.batch_size)
             while batch := list(itertools.islice(samples, self.batch_size)):
                 yield batch
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise CourseError(f"The pictures become {sorted(shapes)}: the transform must end in one size.")
+    return torch.stack(images)

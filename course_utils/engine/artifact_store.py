@@ -28,14 +28,12 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from course_utils.common.errors import CourseError
-from course_utils.common.files import sha256_of
+from course_utils.common.files import is_full, sha256_of
 
 DATA_FILE, MANIFEST_FILE, DRAFT = "data.bin", "manifest.json", ".partial"
 SPARE_BYTES = 20_000_000  # left free on the disk
-ADVICE = (
-    "Free some space (`course cache` lists what is there), or set COURSE_CACHE (for activations alone "
-    "COURSE_ACTIVATIONS) to a folder on another disk that you may write to"
-)
+PLACE = "COURSE_CACHE (for activations alone COURSE_ACTIVATIONS) to a folder on another disk that you may write to"
+ADVICE = f"Free some space (`course cache` lists what is there), or set {PLACE}"
 
 Notify = Callable[[str], None]
 
@@ -187,7 +185,7 @@ class ArtifactStore:
         except OSError as error:
             raise CourseError(
                 f"The cache {folder.name} could not be written to {self.root}: {error.strerror or error}. Nothing "
-                f"half-done is left. {ADVICE}."
+                f"half-done is left. {ADVICE if is_full(error) else f'Set {PLACE}'}."
             ) from error
         return found
 

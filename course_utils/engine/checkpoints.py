@@ -1,51 +1,65 @@
-"""Checkpoints: ``fit(..., resume=True)`` continues an interrupted run and gives the same bits as an unbroken one.
+"""Checkpoints: ``fit(..., resume=True)`` continues an interrupted run; on a CPU it gives the bits of an unbroken one.
 
 After every epoch such a run writes one file into its folder (:mod:`course_utils.engine.run_log`). The order of the
 pictures and the augmentation are functions of the seed and the epoch (:mod:`course_utils.engine.sampling`), so the file
 needs no position within an epoch: an epoch that was cut off begins anew.
 
 ==========  ====================================================================================================
-line 1      ``course_utils checkpoint 1`` and the SHA-256 of all that follows
+line 1      ``course_utils checkpoint 2`` and the SHA-256 of all that follows
 line 2      JSON: the call of ``fit`` it belongs to, the epochs so far, digests of weights
 the rest    by ``torch.save``: model, best weights where they differ, optimizer, schedule, loss scaling,
-            generators of Python, NumPy, torch and CUDA
+            generators of every process
 ==========  ====================================================================================================
 
-The file's name, ``checkpoint-<key>.bin``, has a hash of the call: model, strategy, settings, data and device. The file
-replaces the old one when it is complete, and is deleted at the end of the run. Only tensors, numbers and text are
-unpickled.
+The file's name, ``checkpoint-<key>.bin``, has a hash of the call: model, strategy, settings, data and device. To the
+data belong the bytes of every picture and what the transform does, but no times of files, no cache and no version of a
+library. The file replaces the old one when it is complete, and is deleted at the end of the run. Only tensors, numbers
+and text are unpickled.
+
+One process works on a run at a time (:func:`course_utils.engine.run_log.hold`). Of several that train together the
+first one reads and writes; the others get the state from it, so their machines need no disk in common.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
 
 from course_utils.common.errors import CourseError, warn
-from course_utils.common.files import written_whole
+from course_utils.common.files import sha256_of, written_whole
+from course_utils.common.progress import progress
+from course_utils.common.threads import in_threads, thread_count
+from course_utils.datasets import MemoryDataset, PhotoDataset
 from course_utils.engine.history import EpochRecord
-from course_utils.engine.provenance import describe_data, describe_layers, weights_digest
-from course_utils.engine.run_log import CHECKPOINTS, runs_root, this_process
-from course_utils.engine.runs import flatten, load_run, read_run
+from course_utils.engine.pixel_store import PixelDataset
+from course_utils.engine.provenance import describe_data, describe_layers, files_of, innermost, weights_digest
+from course_utils.engine.run_log import CHECKPOINTS, hold, let_go, runs_root, this_process
+from course_utils.engine.runs import FOLDER_NAME, flatten, load_run, read_run
 from course_utils.engine.sampling import SeededDraws, sample_indices, spread_out
 from course_utils.engine.setup import Setup
+from course_utils.engine.written_transforms import as_plain, is_complete
 from course_utils.fine_tuning import Strategy
 
-TITLE = b"course_utils checkpoint 1 "
+TITLE = b"course_utils checkpoint 2 "
 STATE_PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random"}
 IRRELEVANT = ("log", "num_workers", "device", "resume")  # arguments of fit that change nothing that is learned
-PROBES = 3  # number of pictures that tell a data set from others
-ACTIVE_RUNS: set[Path] = set()  # folders of the runs that this process is in the middle of
+# Data sets whose samples follow from their files or tensors, and from the functions that they are given.
+KNOWN_DATASETS = (PhotoDataset, PixelDataset, MemoryDataset, ImageFolder, TensorDataset)
+PROBES = 16  # number of samples that are looked at where that is not so
 
 
 def describe_call(
@@ -56,14 +70,15 @@ def describe_call(
     The layers of the model are described, not its weights. `settings` are the other arguments by name, of which those
     that do not change the result are left out; `machine` has device, precision and number of processes.
     """
-    # Why there is no cache, and whether it was there already, is told to the reader and changes nothing.
-    cache = {key: value for key, value in settings["cache"].items() if key not in ("reason", "reused")}
+    # A cache is found by times of files and versions of libraries; whether there is one moves losses by 1e-6.
+    cache = {key: settings["cache"].get(key) for key in ("asked", "views", "dtype")}
+    cache |= {} if settings["cache"]["used"] else {"views": 1, "dtype": "float32"}
     call = {
         "model": describe_layers(model),
         "strategy": asdict(strategy),
         "settings": {name: value for name, value in settings.items() if name not in IRRELEVANT} | {"cache": cache},
         "data": {
-            name: describe_data(data) | {"probe": _probe(data, settings["seed"])}
+            name: describe_data(data) | _describe_samples(data, settings["seed"])
             for name, data in (("train", train), ("val", val))
         },
         "machine": dict(machine),
@@ -71,8 +86,48 @@ def describe_call(
     return json.loads(json.dumps(call, default=str))
 
 
+def _describe_samples(dataset: Any, seed: int) -> dict[str, Any]:
+    """Return digests of the pictures, and the functions that change them; of samples where these do not say it all."""
+    inner = innermost(dataset)
+    steps = [as_plain(getattr(inner, name, None)) for name in ("transform", "target_transform", "loader")]
+    about = {"pixels": _pixels(dataset), "steps": dict(zip(("transform", "target", "loader"), steps, strict=True))}
+    if type(inner) not in KNOWN_DATASETS or not is_complete(steps):
+        about["samples"] = _probe(dataset, seed)
+    return about
+
+
+def _pixels(dataset: Any) -> str | None:
+    """Return a digest of all pictures before the transform: of their tensors, or of the bytes of their files."""
+    inner, digest = innermost(dataset), hashlib.sha256()
+    if type(inner) in (MemoryDataset, TensorDataset):
+        tensors = inner.tensors if type(inner) is TensorDataset else [inner.images]
+        return weights_digest({str(i): tensor for i, tensor in enumerate(tensors)})
+    files = files_of(dataset)
+    if not files:
+        return None
+    digests = in_threads(_file_digest, files, ahead=4 * thread_count())
+    for each in progress(digests, "looking for changed pictures", total=len(files)):
+        digest.update(each.encode())
+    if type(inner) is PixelDataset:
+        digest.update(inner.sizes.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        about = os.stat(path)
+        return _digest_of_version(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    except OSError:
+        return ""  # a name that is no file: such a data set has its pictures elsewhere
+
+
+@functools.lru_cache(maxsize=2**20)
+def _digest_of_version(path: Path, *_size_and_times: int) -> str:
+    return sha256_of(path)
+
+
 def _probe(dataset: Any, seed: int) -> str:
-    """Return a digest of some pictures and labels: data sets in memory have no paths to tell them by."""
+    """Return a digest of some samples as they are drawn in the first epoch."""
     digest = hashlib.sha256()
     for index in sample_indices(spread_out(len(dataset), PROBES), len(dataset), seed, epoch=0):
         image, label = SeededDraws(dataset)[index]
@@ -111,16 +166,30 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
+class _HashingFile:
+    """Passes on what is written to it and computes its SHA-256, so that the content is never in memory as a whole."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def write_checkpoint(path: Path, header: Header, state: Mapping[str, Any]) -> None:
     """Write a checkpoint, or raise a CourseError; the old one at `path` stays until the new one is complete."""
-    content = io.BytesIO()
     text = {"call": header.call, "seen": header.seen, "history": [asdict(record) for record in header.history]}
-    content.write(json.dumps(text).encode() + b"\n")
-    torch.save(dict(state), content)
-    digest = hashlib.sha256(content.getbuffer()).hexdigest().encode()
     with written_whole(path) as beside, open(beside, "wb") as file:
-        file.write(TITLE + digest + b"\n")
-        file.write(content.getbuffer())
+        file.write(TITLE + b"0" * 64 + b"\n")
+        content = _HashingFile(file)
+        content.write(json.dumps(text).encode() + b"\n")
+        torch.save(dict(state), content)
+        file.seek(len(TITLE))
+        file.write(content.sha256.hexdigest().encode())
 
 
 def read_header(path: Path) -> Header:
@@ -137,11 +206,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint in a file; CourseError if it was changed or holds more than tensors and plain values."""
     header = read_header(path)
     with _unreadable_is_an_error(path):
-        title, _, content = path.read_bytes().partition(b"\n")
+        with open(path, "rb") as file:
+            title, text, content = file.readline(), file.readline(), file.read()
+        digest = hashlib.sha256(text)
+        digest.update(content)
         # torch.load takes flipped bytes in a tensor for numbers.
-        if title != TITLE + hashlib.sha256(content).hexdigest().encode():
+        if title != TITLE + digest.hexdigest().encode() + b"\n":
             raise ValueError("it is incomplete, or was changed after it was written")
-        state = torch.load(io.BytesIO(content[content.index(b"\n") + 1 :]), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.keys() != STATE_PARTS:
             raise ValueError("it does not have the parts that fit writes")
     return Checkpoint(path, header, state)
@@ -177,7 +249,7 @@ class Checkpoints:
         self._warned = False
 
     def find(self, resume: bool | str | Path) -> Path | None:
-        """Return the path of the checkpoint to continue; None if there is none, and a new run begins.
+        """Return the path of the checkpoint to continue, and hold its folder; None if there is none: a new run begins.
 
         True looks for an interrupted run of the same call, whose model had these weights at its beginning or after a
         Stop. The name or folder of a run continues that one, with any weights.
@@ -191,10 +263,13 @@ class Checkpoints:
         if resume is not True:
             return self._named(resume)
         found = {path: read_header(path) for path in runs_root().glob(f"*/{self.name}")}
-        there = [path for path, header in found.items() if self.seen[0] in header.seen and _is_idle(path.parent)]
-        if there:
-            return max(there, key=lambda path: (len(found[path].history), path.stat().st_mtime))
-        if hint := self._near_miss(found):
+        there = [path for path, header in found.items() if self.seen[0] in header.seen]
+        for path in sorted(there, key=lambda path: (len(found[path].history), _age(path)), reverse=True):
+            if _take(path):
+                return path
+            if path.exists():
+                warn(f"The run {path.parent.name} of the same call is still going on elsewhere, so a new run begins.")
+        if not there and (hint := self._near_miss(found)):
             print(hint)
         return None
 
@@ -206,32 +281,33 @@ class Checkpoints:
                 f"The run {record.name} is {record.status} and has no checkpoint: nothing can be resumed. Runs that "
                 "are called with resume=True keep one until they have come to their end."
             )
-        if not _is_idle(record.folder, on_another_machine=True):
-            raise CourseError(f"The run {record.name} is still going on: stop it first.")
         other = differences(read_header(paths[0]).call, self.call)
         if other:
             raise CourseError(
-                f"The run {record.name} is one of another call: {'; '.join(other[:4])}. Call fit as it was called "
-                "there, or start anew with resume=True."
+                f"The run {record.name} is one of another call: {'; '.join(other[:4])}. Give what was given "
+                "there, or begin a new run by leaving its name out."
             )
+        if not _take(paths[0], named=True):
+            raise CourseError(f"The run {record.name} is still going on: stop it first.")
         return paths[0]
 
     def _near_miss(self, same_call: Mapping[Path, Header]) -> str:
-        """Return a sentence about a run that the caller may have meant; empty if there is none."""
-        if same_call:
-            run = next(iter(same_call)).parent
-            if not _is_idle(run):
-                return f"The run {run.name} of the same call is still going on (or was, on another machine)."
-            return (
-                f"The run {run.name} was the same call, but began with other weights, so a new run begins. "
-                f"resume={run.name!r} would take it up."
-            )
-        for path in runs_root().glob(f"*/{CHECKPOINTS}"):
+        """Return a sentence about the newest run, if the caller may have meant that; empty otherwise.
+
+        Only about the newest, because an old checkpoint that nobody wants any more would be mentioned again and again.
+        """
+        newest = max(filter(FOLDER_NAME.fullmatch, os.listdir(runs_root())), default="") if runs_root().is_dir() else ""
+        for path in (runs_root() / newest).glob(CHECKPOINTS):
+            if path in same_call:
+                return (
+                    f"The run {newest} was the same call, but began with other weights, so a new run begins. "
+                    f"resume={newest!r} would take it up."
+                )
             with contextlib.suppress(CourseError):
                 header = read_header(path)
                 if self.seen[0] in header.seen:
                     other = "; ".join(differences(header.call, self.call)[:2])
-                    return f"The interrupted run {path.parent.name} was another call ({other}), so a new run begins."
+                    return f"The interrupted run {newest} was another call ({other}), so a new run begins."
         return ""
 
     def begin(self, folder: Path | None, found: Checkpoint | None) -> None:
@@ -244,7 +320,6 @@ class Checkpoints:
             warn("The run has no folder, so it keeps no checkpoint and cannot be resumed.")
             return
         self.path = folder / self.name
-        ACTIVE_RUNS.add(folder)
         for left in folder.glob(f".{CHECKPOINTS}.*.partial"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
 
@@ -276,21 +351,50 @@ class Checkpoints:
 
 
 def find_checkpoint(checkpoints: Checkpoints, setup: Setup) -> Checkpoint | None:
-    """Return the checkpoint to continue, the same one in all processes; None if there is none."""
-    paths = [checkpoints.find(setup.options.resume) if setup.is_first_process else None]
-    path = broadcast_object_list(paths)[0] if setup.group.world_size > 1 else paths[0]
-    found = None if path is None else read_checkpoint(path)
-    setup.accelerator.wait_for_everyone()  # of a complete run one process deletes it soon
-    return found
+    """Return the checkpoint to continue, in all processes, as the first one read it; None if there is none.
+
+    An error of the first process is raised in all of them.
+    """
+    found: list[Any] = [None]
+    if setup.is_first_process:
+        try:
+            found = [_read_and_hold(checkpoints, setup.options.resume)]
+        except CourseError as error:
+            found = [error]
+    if setup.group.world_size > 1:
+        broadcast_object_list(found)
+    if isinstance(found[0], CourseError):
+        raise found[0]
+    return found[0]
 
 
-def _is_idle(folder: Path, on_another_machine: bool = False) -> bool:
-    """Return True if no process works on a run; `on_another_machine` is the answer where that cannot be seen."""
-    record = read_run(folder)
-    if record.status != "running":
-        return True
-    process, own = record.facts["process"], this_process()
-    if process["host"] != own["host"]:
-        return on_another_machine
-    # A run of this very process whose end could not be written, because the disk was full.
-    return process["pid"] == own["pid"] and folder not in ACTIVE_RUNS
+def _read_and_hold(checkpoints: Checkpoints, resume: bool | str | Path) -> Checkpoint | None:
+    path = checkpoints.find(resume)
+    try:
+        return None if path is None else read_checkpoint(path)
+    except BaseException:
+        let_go(path.parent)
+        raise
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # its run came to an end a moment ago
+        return 0.0
+
+
+def _take(path: Path, named: bool = False) -> bool:
+    """Return True if nobody works on the run of a checkpoint, and this process holds it from now on.
+
+    On a disk without locks, nobody can tell whether a process of another machine still works; a `named` run is taken.
+    """
+    record = read_run(path.parent)
+    if record.status == "running" and not (named and record.facts["process"]["host"] != this_process()["host"]):
+        return False
+    if not hold(path.parent):
+        return False
+    if not path.exists():  # the run came to its end before it was held
+        let_go(path.parent)
+        return False
+    return True

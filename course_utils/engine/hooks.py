@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from course_utils.common.progress import progress
 from course_utils.common.state import generator_states, set_generator_states
 from course_utils.engine.checkpoints import Checkpoint, Checkpoints, describe_call, find_checkpoint
 from course_utils.engine.history import EpochRecord, Run, best_epoch
-from course_utils.engine.run_log import RunLog
+from course_utils.engine.run_log import RunLog, hold, let_go
 from course_utils.engine.setup import Setup
 from course_utils.feature_extraction import same_bits
 
@@ -163,22 +164,26 @@ class KeepCheckpoint:
         if state["scaler"] is not None:
             self.setup.accelerator.scaler.load_state_dict(state["scaler"])
         self.setup.memory.count = state["pieces"]
-        set_generator_states(state["random"])
+        set_generator_states(state["random"][self.setup.group.rank])
         self.epochs_tried = len(history)
         # One statement, because a Stop may come between two.
         run.history, run.resumed, self.best.kept = history, len(history), (best_epoch(history), best, state["answers"])
 
     def on_epoch_end(self, run: Run, model: nn.Module) -> None:
         """Write the checkpoint of the epoch."""
-        if self.checkpoints.path is not None:
-            best = self.best.state(run, model)
-            self.checkpoints.write(run.history, self._state(run, model, best), best)
-        self.epochs_tried = len(run.history)
+        self._write(run, model, gather_object([generator_states()]))  # in every process, also in those without a file
 
     def on_stop(self, run: Run, model: nn.Module) -> None:
         """Write the checkpoint of a finished epoch that has none yet: the same call will look for its weights."""
         if len(run.history) > self.epochs_tried:
-            self.on_epoch_end(run, model)
+            # The others may have been stopped elsewhere, so nothing is gathered. All processes draw the same numbers.
+            self._write(run, model, [generator_states()] * self.setup.group.world_size)
+
+    def _write(self, run: Run, model: nn.Module, generators: list[dict[str, Any]]) -> None:
+        if self.checkpoints.path is not None:
+            best = self.best.state(run, model)
+            self.checkpoints.write(run.history, self._state(run, model, best) | {"random": generators}, best)
+        self.epochs_tried = len(run.history)
 
     def on_train_end(self, run: Run, _model: nn.Module) -> None:
         """Delete the checkpoint of a run that came to its end. A diverged run would diverge again."""
@@ -186,7 +191,7 @@ class KeepCheckpoint:
             self.checkpoints.delete()
 
     def _state(self, run: Run, model: nn.Module, best: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return all that the next epoch depends on; which stages learn follows from its number."""
+        """Return what the next epoch depends on beside generators; which stages learn follows from its number."""
         weights, setup = model.state_dict(), self.setup
         return {
             "model": weights,
@@ -196,21 +201,25 @@ class KeepCheckpoint:
             "schedule": setup.schedule.state_dict(),
             "scaler": None if setup.accelerator.scaler is None else setup.accelerator.scaler.state_dict(),
             "pieces": setup.memory.count,
-            "random": generator_states(),
         }
 
 
 def own_hooks(run: Run, model: nn.Module, train: Dataset, val: Dataset, setup: Setup) -> list[Any]:
     """Return the hooks that the options ask for; best weights first, since the others use them."""
     options, accelerator, best = setup.options, setup.accelerator, BestWeights()
+    first = setup.is_first_process
     checkpoints = found = None
     if options.resume:
-        described = describe_call(model, train, val, run.strategy, setup.settings, setup.machine)
+        described = describe_call(model, train, val, run.strategy, setup.settings, setup.machine) if first else {}
         checkpoints = Checkpoints(described, model)
         found = find_checkpoint(checkpoints, setup)
-    level = options.log if setup.is_first_process else "off"
-    folder = found.path.parent if found else None
-    log = RunLog(level, setup.settings, run.plan, model, train, val, accelerator.device, folder)
+    level = options.log if first else "off"
+    run.folder = found.path.parent if found and first else None
+    log = RunLog(level, setup.settings, run.plan, model, train, val, accelerator.device, run.folder)
+    if log.folder is None:
+        let_go(run.folder)
+    elif run.folder is None:
+        hold(log.folder)
     run.folder = log.folder
     hooks = [best, LogRun(log, best)]
     if checkpoints:

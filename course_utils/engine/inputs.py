@@ -4,6 +4,7 @@
 
 * the border is the same in every epoch, and something lies in front of it (feature extraction, last block);
 * nothing is augmented at random, or augmented views are asked for;
+* the network is its stages one after another: no hook, no ``forward`` of its own, nothing that cannot be read off;
 * with ``"auto"``, only for more than one epoch, and for data whose fingerprint can be read off: the course's own data
   sets with torchvision's transforms.
 """
@@ -96,10 +97,12 @@ def inputs_for(
     epochs: int,
     seed: int,
     device: torch.device,
+    precision: str = "no",
 ) -> Inputs:
     """Return the inputs of a run, with or without a cache, in all of its processes alike.
 
-    `options` are from :func:`cache_options`. The model goes to `device` if a cache is made.
+    `options` are from :func:`cache_options`. The model goes to `device` if a cache is made, and computes there with the
+    `precision` of the run (``"no"``, ``"bf16"`` or ``"fp16"``).
 
     Raises
     ------
@@ -114,12 +117,13 @@ def inputs_for(
         return Inputs(train, val, reason="off")
     try:
         border = _border(plan, epochs)
-        _require_use(options, model, train, val, border, epochs)
+        keys = _keys(options, model, train, val, border, epochs)
+        _require_nothing_drawn(options, train, val)
         model.to(device)
         limit = LARGEST_AUTO if options.mode == "auto" else None
-        shared = {"dtype": options.dtype, "folder": options.folder, "limit": limit}
-        kept = cache_activations(model, train, border, views=options.views, seed=seed, **shared)
-        inputs = Inputs(kept, cache_activations(model, val, border, **shared), border)
+        shared = {"dtype": options.dtype, "folder": options.folder, "limit": limit, "precision": precision}
+        kept = cache_activations(model, train, border, views=options.views, seed=seed, keys=keys[0], **shared)
+        inputs = Inputs(kept, cache_activations(model, val, border, keys=keys[1], **shared), border)
     except _NoCache as reason:
         if options.mode == "on":
             raise CourseError(f"cache='on' cannot be: {reason}. Use cache='auto' or 'off'.") from None
@@ -151,18 +155,25 @@ def _border(plan: Plan, epochs: int) -> str:
     return learning[0]
 
 
-def _require_use(
+def _keys(
     options: CacheOptions, model: nn.Module, train: Dataset, val: Dataset, border: str, epochs: int
-) -> None:
-    if options.mode == "auto":  # before a sample is fetched: nothing is read from a data set that is not the course's
-        if epochs == 1:
-            raise _NoCache("a single epoch passes through the frozen stages once, with a cache or without")
-        try:
-            key_of_front(cut(model, border)[0])
-            for dataset in (train, val):
-                key_of_data(dataset)
-        except CannotFingerprint as reason:
-            raise _NoCache(f"{reason}; cache='on' reads every sample once to know it") from None
+) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Return the keys of the frozen part and of each data set; with "auto" nothing is read from one of the reader's."""
+    if options.mode == "auto" and epochs == 1:
+        raise _NoCache("a single epoch passes through the frozen stages once, with a cache or without")
+    try:
+        front = key_of_front(model, *cut(model, border))
+    except CannotFingerprint as reason:
+        raise _NoCache(str(reason)) from None
+    if options.mode == "on":
+        return [(front, None), (front, None)]
+    try:
+        return [(front, key_of_data(dataset)) for dataset in (train, val)]
+    except CannotFingerprint as reason:
+        raise _NoCache(f"{reason}; cache='on' reads every sample once to know it") from None
+
+
+def _require_nothing_drawn(options: CacheOptions, train: Dataset, val: Dataset) -> None:
     if is_random(val):
         raise _NoCache("the validation split is augmented at random")
     if options.views == 1 and is_random(train):
@@ -180,7 +191,7 @@ def _given(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, epochs: i
         border = _border(plan, epochs)
     except _NoCache as reason:
         raise CourseError(f"Cached activations do not fit this strategy: {reason}.") from None
-    front = key_of_front(cut(model, border)[0])
+    front = key_of_front(model, *cut(model, border))
     for name, dataset in (("train", train), ("val", val)):
         if dataset.border != border:
             raise CourseError(

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_utils.common.errors import CourseError, warn
-from course_utils.engine.processes import ProcessGroup
+from course_utils.engine.processes import ProcessGroup, label_weights
 
 FEWEST = {1: "even one picture at a time. ", 2: "even two or three pictures at a time, the fewest for BatchNorm. "}
-Compute = Callable[[Tensor, Tensor, "Tensor | float"], Tensor]
+Compute = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class OutOfMemory(Exception):
@@ -83,11 +83,10 @@ class MemoryPieces:
         pieces = self._pieces(len(images))
         if pieces == 1:
             return compute(images, labels, 1.0)
-        # A piece counts by its sum of class weights. The mean of means would favour the pictures of small pieces.
-        weight = self.loss.weight
-        weights = [len(y) if weight is None else weight[y].sum() for y in labels.tensor_split(pieces)]
+        # A piece counts by its labels and their classes. The mean of means would favour the pictures of small pieces.
+        weights = [part.sum().item() for part in label_weights(self.loss, labels).tensor_split(pieces)]
         parts = zip(images.tensor_split(pieces), labels.tensor_split(pieces), weights, strict=True)
-        return torch.cat([compute(x, y, counts / sum(weights)) for x, y, counts in parts])
+        return torch.cat([compute(x, y, counts / (sum(weights) or 1)) for x, y, counts in parts])
 
     def _cut_smaller(self, size: int) -> None:
         # The other processes would wait for ever for the gradient of one that begins its batch anew.

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from course_utils.common.errors import CourseError
+from course_utils.engine.devices import PRECISIONS
 from course_utils.engine.inputs import CacheOptions, cache_options
 from course_utils.engine.run_log import LEVELS
+
+CHOOSE_BY = ("accuracy", "macro_f1")
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,12 @@ class FitOptions:
         Pictures per step over all processes together, at least 1. A last batch of a single picture joins the one
         before it (:func:`~course_utils.engine.sampling.batches_of`).
     seed
-        At least 0: seed of shuffling, augmentation and dropout. The same seed on the same machine gives bit-identical
-        weights.
+        At least 0: seed of shuffling, augmentation and dropout. On a CPU the same seed gives bit-identical weights, on
+        the same machine with as many threads. A GPU draws the same numbers too, but some of its algorithms add in no
+        fixed order, so the last bits differ from run to run.
+    choose_by
+        Score on the validation split that chooses the best epoch: ``"accuracy"``, or ``"macro_f1"``, to which a rare
+        class counts as much as a frequent one.
     patience
         At least 1: stop after so many epochs without a better one; None trains to the end.
     label_smoothing
@@ -44,8 +51,12 @@ class FitOptions:
         Number of processes that load pictures, 0 for small sets and data in memory; ``"auto"`` goes by a rule
         (:mod:`course_utils.engine.loading`). The weights that come out do not depend on it.
     device
-        ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision (bfloat16, or
-        float16 where that is missing), channels_last, pinned memory and copies that do not block.
+        ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best there is. On CUDA: mixed precision, channels_last,
+        pinned memory and copies that do not block.
+    precision
+        ``"float32"``, or mixed: ``"bfloat16"`` (on a CPU or a GPU that computes in it), ``"float16"`` (on CUDA);
+        ``"auto"`` is float32, on CUDA bfloat16 or, on GPUs without it, float16. Weights stay float32. In float16 the
+        loss is scaled, and a step whose gradients are too large for it is left out; its batch counts in the schedule.
     log
         Level of the record in a folder of its own (:mod:`course_utils.engine.run_log`): ``"full"``; ``"light"``,
         without weights, report and figures, for comparisons of many runs; ``"off"``, nothing. A folder that cannot be
@@ -53,14 +64,14 @@ class FitOptions:
     resume
         True keeps a checkpoint after every epoch (:mod:`course_utils.engine.checkpoints`) and begins by looking for
         one: the same call, after a Stop or a killed kernel, continues there and gives the weights and the history of
-        the unbroken run, bit by bit. After a finished run the same call is a new run. The name or folder of a run
-        (``course runs``) continues that one.
+        the unbroken run (on a CPU bit by bit). After a finished run the same call is a new run. The name or folder of
+        a run (``course runs``) continues that one.
     cache
         ``"auto"``: the frozen stages run once and their activations come from disk in every epoch, where the border
         stays the same, nothing is augmented at random, and the data are of the course
         (:mod:`course_utils.engine.inputs`); ``"on"``: an error where it cannot be; ``"off"`` or None: never;
         :class:`~course_utils.engine.inputs.CacheOptions` for augmented views, half precision or another folder.
-        Losses are the same to about 1e-6.
+        Losses are the same to about 1e-6, in mixed precision to its rounding.
 
     Raises
     ------
@@ -71,12 +82,14 @@ class FitOptions:
     epochs: int = 10
     batch_size: int = 32
     seed: int = 0
+    choose_by: str = "accuracy"
     patience: int | None = None
     label_smoothing: float = 0.0
     class_weights: Sequence[float] | None = None
     oversample: bool = False
     num_workers: int | str = 0
     device: str | None = None
+    precision: str = "auto"
     log: str = "full"
     resume: bool | str | Path = False
     cache: str | CacheOptions | None = "auto"
@@ -92,6 +105,8 @@ class FitOptions:
             )
         object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
         _check_weights(self.class_weights)
+        if self.choose_by not in CHOOSE_BY:
+            raise CourseError(f"choose_by={self.choose_by!r} is unknown: give one of {', '.join(CHOOSE_BY)}.")
         if self.log not in LEVELS:
             raise CourseError(f"log={self.log!r} is unknown: give one of {', '.join(LEVELS)}.")
         if not isinstance(self.resume, bool | str | Path) or self.resume == "":
@@ -101,6 +116,10 @@ class FitOptions:
         if self.resume and self.log == "off":
             raise CourseError(
                 "resume keeps its checkpoint in the run's folder, and with log='off' there is none. Use log='light'."
+            )
+        if self.precision not in ("auto", *PRECISIONS):
+            raise CourseError(
+                f"precision={self.precision!r} is unknown: give 'auto' or one of {', '.join(PRECISIONS)}."
             )
         cache_options(self.cache)
 

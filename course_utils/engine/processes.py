@@ -185,14 +185,21 @@ class Batches:
 def loss_of_shard(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
     """Return the loss of a shard, weighed so that DDP's averaged gradient is that of the whole batch's mean loss.
 
-    Logits are ``(n, C)`` and labels ``(n,)``; n may be 0.
+    Logits are ``(n, C)`` and labels ``(n,)``; n may be 0. The mean is over the samples that have a label: without any,
+    the loss is 0, and torch's own mean would be NaN.
     """
-    if group.world_size == 1:
-        return loss(logits, labels)
-    weights = torch.ones_like(labels, dtype=logits.dtype) if loss.weight is None else loss.weight[labels]
-    total = all_reduce_sum(weights.sum(), group)
+    total = all_reduce_sum(label_weights(loss, labels).sum(), group)
     options = {"weight": loss.weight, "label_smoothing": loss.label_smoothing}
-    return F.cross_entropy(logits, labels, **options, reduction="sum") * group.world_size / total
+    return F.cross_entropy(logits, labels, **options, reduction="sum") * group.world_size / total.where(total > 0, 1)
+
+
+def label_weights(loss: nn.CrossEntropyLoss, labels: Tensor) -> Tensor:
+    """Return how much each sample counts in the mean loss, ``(n,)``: by its class, and not at all without a label.
+
+    torch's mark for "no label" is ``loss.ignore_index``, -100.
+    """
+    known = labels != loss.ignore_index
+    return known.long() if loss.weight is None else loss.weight[labels.where(known, 0)] * known
 
 
 def all_reduce_sum(value: Tensor, group: ProcessGroup) -> Tensor:
@@ -238,10 +245,10 @@ def layers_synchronised(model: nn.Module, group: ProcessGroup) -> Iterator[None]
     if group.world_size == 1:
         yield
         return
-    changed = [(module, type(module)) for module in model.modules() if _synced_class(module, group) is not None]
+    changed = [(module, type(module)) for module in model.modules() if _synced_class(module) is not None]
     for module, _ in changed:
-        module.__class__ = _synced_class(module, group)
-        module.group, module.process_group = group, None
+        module.__class__ = _synced_class(module)
+        module.group = group
     try:
         yield
     except RuntimeError as error:
@@ -255,16 +262,14 @@ def layers_synchronised(model: nn.Module, group: ProcessGroup) -> Iterator[None]
     finally:
         for module, kind in changed:
             module.__class__ = kind
-            del module.group, module.process_group
+            del module.group
 
 
-def _synced_class(module: nn.Module, group: ProcessGroup) -> type[nn.Module] | None:
+def _synced_class(module: nn.Module) -> type[nn.Module] | None:
     """Return the class of a module while several processes train; None when it looks at each picture alone."""
     kind = type(module)
-    if isinstance(module, nn.SyncBatchNorm | SyncedBatchNorm):
-        return None
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        return nn.SyncBatchNorm if group.device.type == "cuda" else _mixed_with(SyncedBatchNorm, kind)
+        return _mixed_with(SyncedBatchNorm, kind)
     if isinstance(module, nn.Dropout):
         return _mixed_with(SyncedDropout, kind)
     return _mixed_with(SyncedStochasticDepth, kind) if isinstance(module, StochasticDepth) else None
@@ -276,7 +281,9 @@ def _mixed_with(first: type, kind: type) -> type:
 
 
 class SyncedBatchNorm:
-    """BatchNorm over the batch of all processes, on any device; ``torch.nn.SyncBatchNorm`` runs on GPUs only.
+    """BatchNorm over the batch of all processes, the same on every device.
+
+    ``torch.nn.SyncBatchNorm`` runs on GPUs only, so what is tested on CPUs would not be what runs on GPUs.
 
     Each process sends how many values it has per channel, their mean and their sum of squared deviations; these can
     be merged without loss of precision (Chan, Golub & LeVeque 1979).
@@ -289,7 +296,8 @@ class SyncedBatchNorm:
         if not self.training:
             return super().forward(x)
         mean, variance, count = whole_batch_statistics(x)
-        if count < 2:
+        # A GPU would have to wait for the number, so it is read only where this process alone has too few values.
+        if x.numel() < 2 * x.shape[1] and count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
         if self.running_mean is not None:
             self.num_batches_tracked += 1
@@ -300,8 +308,8 @@ class SyncedBatchNorm:
 
 
 @torch.no_grad()
-def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return mean and variance per channel ``(C,)`` over all processes, and the number of values in each channel."""
+def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and variance per channel ``(C,)`` over all processes, and the number ``()`` of values in each."""
     over = [0, *range(2, x.ndim)]
     values = x if x.dtype == torch.float64 else x.float()
     count = x.numel() // x.shape[1]
@@ -314,7 +322,7 @@ def whole_batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     total = counts.sum()
     mean = (counts * means).sum(0) / total
     spread = spreads.sum(0) + (counts * (means - mean).square()).sum(0)
-    return mean, spread / total, total.item()
+    return mean, spread / total, total
 
 
 class _Normalise(torch.autograd.Function):

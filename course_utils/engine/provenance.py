@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import platform
-import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
@@ -18,10 +18,14 @@ import numpy
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from torchvision import models
+from torchvision.datasets import DatasetFolder
 
 import course_utils
 from course_utils.data.samples import classes_of, labels_of
+from course_utils.engine.fingerprints import describe_modules
+from course_utils.engine.written_transforms import one_line
 from course_utils.mini.networks import BUILDERS
 from course_utils.pretrained_models import add_head_dropout, available_models, family_of, head_dropout, last_layer
 
@@ -50,16 +54,16 @@ def _count(module: nn.Module) -> int:
 def model_name(model: nn.Module) -> str | None:
     """Return the name under which ``load_pretrained`` builds this network; None if there is no such name.
 
+    It is the name of the builder whose network computes the same with the same weights, whoever built the model: every
+    module has the same class and attributes, no hook, and no ``forward`` of its own. Further attributes do not matter.
     Dropout that a reader has put in front of the last layer (``fc = Sequential(Dropout, Linear)``) may come on top.
-    It is the name of the builder whose network prints the same, line by line: that compares every layer with its sizes,
-    strides and dropout, whoever built the model.
     """
-    head, printed, dropout = last_layer(model), str(model), tuple(head_dropout(model))
+    head, described, dropout = last_layer(model), describe_modules(model), tuple(head_dropout(model))
     body = _count(model) - _count(head)
     for name in available_models():
         # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
         fits = name.startswith(family_of(model).prefixes) and _body_parameters(name, head.in_features) in (None, body)
-        if fits and _printed(name, head.out_features, dropout) == printed:
+        if fits and _holds(described, _described(name, head.out_features, dropout)):
             return name
     return None
 
@@ -73,19 +77,26 @@ def _body_parameters(name: str, features: int) -> int | None:
 
 
 @functools.lru_cache(maxsize=32)
-def _printed(name: str, outputs: int, dropout: tuple[float, ...]) -> str:
+def _described(name: str, outputs: int, dropout: tuple[float, ...]) -> dict[str, dict[str, Any]]:
     with torch.device("meta"):  # no memory, no random numbers
-        return str(add_head_dropout(models.get_model(name, weights=None, num_classes=outputs), dropout))
+        model = models.get_model(name, weights=None, num_classes=outputs)
+        return describe_modules(add_head_dropout(model, dropout))
+
+
+def _holds(described: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> bool:
+    """Return True for the same modules, if each has all that is wanted of it."""
+    facts = [(described.get(name, {}), wanted[name]) for name in wanted]
+    return described.keys() == wanted.keys() and all(own.get(key) == of[key] for own, of in facts for key in of)
 
 
 def describe_layers(model: nn.Module) -> dict[str, Any]:
     """Return class and number of parameters of any network, and a digest of its layers, whatever its weights are.
 
-    The digest has 16 hexadecimal digits over the printed model, and over name, shape and type of every tensor.
+    The digest has 16 hexadecimal digits over what every module does
+    (:func:`~course_utils.engine.fingerprints.describe_modules`), and over name, shape and type of every tensor.
     """
-    lines = [_one_line(str(model))]
-    lines += [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()]
-    layers = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    tensors = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()]
+    layers = hashlib.sha256(json.dumps([describe_modules(model), tensors]).encode()).hexdigest()[:16]
     return {"class": type(model).__name__, "parameters": _count(model), "layers": layers}
 
 
@@ -104,15 +115,16 @@ def describe_data(dataset: Sized) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``pictures`` (their number), ``classes`` (name → number, None if the labels are not known), ``transform`` (the
-        printed one, or None) and ``fingerprint``: another value means other pictures, labels or another order.
+        ``pictures`` (their number), ``classes`` (name → number, which is None if the labels are not known; None if the
+        names are not known either), ``transform`` (the printed one, or None) and ``fingerprint``: another value means
+        other files, labels or another order.
     """
-    labels, transform = labels_of(dataset), getattr(dataset, "transform", None)
+    labels, names, transform = labels_of(dataset), classes_of(dataset), transform_of(dataset)
     return {
         "pictures": len(dataset),
-        "classes": None if labels is None else _counts(labels, classes_of(dataset)),
-        "transform": None if transform is None else _one_line(repr(transform)),
-        "fingerprint": None if labels is None else _fingerprint(labels, getattr(dataset, "paths", ())),
+        "classes": dict.fromkeys(names) or None if labels is None else _counts(labels, names),
+        "transform": None if transform is None else one_line(repr(transform)),
+        "fingerprint": None if labels is None else _fingerprint(labels, files_of(dataset)),
     }
 
 
@@ -122,15 +134,32 @@ def _counts(labels: Sequence[int], classes: Sequence[str]) -> dict[str, int]:
     return {name: found[i] for i, name in enumerate(names)}
 
 
-def _one_line(text: str) -> str:
-    return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text).split())  # an address is another one in every process
-
-
-def _fingerprint(labels: Any, paths: Any) -> str:
+def _fingerprint(labels: Sequence[int], files: Sequence[Path]) -> str:
     """Return 16 hexadecimal digits over the labels and the last two parts of the paths; others differ by machine."""
-    names = ["/".join(Path(path).parts[-2:]) for path in paths] or [""] * len(labels)
-    text = "\n".join(f"{label} {name}" for label, name in zip(labels, names, strict=False))
+    names = ["/".join(path.parts[-2:]) for path in files] or [""] * len(labels)
+    text = "\n".join(f"{label} {name}" for label, name in zip(labels, names, strict=True))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def innermost(dataset: Any) -> Any:
+    """Return the data set that a ``Subset`` is of, or the given one if it is none."""
+    return innermost(dataset.dataset) if isinstance(dataset, Subset) else dataset
+
+
+def transform_of(dataset: Any) -> Any:
+    """Return what a data set, or the one that it is a part of, prepares its pictures with; None if it does not say."""
+    return getattr(innermost(dataset), "transform", None)
+
+
+def files_of(dataset: Any) -> list[Path]:
+    """Return the file of every sample, of the course's data sets and torchvision's folders; [] if it is not known."""
+    if isinstance(dataset, Subset):
+        inner = files_of(dataset.dataset)
+        return [inner[index] for index in dataset.indices] if inner else []
+    paths = (
+        [path for path, _ in dataset.samples] if isinstance(dataset, DatasetFolder) else getattr(dataset, "paths", ())
+    )
+    return [Path(path) for path in paths] if len(paths) == len(dataset) else []
 
 
 def describe_versions() -> dict[str, str]:

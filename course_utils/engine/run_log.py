@@ -8,6 +8,8 @@
 ``curves.png``        loss and accuracy by epoch
 ``confusion.png``     confusion matrix of that report
 ``checkpoint-*.bin``  state of an unfinished run with ``resume`` (:mod:`course_utils.engine.checkpoints`)
+``command.json``      arguments of ``course train``, if that began the run
+``.lock``             empty; locked by the process that works on the run, see :func:`hold`
 ====================  =============================================================================================
 
 The folder is in ``$COURSE_RUNS``, or in ``runs`` in the course's cache. With ``COURSE_TENSORBOARD=1`` it also has
@@ -32,15 +34,24 @@ from typing import Any
 
 import psutil
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from course_utils import plots
 from course_utils.common.errors import CourseError, warn
-from course_utils.common.files import written_whole
+from course_utils.common.files import is_full, write_text, written_whole
 from course_utils.data.samples import classes_of
 from course_utils.engine.history import EpochRecord, Run, best_epoch
-from course_utils.engine.provenance import describe_data, describe_machine, describe_model, describe_versions, git_state
+from course_utils.engine.provenance import (
+    describe_data,
+    describe_machine,
+    describe_model,
+    describe_versions,
+    git_state,
+    transform_of,
+)
+from course_utils.engine.written_transforms import as_plain
 from course_utils.evaluation import Report, plot_confusion
 from course_utils.fine_tuning import Plan
 from course_utils.settings import load_settings
@@ -48,6 +59,7 @@ from course_utils.settings import load_settings
 LEVELS = ("full", "light", "off")
 RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE = "run.json", "history.csv", "best.safetensors", "curves.png"
 CHECKPOINTS = "checkpoint-*.bin"  # of course_utils.engine.checkpoints
+LOCK_FILE, COMMAND_FILE = ".lock", "command.json"
 FORMAT = 1
 MANY_CLASSES = 30  # a larger confusion matrix is not legible as a picture; report.json has its numbers
 
@@ -97,8 +109,9 @@ def _warning(place: Path | None, error: Exception) -> str:
     else:
         reason = str(cause) if isinstance(cause, CourseError) else f"{type(cause).__name__}: {cause}"
     where = f" in {place}" if place else ""
+    way_out = "Free some space, set" if is_full(cause) else "Set"
     return (
-        f"The log of this run{where} could not be written: {reason}. Training goes on without it. Free some space, set "
+        f"The log of this run{where} could not be written: {reason}. Training goes on without it. {way_out} "
         "COURSE_RUNS to a folder that you may write to, or call fit(..., log='off')."
     )
 
@@ -163,6 +176,7 @@ class RunLog:
             "plan": [asdict(row) for row in plan.rows],
             "model": about_model,
             "data": {"train": describe_data(train), "val": describe_data(val)},
+            "prepare": as_plain(transform_of(val)),
             "versions": describe_versions(),
             "machine": describe_machine(device),
             "git": git_state(),
@@ -248,6 +262,57 @@ class RunLog:
         self._weights_of = epoch
 
 
+# --- one process for a run ---------------------------------------------------------------------------------------
+
+_HELD: dict[Path, FileLock] = {}  # locks of the runs that this process is in the middle of
+
+
+def hold(folder: Path) -> bool:
+    """Lock the folder of a run for this process, until :func:`let_go`; return False if another one works on the run.
+
+    The system frees the lock of a process that was killed. A disk without locks (some network disks) locks nothing, and
+    there True says nothing; where the locks of a network disk do not reach other machines, it is about this one.
+    """
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0.1)  # `course runs` holds it for a moment
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError):
+        return True
+    _HELD[folder] = lock
+    return True
+
+
+def let_go(folder: Path | None) -> None:
+    """Free the lock of a run, if this process holds it."""
+    if folder in _HELD:
+        _HELD.pop(folder).release()
+
+
+def is_held(folder: Path, process: Mapping[str, Any]) -> bool:
+    """Return True if a process works on a run; `process` is what :func:`this_process` said when the run began.
+
+    The lock decides. Where there is none, it is that process: one of another machine counts as working.
+    """
+    with contextlib.suppress(OSError, NotImplementedError):
+        if (folder / LOCK_FILE).is_file():
+            try:
+                with FileLock(folder / LOCK_FILE).acquire(timeout=0):
+                    return False
+            except Timeout:
+                return True
+    if process["host"] != platform.node():
+        return True
+    try:
+        # A process number is used again later, so the starting time (to a second) has to agree too.
+        return abs(psutil.Process(process["pid"]).create_time() - process["born"]) <= 1
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
 def this_process() -> dict[str, Any]:
     """Return host, number and starting time of this process, by which it can be found later."""
     process = psutil.Process()
@@ -269,12 +334,14 @@ def read_history(path: Path) -> tuple[EpochRecord, ...]:
     """Return the records that :func:`write_history` wrote; ``ValueError`` or ``KeyError`` for any other file."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    numbers = [field.name for field in fields(EpochRecord) if field.name not in ("epoch", "learning")]
+    numbers = [field.name for field in fields(EpochRecord) if field.name not in ("epoch", "learning", "val_macro_f1")]
     return tuple(
         EpochRecord(
             epoch=int(row["epoch"]) - 1,
             learning=tuple(row["learning"].split()),
             **{name: float(row[name]) for name in numbers},
+            # Empty where the accuracy chose the epoch; files of older versions do not have the column.
+            val_macro_f1=float(row["val_macro_f1"]) if row.get("val_macro_f1") else None,
         )
         for row in rows
     )
@@ -289,16 +356,14 @@ def write_report(folder: Path, report: Report, split: str = "val") -> None:
         raise CourseError(f"split={split!r}: give a short name of a-z, 0-9, - and _, such as 'test' or 'test-night'.")
     end = "" if split == "val" else f"-{split}"
     _write_json(folder / f"report{end}.json", {"split": split, **report.to_dict()})
-    with written_whole(folder / f"report{end}.md") as beside:
-        beside.write_text(f"# Answers on the {split} split\n\n{report.to_markdown()}", encoding="utf-8")
+    write_text(folder / f"report{end}.md", f"# Answers on the {split} split\n\n{report.to_markdown()}")
     if len(report.classes) <= MANY_CLASSES:
         _write_figure(folder / f"confusion{end}.png", plot_confusion(report))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    with written_whole(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def _write_figure(path: Path, figure: Any) -> None:

@@ -12,17 +12,16 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-import platform
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from course_utils.common.errors import CourseError, warn
 from course_utils.common.state import generators_put_back
@@ -31,19 +30,23 @@ from course_utils.common.weight_files import read_state_dict
 from course_utils.engine.history import EpochRecord, History, history_table
 from course_utils.engine.run_log import (
     CHECKPOINTS,
+    COMMAND_FILE,
     CURVES_FILE,
     HISTORY_FILE,
+    LOCK_FILE,
     RUN_FILE,
     WEIGHTS_FILE,
+    is_held,
     read_history,
     runs_root,
     write_report,
 )
+from course_utils.engine.written_transforms import CannotBuild, build_transform
 from course_utils.evaluation import Report, interval_text
 from course_utils.pretrained_models import add_head_dropout, load_pretrained
 
 FOLDER_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
-OWN_FILES = (RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE, CHECKPOINTS)
+OWN_FILES = (RUN_FILE, HISTORY_FILE, WEIGHTS_FILE, CURVES_FILE, CHECKPOINTS, COMMAND_FILE, LOCK_FILE)
 OWN_FILES += ("report*.json", "report*.md", "confusion*.png", "events.out.tfevents.*", ".*.partial")
 
 
@@ -88,7 +91,8 @@ class RunRecord(History):
         """
         if self.problem:
             return "damaged"
-        return "killed" if self.facts["status"] == "running" and _gone(self.facts["process"]) else self.facts["status"]
+        status, process = self.facts["status"], self.facts["process"]
+        return "killed" if status == "running" and not is_held(self.folder, process) else status
 
     @property
     def resumable(self) -> bool:
@@ -164,6 +168,27 @@ class RunRecord(History):
             return model.eval()
         return load_pretrained(name, checkpoint=path).eval()
 
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """Return the transform of the run's validation pictures: PIL RGB → float32 ``(3, H, W)``.
+
+        Pictures for the network have to be prepared as they were in training.
+
+        Raises
+        ------
+        CourseError
+            If the record does not say it, or has parts that are none of torchvision's, such as a function.
+        """
+        plain, reason = self.facts.get("prepare"), "its record does not say how the pictures were prepared"
+        if plain is not None:
+            try:
+                return build_transform(plain)
+            except CannotBuild as error:
+                reason = f"how the pictures were prepared cannot be built from its record: {error}"
+        raise CourseError(
+            f"The run {self.name} cannot be shown new pictures by itself: {reason}. In Python, load_run({self.id!r})"
+            ".model() is its network: prepare the pictures with your own transform and give it those."
+        )
+
     def _why_no_weights(self) -> str:
         if self.facts["settings"]["log"] != "full":
             return "it was logged with log='light'. Train it again with log='full'."
@@ -192,19 +217,6 @@ class RunRecord(History):
             f"{self.folder} ({self.size / 1e6:.1f} MB)",
         ]
         return "\n\n".join(parts)
-
-
-def _gone(process: dict[str, Any]) -> bool:
-    """Return True if a process of this machine has ended; one of another machine counts as running."""
-    if process["host"] != platform.node():
-        return False
-    try:
-        # A process number is used again later, so the starting time (to a second) has to agree too.
-        return abs(psutil.Process(process["pid"]).create_time() - process["born"]) > 1
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

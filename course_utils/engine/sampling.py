@@ -157,7 +157,14 @@ class SeededDraws(Dataset):
 def seeded_draws(dataset: Dataset) -> Dataset:
     """Return the data set in :class:`SeededDraws`, unless it draws nothing: a ``TensorDataset``, or one with ``fixed``.
 
-    ``fixed`` is an attribute that is True where nothing is drawn (:class:`~course_utils.datasets.MemoryDataset`).
+    ``fixed`` is an attribute that is True where nothing is drawn (:class:`~course_utils.datasets.MemoryDataset`). A
+    subclass with a ``__getitem__`` of its own does not inherit it.
     """
     fixed = isinstance(dataset, TensorDataset) or getattr(dataset, "fixed", False)
+    for kind in type(dataset).__mro__:
+        if kind is TensorDataset or "fixed" in vars(kind):
+            break
+        if "__getitem__" in vars(kind) or "__getitems__" in vars(kind):  # in front of the class that says so
+            fixed = getattr(dataset, "__dict__", {}).get("fixed", False)
+            break
     return dataset if fixed else SeededDraws(dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,25 +14,28 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 from course_utils.data.samples import Collate
-from course_utils.engine.devices import make_accelerator
+from course_utils.engine.devices import make_accelerator, precision_of
 from course_utils.engine.inputs import Inputs, cache_options, inputs_for
 from course_utils.engine.loading import workers_for
 from course_utils.engine.memory import MemoryPieces
-from course_utils.engine.metrics import EpochMetrics
+from course_utils.engine.metrics import EpochMetrics, LossIsNoNumber
 from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
 from course_utils.engine.sampling import seeded_draws, training_order
 from course_utils.fine_tuning import Plan, parameter_groups, rate_factor
 from course_utils.pretrained_models import last_layer
 
+SMALLEST_SCALE = 1e-4  # of the loss in float16; as in fairseq
+
 
 @dataclass(frozen=True)
 class Setup:
     """Everything that the training loop needs beside the model.
 
-    ``settings`` are the options as plain values for the log; ``inputs`` are pictures, or cached activations with the
-    part of the network that takes them; ``criterion`` has label smoothing and class weights; ``optimizer`` is AdamW
-    over the plan's parameter groups; ``memory`` computes a batch in pieces where the memory is too small.
+    ``settings`` are the options as plain values for the log, with the precision that ``"auto"`` came to; ``inputs``
+    are pictures, or cached activations with the part of the network that takes them; ``criterion`` has label smoothing
+    and class weights; ``optimizer`` is AdamW over the plan's parameter groups; ``memory`` computes a batch in pieces
+    where the memory is too small.
     """
 
     plan: Plan
@@ -52,7 +56,7 @@ class Setup:
         """Device, precision and number of processes; on another machine the last bits differ."""
         return {
             "device": self.accelerator.device.type,
-            "precision": self.accelerator.mixed_precision,
+            "precision": self.settings["precision"],
             "processes": self.accelerator.num_processes,
         }
 
@@ -67,14 +71,30 @@ class Setup:
         DDP decides at wrapping time whose gradients it exchanges, so the bare model is wrapped anew whenever other
         stages learn.
         """
-        if self.group.world_size > 1:  # drop the old wrapper; collecting garbage takes a quarter of a second
-            self.accelerator.free_memory()
-        bare = self.inputs.learner(self.accelerator.unwrap_model(model, keep_fp32_wrapper=False))
-        return self.accelerator.prepare_model(bare), bare
+        # Not by accelerate, which puts the precision into model.forward and marks the model as prepared: the mark
+        # stays, and from the second call on, in this fit or the next one, everything is computed in float32.
+        bare = self.inputs.learner(model)
+        if self.group.world_size == 1:
+            return bare, bare
+        gc.collect()  # the old wrapper, whose hooks hang on the parameters; it takes a quarter of a second
+        gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(bare, device_ids=gpus), bare
+
+    def forward(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return logits ``(n, C)``, computed in the precision of the run and given in float32 where that is less."""
+        with self.accelerator.autocast():
+            logits = network(images)
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch; of several processes each gets its share."""
         return loss_of_shard(self.criterion, logits, labels, self.group)
+
+    def check_scaling(self) -> None:
+        """Raise LossIsNoNumber where float16's gradients are no numbers, however small the loss has been scaled."""
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:  # every step is left out, and nothing learns
+            raise LossIsNoNumber("The gradients became too large for float16, or no numbers,")
 
     def metrics(self, keep_answers: bool = False) -> EpochMetrics:
         """Return an empty count of losses and hits."""
@@ -97,9 +117,10 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
         If it is stopped while activations are cached.
     """
     order = training_order(train, options.seed, options.oversample)
-    accelerator = make_accelerator(options.device)
+    accelerator = make_accelerator(options.device, options.precision)
     device, caching = accelerator.device, cache_options(options.cache)
-    inputs = inputs_for(caching, model, train, val, plan, epochs=options.epochs, seed=options.seed, device=device)
+    machine = {"device": device, "precision": accelerator.mixed_precision}
+    inputs = inputs_for(caching, model, train, val, plan, epochs=options.epochs, seed=options.seed, **machine)
     if device.type != "mps":  # slower there
         model.to(memory_format=torch.channels_last)
     model.to(device)
@@ -116,10 +137,16 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     optimizer.zero_grad(set_to_none=True)  # gradients that an earlier backward() left would count in the first step
     steps = len(train_batches) * options.epochs
-    warmup = round(plan.strategy.warmup * steps)
     starts = [group["start"] * len(train_batches) for group in optimizer.param_groups]
+    climbs = [round(plan.strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
     # One function per group. The schedule is not handed to accelerate, which would step once for each process.
-    schedule = LambdaLR(optimizer, [lambda step, s=start: rate_factor(step, s, steps, warmup) for start in starts])
+    schedule = LambdaLR(
+        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
+    )
+    # The schedule follows the batches, also those whose step the scaling of float16 leaves out: it would not come to
+    # its end otherwise, and a stage that wakes in a later epoch would learn at the rate of an earlier one. When the
+    # very first step is left out, torch would warn of a schedule that steps before the optimizer.
+    optimizer._opt_called = True
     prepared = accelerator.prepare(optimizer)
     weights = options.class_weights
     exact = torch.promote_types(next(model.parameters()).dtype, torch.float32)
@@ -128,7 +155,7 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     return Setup(
         plan,
         options,
-        options.as_settings() | {"cache": inputs.facts(caching)},
+        options.as_settings() | {"cache": inputs.facts(caching), "precision": precision_of(accelerator)},
         accelerator,
         group,
         inputs,

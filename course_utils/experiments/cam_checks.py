@@ -116,7 +116,7 @@ def centred_blob(shape: tuple[int, int, int], spread: float = 0.25) -> np.ndarra
 
 
 class Mean(NamedTuple):
-    """The mean of `n` values with its 95 % interval; ``str()`` writes it as in a table."""
+    """The mean of `n` values with its 95 % interval, infinite below two values; ``str()`` writes it as in a table."""
 
     mean: float
     low: float
@@ -124,20 +124,24 @@ class Mean(NamedTuple):
     n: int
 
     def __str__(self) -> str:
+        if self.n < 2:
+            return f"{self.mean:.2f} (one value, so no interval)" if self.n else "no value"
         return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f}, n = {self.n})"
 
 
 def mean_with_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> Mean:
     """Return the mean of scores ``(N,)`` with a 95 % bootstrap interval over pictures.
 
-    NaN (no object in the picture) is left out; a :class:`CourseError` is raised if fewer than two values are left. Of
-    two ways to make maps, give the differences picture by picture: an interval that lies above 0 says that the first is
-    better. N of the N values are drawn `resamples` times with replacement, from a generator of its own.
+    NaN (no object in the picture) is left out. A single value says nothing about its spread: the interval goes from
+    minus to plus infinity then, and without any value the mean is NaN. Of two ways to make maps, give the differences
+    picture by picture: an interval that lies above 0 says that the first is better. N of the N values are drawn
+    `resamples` times with replacement, from a generator of its own; values that are all equal leave an interval without
+    a width.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     if len(known) < 2:
-        raise CourseError(f"{len(known)} of {len(values)} values are known; a mean with an interval needs two or more.")
+        return Mean(float(known[0]) if len(known) else np.nan, -np.inf, np.inf, len(known))
     drawn = np.random.default_rng(seed).integers(len(known), size=(resamples, len(known)))
     low, high = np.percentile(known[drawn].mean(1), (2.5, 97.5))
     return Mean(float(known.mean()), float(low), float(high), len(known))

@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="course compare", description=__doc__.split("\n\n")[0])
     parser.add_argument("data", nargs="*", default=["pets"], help="pets, hymenoptera, or folders of photos")
     parser.add_argument("--seeds", type=at_least_one, default=5, help="how many (default 5)")
-    parser.add_argument("--epochs", type=at_least_one, default=5)
+    parser.add_argument("--epochs", type=at_least_one, default=6)
     parser.add_argument("--out", type=Path, help="write results to this .json, with a .md table and a .png beside it")
     parser.add_argument("--readme", type=Path, help="put the table into this README, between its markers")
     options = parser.parse_args(arguments)

@@ -156,10 +156,10 @@ def plot_planes(features: Mapping[str, Tensor], labels: Sequence[int], classes: 
                 f"{name}: {len(values)} features and {len(labels)} labels; both have to be of the same pictures."
             )
         points, shares = plane_of(values)
-        for i, label in enumerate(classes):
+        for i, label in enumerate(map(plots.label, classes)):
             own = points[labels == i]
             axis.plot(own[:, 0], own[:, 1], plots.MARKERS[i % 7], color=plots.COLORS[i % 7], alpha=0.7, label=label)
-        axis.set(title=name, xlabel=f"component 1 ({shares[0]:.0%})", ylabel=f"component 2 ({shares[1]:.0%})")
-        axis.set(xticks=[], yticks=[])  # positions on either axis have no unit
+        axis.set(xlabel=f"component 1 ({shares[0]:.0%})", ylabel=f"component 2 ({shares[1]:.0%})")
+        axis.set(title=plots.label(name), xticks=[], yticks=[])  # positions on either axis have no unit
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     return figure

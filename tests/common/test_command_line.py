@@ -1,6 +1,8 @@
 """command_line.py: one line for every error, and the exit codes that shells and CI read."""
 
 import ast
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +100,48 @@ def test_every_parser_is_the_one_line_parser():
     ]
     assert [call for call in calls if call[2].endswith("ArgumentParser")] == []
     assert len([call for call in calls if call[2] == "OneLineParser"]) >= 4
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", "\\u4eba \\xe9 \\udce9"),
+        ("cp437", "\\u4eba é \\udce9"),
+        ("utf-8", "人 é \\udce9"),
+    ],
+)
+def test_a_terminal_of_any_encoding_gets_what_it_can_show(encoding, printed, monkeypatch):
+    out, error = (io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", error)
+
+    def command():
+        print("人 é \udce9", end="")
+        raise CourseError("人 é \udce9")
+
+    assert exit_code(command) == 1
+    assert out.buffer.getvalue().decode(encoding) == printed
+    assert error.buffer.getvalue().decode(encoding).splitlines() == [f"course: {printed}"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe that nobody reads is another error on Windows")
+@pytest.mark.parametrize(
+    "command", ["print", "lambda: print('x' * 100_000)", "lambda: OneLineParser().parse_args(['--help'])"]
+)
+def test_an_output_that_nobody_reads_ends_quietly(command):
+    """What ``course … | head`` does when head has seen enough."""
+    code = f"import sys; from course_utils.common.command_line import *; sys.exit(exit_code({command}))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run([sys.executable, "-c", code], stdout=nobody, stderr=subprocess.PIPE, env=environ)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_another_broken_pipe_is_an_error():
+    def command():
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        exit_code(command)

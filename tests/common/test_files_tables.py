@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import errno
 import hashlib
+import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from course_utils.common import tables
 from course_utils.common.errors import CourseError
-from course_utils.common.files import sha256_of, written_whole
+from course_utils.common.files import names_from_shared_folder, sha256_of, write_csv, write_text, written_whole
 from course_utils.common.tables import markdown_table, text_table
 
 
@@ -87,6 +90,53 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         pytest.fail("the block must not run")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errno.ENOSPC, "untouched. Free some space."),
+        (errno.EDQUOT, "untouched. Free some space."),
+        (errno.EACCES, "untouched. Choose a folder that you may write to."),
+        (errno.ENAMETOOLONG, "untouched. Choose a folder that you may write to."),
+    ],
+)
+def test_space_is_asked_for_where_it_is_missing(tmp_path, error, told):
+    with pytest.raises(CourseError) as caught, written_whole(tmp_path / "a.txt"):
+        raise OSError(error, os.strerror(error))
+    assert str(caught.value).endswith(told)
+
+
+def test_a_name_that_is_not_utf8_is_written_and_read_back(tmp_path):
+    name = b"caf\xe9 \xe4\xba\xba".decode("utf-8", "surrogateescape")
+    write_text(tmp_path / "a.json", json.dumps({"class": name}, ensure_ascii=False) + "\n")
+    text = (tmp_path / "a.json").read_bytes().decode("utf-8")
+    assert text == '{"class": "caf\\udce9 人"}\n'
+    assert json.loads(text) == {"class": name}
+
+
+def test_a_table_for_spreadsheets(tmp_path):
+    texts = ["=1+1", "+1", "-1.jpg", "@sum", "a=b", 'é, "x"', "人"]
+    write_csv(tmp_path / "new" / "a.csv", ["text", "number"], [[text, -0.5] for text in texts])
+    data = (tmp_path / "new" / "a.csv").read_bytes()
+    assert data.startswith("\N{BYTE ORDER MARK}text,number\n".encode()) and b"\r" not in data
+    rows = list(csv.DictReader(data.decode("utf-8-sig").splitlines()))
+    assert [row["text"] for row in rows] == ["'=1+1", "'+1", "'-1.jpg", "'@sum", "a=b", 'é, "x"', "人"]
+    assert {row["number"] for row in rows} == {"-0.5"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/d/cat/1.jpg", "/d/dog/1.jpg"], ("cat/1.jpg", "dog/1.jpg")),
+        (["cat/1.jpg", "1.jpg", "../1.jpg"], ("cat/1.jpg", "1.jpg", "../1.jpg")),
+        (["1.jpg", "/d/1.jpg"], ("1.jpg", "/d/1.jpg")),
+        (["photos/1.jpg"], ("1.jpg",)),
+        ([], ()),
+    ],
+)
+def test_names_from_the_folder_that_all_files_lie_in(paths, names):
+    assert names_from_shared_folder([Path(path) for path in paths]) == names
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file modes")
 def test_others_may_read_it_as_they_may_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("", encoding="utf-8")
@@ -141,4 +191,13 @@ def test_markdown():
         "| --- | --- |",
         "| 20 | 1,500 |",
         "| 21 | - |",
+    ]
+
+
+def test_what_markdown_would_take_for_a_sign_stands_for_itself():
+    assert markdown_table(["$5|$9"], [["under $5"], [1500]]).splitlines() == [
+        "| \\$5\\|\\$9 |",
+        "| --- |",
+        "| under \\$5 |",
+        "| 1,500 |",
     ]

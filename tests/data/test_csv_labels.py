@@ -206,10 +206,10 @@ def test_a_label_column_that_is_not_there(flat):
     path = write_list(flat / "labels.csv", "file,labels,size", "a.png,x,1", "b.png,y,1")
     assert message(read_labels, path) == (
         f"{str(path)!r} has no column 'label'; its first line gives the columns 'file', 'labels', 'size'. Perhaps you "
-        "mean 'labels'. Put the right headings into the first line, or call open_csv with label_column=..."
+        "mean 'labels'. Put the right headings into the first line; in Python, open_csv takes label_column=..."
     )
     assert message(open_csv, path, label_column="SIZES").endswith(
-        "Perhaps you mean 'size'. Put the right headings into the first line, or call open_csv with label_column=..."
+        "you mean 'size'. Put the right headings into the first line; in Python, open_csv takes label_column=..."
     )
 
 
@@ -224,7 +224,7 @@ def test_a_file_column_that_is_not_there(flat):
     path = write_list(flat / "labels.csv", "filename,label", "a.png,x", "b.png,y")
     assert message(read_labels, path) == (
         f"{str(path)!r} has no column 'file'; its first line gives the columns 'filename', 'label'. Perhaps you mean "
-        "'filename'. Put the right headings into the first line, or call open_csv with file_column=..."
+        "'filename'. Put the right headings into the first line; in Python, open_csv takes file_column=..."
     )
 
 
@@ -268,11 +268,131 @@ def test_a_row_that_is_too_long(flat):
     )
 
 
+@pytest.mark.parametrize(
+    ("heading", "cells", "splits"),
+    [
+        ("Split", ("TRAIN", "valid", "Testing"), ("train", "val", "test")),
+        ("set", ("training set", "dev", "test_set"), ("train", "val", "test")),
+        ("SUBSET", ("Training", "Validierung", "Test"), ("train", "val", "test")),
+        ("partition", ("entrenamiento", "prueba", "prueba"), ("train", "test", "test")),
+        ("fold", ("train", "eval", "test"), ("train", "val", "test")),
+        ("数据", ("训练集", "验证集", "测试集"), ("train", "val", "test")),
+        ("bucket", ("tr", "te", "te"), ("train", "test", "test")),
+        ("language", ("tr", "tr", "de"), ("", "", "")),
+        ("vehicle", ("train", "bus", "car"), ("", "", "")),
+        ("set", ("1", "2", "2"), ("", "", "")),
+    ],
+)
+def test_a_column_that_tells_the_split_is_found(flat, heading, cells, splits):
+    rows = [f"{name}.png,{label},{cell}" for name, label, cell in zip("abc", "xyy", cells, strict=True)]
+    path = write_list(flat / "labels.csv", f"File,LABEL,{heading}", *rows)
+    assert tuple(row.split for row in read_labels(path)) == splits
+    assert {row.split for row in read_labels(path, split_column=None)} == {""}
+
+
+@pytest.mark.parametrize(
+    ("heading", "cells", "told"),
+    [
+        ("fold", "012", "'0' (line 2), '1' (line 3), '2' (line 4)"),
+        ("Subset", ("train", "x", "test"), "'x' (line 3)"),
+        ("set", ("train", "", "test"), "'' (line 3)"),
+        ("phase", ("day", "night", "test"), "'day' (line 2), 'night' (line 3)"),
+        ("is_valid", ("False", "True", "False"), "'False' (line 2), 'True' (line 3)"),
+        ("eval", ("train", "val", "?"), "'?' (line 4)"),
+    ],
+)
+def test_a_split_that_is_not_understood_is_refused(flat, heading, cells, told):
+    rows = [f"{name}.png,{label},{cell}" for name, label, cell in zip("abc", "xyy", cells, strict=True)]
+    path = write_list(flat / "labels.csv", f"file,label,{heading}", *rows)
+    assert f"The column {heading!r} of {str(path)!r} holds {told}; it may hold train, val" in message(
+        open_dataset, path
+    )
+
+
+def test_two_columns_that_tell_splits_have_to_agree(flat):
+    path = write_list(
+        flat / "labels.csv", "file,label,split,set", "a.png,x,train,Train", "b.png,y,test,Test", "c.png,y,test,Test"
+    )
+    assert [row.split for row in read_labels(path)] == ["train", "test", "test"]
+    write_list(path, "file,label,split,set", "a.png,x,train,Train", "b.png,y,train,Test", "c.png,y,test,Test")
+    assert message(read_labels, path) == (
+        f"The columns 'split' and 'set' of {str(path)!r} both tell splits, and not the same. Take one of them out; in "
+        "Python, open_csv takes split_column=..."
+    )
+
+
+def test_folders_tell_the_split_where_no_column_does(tmp_path):
+    names = [f"{split}/{label}/{i}.png" for split in ("Training", "Testing") for label in "xy" for i in range(6)]
+    for i, name in enumerate(names):
+        write_picture(tmp_path / name, i)
+    rows = [f"{name},{name.split('/')[1]}" for name in names]
+    path = write_list(tmp_path / "labels.csv", "file,label", *rows)
+    assert {row.name: row.split for row in read_labels(path)} == {
+        name: "test" if name.startswith("Testing") else "train" for name in names
+    }
+    assert len(open_csv(path, split_column=None).test) == 4
+    write_picture(tmp_path / "x.png", 99)
+    write_list(path, "file,label", *rows, "x.png,x")
+    assert (
+        "names files in 'Testing', which means val or test, and others whose split it does not tell: x.png (line 26)."
+        in message(open_csv, path)
+    )
+
+
+def test_folders_of_a_class_that_is_called_test_tell_no_split(tmp_path):
+    names = [f"{label}/{i}.png" for label in ("test", "train", "bus") for i in range(5)]
+    for i, name in enumerate(names):
+        write_picture(tmp_path / name, i)
+    path = write_list(tmp_path / "labels.csv", "file,label", *(f"{name},{name.split('/')[0]}" for name in names))
+    assert open_csv(path).classes == ("bus", "test", "train")
+
+
+def test_labels_that_look_the_same_are_asked_about(flat):
+    path = write_list(flat / "labels.csv", "file,label", "a.png,cat", "b.png,Cat", "c.png,dog")
+    assert message(read_labels, path) == (
+        f"{str(path)!r} has the classes 'Cat' and 'cat', whose names differ only in case, spaces or the form of "
+        "letters. If they are one class, give them one name; if not, rename one of them."
+    )
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "sep=;;;"])
+def test_the_first_line_of_excel(flat, first):
+    path = write_list(flat / "labels.csv", first, "file;label;remark", "a.png;x,1;", "b.png;y;", "c.png;y;")
+    assert pairs(read_labels(path)) == [("a.png", "x,1"), ("b.png", "y"), ("c.png", "y")]
+    assert [row.line for row in read_labels(path)] == [3, 4, 5]
+
+
+def test_columns_between_bars(flat):
+    path = write_list(flat / "labels.csv", "file|label", "a.png|x", "b.png|y", "c.png|y")
+    assert pairs(read_labels(path)) == [("a.png", "x"), ("b.png", "y"), ("c.png", "y")]
+
+
+@pytest.mark.parametrize("prefix", ["/home/ann/photos/", "C:\\Users\\Ann\\", "data/", "../pictures/"])
+def test_names_that_start_with_a_folder_of_another_machine(folder, prefix):
+    path = write_list(folder / "labels.csv", "file,label", *(prefix + row for row in all_rows(folder)))
+    assert message(open_csv, path).endswith(
+        f"Without {prefix!r} in front 'cats/0.png' is there: take that out of the names in the list."
+    )
+
+
+@pytest.mark.parametrize("name", ["a\0b/c.png", "a" * 5000, "x/" * 2000 + "y", "two\nlines.png"])
+def test_names_that_no_file_can_have(flat, name):
+    path = write_list(flat / "labels.csv", "file,label", "a.png,x", f'"{name}",y', "c.png,y")
+    told = message(open_csv, path)
+    assert "1 file of the 3" in told and "\n" not in told
+
+
+def test_labels_of_five_thousand_digits(flat):
+    path = write_list(flat / "labels.csv", "file,label", f"a.png,{'1' * 5000}", "b.png,2", "c.png,2")
+    assert "Too few pictures" in message(open_csv, path)
+
+
 def test_an_unknown_split(flat):
     path = write_list(flat / "labels.csv", "file,label,split", "a.png,x,train", "b.png,y,3", "c.png,y,", "d.png,y,test")
     assert message(read_labels, path) == (
-        f"The column 'split' of {str(path)!r} holds '3' (line 3), '' (line 4); it may hold train, val, valid, "
-        "validation, test. Correct it, or call open_csv with split_column=None to leave it aside."
+        f"The column 'split' of {str(path)!r} holds '3' (line 3), '' (line 4); it may hold train, val and "
+        "test. Correct it, or take the column out if it means something else; in Python, open_csv takes "
+        "split_column=None to leave it aside."
     )
 
 
@@ -287,8 +407,8 @@ def test_as_many_labels_as_rows(flat):
     path = write_list(flat / "labels.csv", "file,label,kind", "a.png,1,x", "b.png,2,y", "c.png,3,y")
     assert message(read_labels, path) == (
         f"The column 'label' of {str(path)!r} has 3 different labels in 3 rows, such as '1' and '2'; a class needs "
-        "several pictures. Is it the wrong column? There are 'file', 'label', 'kind'; call open_csv with "
-        "label_column=..."
+        "several pictures. Is it the wrong column? There are 'file', 'label', 'kind'; give the right one the "
+        "heading 'label', or in Python, open_csv takes label_column=..."
     )
 
 
@@ -357,14 +477,16 @@ def test_no_name_is_a_file(flat):
     assert message(read_labels, path) == (
         f"None of the 3 names in the column 'file' of {str(path)!r} is a file in the folder {str(flat)!r}. The first "
         "name is '17', a picture in the folder is called 'a.png'. Probably it is the wrong column or the wrong folder: "
-        "the columns are 'file', 'label', 'owner'; call open_csv with file_column=... or folder=..."
+        "the columns are 'file', 'label', 'owner'. Put the list beside the pictures, with the right headings; in "
+        "Python, open_csv takes file_column=... and folder=..."
     )
 
 
 def test_another_column_does_name_files(flat):
     path = write_list(flat / "labels.csv", "file,label,photo", "17,x,a", "18,y,b", "19,y,c")
     assert message(read_labels, path).endswith(
-        "The column 'photo' does name files: call open_csv with file_column='photo'."
+        "The column 'photo' does name files: give it the heading 'file', or in Python, call open_csv with "
+        "file_column='photo'."
     )
 
 
@@ -399,7 +521,7 @@ def test_no_file_outside_of_the_folder(flat, tmp_path, name):
     path = write_list(flat / "labels.csv", "file,label", "a.png,x", f"{name},y", "c.png,y")
     assert message(read_labels, path) == (
         f"{str(path)!r} names 1 file outside of the folder {str(flat)!r}: {name} (line 3). Only files in it are read: "
-        "call open_csv with a folder=... that holds all of them."
+        "put the list into a folder that holds all of them; in Python, open_csv takes folder=..."
     )
 
 

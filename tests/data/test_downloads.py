@@ -292,7 +292,12 @@ def test_another_process_was_quicker(manifest, cache, mirror, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "hidden"),
-    [("a/b.jpg", False), ("a/.DS_Store", True), ("a/Thumbs.db", True), (".git/x", True), ("__MACOSX/a", True)],
+    [
+        *(("a/b.jpg", False), ("a/.DS_Store", True), ("a/Thumbs.db", True), (".git/x", True), ("__MACOSX/a", True)),
+        *(("@eaDir/b.jpg/SYNO.jpg", True), ("a/#recycle/b.jpg", True), ("$RECYCLE.BIN/b.jpg", True)),
+        *(("System Volume Information/b.jpg", True), ("lost+found/b.jpg", True), ("a/__pycache__/b.pyc", True)),
+        *((".ipynb_checkpoints/b.jpg", True), (".thumbnails/b.jpg", True), ("lost/found.jpg", False)),
+    ],
 )
 def test_is_hidden(name, hidden):
     assert is_hidden(name) is hidden

@@ -16,6 +16,8 @@ from PIL import Image, ImageOps
 from course_utils.common.errors import CourseError
 from course_utils.data import pictures
 from course_utils.data.pictures import decode_picture, load_picture
+from course_utils.pretrained_models import available_models, weights_entry
+from course_utils.transforms import preset_of
 
 
 def photo(width: int = 160, height: int = 120) -> Image.Image:
@@ -68,9 +70,59 @@ def test_floating_point_grey_is_stretched_over_its_own_range(tmp_path):
     assert (found.min(), found.max()) == (0, 255)
 
 
-def test_a_constant_floating_point_picture_is_no_division_by_zero(tmp_path):
-    path = saved(Image.fromarray(np.full((4, 4), 7.0, np.float32)), tmp_path / "a.tiff")
-    assert load_picture(path).size == (4, 4)
+@pytest.mark.parametrize("value", [7.0, 0.0, -1e-20])
+def test_a_constant_floating_point_picture_is_no_division_by_zero(tmp_path, value):
+    path = saved(Image.fromarray(np.full((4, 4), value, np.float32)), tmp_path / "a.tiff")
+    assert set(np.unique(np.asarray(load_picture(path)))) == {0}
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, -3.4e38, 1e35])
+def test_a_pixel_without_a_value_does_not_change_the_others(tmp_path, hole):
+    values = np.linspace(1e-15, 3e-15, 64, dtype=np.float32).reshape(8, 8)
+    whole = np.asarray(load_picture(saved(Image.fromarray(values), tmp_path / "a.tiff")))[..., 0]
+    values[3, 4] = hole
+    found = np.asarray(load_picture(saved(Image.fromarray(values), tmp_path / "b.tiff")))[..., 0]
+    assert (whole.min(), whole.max(), found[3, 4]) == (0, 255, 0)
+    assert (np.delete(found, 28) == np.delete(whole, 28)).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hole", "told"), [(np.float32, -9999.0, "-9999"), (np.float32, 0.1, "0.1"), (np.uint16, 65535, "65535 ")]
+)
+def test_no_data_of_a_tiff_does_not_change_the_others(tmp_path, dtype, hole, told):
+    values = np.linspace(100, 255, 64).round().astype(dtype).reshape(8, 8)
+    whole = np.asarray(load_picture(saved(Image.fromarray(values), tmp_path / "a.tiff")))[..., 0]
+    values[3, 4] = hole
+    path = saved(Image.fromarray(values), tmp_path / "b.tiff", tiffinfo={pictures.NO_DATA_TAG: told})
+    found = np.asarray(load_picture(path))[..., 0]
+    assert found[3, 4] == 0
+    assert (np.delete(found, 28) == np.delete(whole, 28)).all()
+
+
+def test_a_picture_without_a_single_value_is_refused(tmp_path):
+    path = saved(Image.fromarray(np.full((4, 4), np.nan, np.float32)), tmp_path / "a.tiff")
+    with pytest.raises(CourseError, match="no pixel holds a number"):
+        load_picture(path)
+
+
+@pytest.mark.parametrize(("brightest", "bits"), [(200, 8), (255, 8), (1000, 10), (4095, 12), (4096, 14), (65535, 16)])
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_16_bit_grey_is_scaled_by_the_bits_that_it_uses(tmp_path, name, brightest, bits):
+    values = np.linspace(0, brightest, 256 * 16).round().reshape(16, 256).astype(np.uint16)
+    found = np.asarray(load_picture(saved(Image.fromarray(values), tmp_path / name)))[..., 0]
+    assert np.abs(found - values / (2**bits - 1) * 255).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(65_000, 1), (1, 65_000), (630, 30)])
+def test_a_strip_is_refused_before_anything_resizes_it(tmp_path, size):
+    with pytest.raises(CourseError, match=f"too thin: {size[0]} × {size[1]} pixels, .* 20 times the shorter"):
+        load_picture(saved(Image.new("RGB", size), tmp_path / "a.png"))
+
+
+def test_what_resizing_makes_of_the_thinnest_picture_fits_into_memory(tmp_path):
+    assert load_picture(saved(Image.new("RGB", (600, 30)), tmp_path / "a.png")).size == (600, 30)
+    largest = max(max(preset_of(weights_entry(name)).resize_size) for name in available_models())
+    assert 3 * 4 * largest**2 * pictures.MAX_ASPECT < 100e6  # bytes in float32; a network sees a square of it
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

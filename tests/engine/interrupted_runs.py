@@ -36,13 +36,13 @@ class Waiting(Noisy):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         self.accesses += 1
-        if self.accesses == 5 + 2 * len(self) + 5:  # five looks before the first epoch
+        if self.accesses == 2 + len(self) + 2 * len(self) + 5:  # fit looks at two before the first epoch, resume at all
             print("in epoch 3", flush=True)
             sys.stdin.read()
         return super().__getitem__(index)
 
 
-UNBALANCED = {"class_weights": [3, 1, 1], "label_smoothing": 0.1, "oversample": True}
+UNBALANCED = {"class_weights": [3, 1, 1], "label_smoothing": 0.1, "oversample": True, "choose_by": "macro_f1"}
 EARLY = Strategy("early", starts=(0, None), rates=(1e-12,))
 # Model, strategy, options, random points at which it is killed, in what of the checkpoint's writing it is killed.
 CASES: dict[str, tuple[str, Strategy, dict[str, Any], int, tuple[str, ...]]] = {
@@ -76,7 +76,7 @@ def train(
         "stopped": run.stopped,
         "best": run.best and run.best.epoch,
         "resumed": run.resumed,
-        "left": sorted(path.name for path in run.folder.iterdir()) if run.folder else [],
+        "left": sorted(path.name for path in run.folder.glob("[!.]*")) if run.folder else [],
         "rows": len(run_log.read_history(run.folder / "history.csv")) if run.folder else 0,
     }
 
@@ -191,12 +191,19 @@ def counted(name: str, root: Path) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    """Write ``results.json``: a list of what was killed where, and what came of it. Then be a run to be killed."""
+    """Write ``results.json`` (see :func:`kill_many`). Then be a run to be killed."""
+    kill_many(folder)
+    train("progressive", folder / "alone", pictures=Waiting)
+
+
+def kill_many(folder: Path, times: int = 1) -> None:
+    """Write ``results.json``: a list of what was killed where, `times` as often as in CASES, and what came of it."""
     torch.set_num_threads(1)
     for name in CASES:
         describe_model(starting_model(name))  # its answer is remembered, and forks have it too
     draw, results = random.Random(1), []
     for name, (_, _, _, points, writing) in CASES.items():
+        points *= times
         assert forked(lambda: counted(name, folder / name / "whole"), folder / "whole.json")  # noqa: B023
         whole = json.loads((folder / "whole.json").read_text())
         # One in each part of the run, so that chance does not leave out its end.
@@ -206,7 +213,6 @@ def main(folder: Path) -> None:
         if name == "progressive":
             stops = stopped_and_resumed(name, folder, whole, draw)
     (folder / "results.json").write_text(json.dumps({"kills": results, "stops": stops}), encoding="utf-8")
-    train("progressive", folder / "alone", pictures=Waiting)
 
 
 def stopped_and_resumed(name: str, folder: Path, whole: dict[str, Any], draw: random.Random) -> list[dict[str, Any]]:

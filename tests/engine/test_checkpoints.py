@@ -16,22 +16,38 @@ import subprocess
 import sys
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import interrupted_runs
 import numpy as np
 import pytest
 import torch
-from helpers import Act, ColourPatches, Noisy, cheap_model, copy_of, generators_untouched, mini, moved, stopped_run
+from helpers import (
+    Act,
+    ColourPatches,
+    Noisy,
+    StopAfter,
+    cheap_model,
+    copy_of,
+    generators_untouched,
+    mini,
+    moved,
+    stopped_run,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
+from torchvision.transforms import v2
 
 from course_tools import cli
 from course_utils.common.errors import CourseError
 from course_utils.common.state import generator_states, set_generator_states
+from course_utils.datasets import PhotoDataset
+from course_utils.engine import checkpoints, run_log
 from course_utils.engine.checkpoints import (
     TITLE,
     differences,
@@ -48,10 +64,20 @@ from course_utils.engine.sampling import SampleIndex, SeededDraws, sample_indice
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE, Strategy
 from course_utils.training import fit
 
+STEPWISE = replace(PROGRESSIVE, starts=(0, 1, 2))  # all stages have their turn in three epochs
+
+
+class StopAfterBegin:
+    """A hook: ends a run that is only to begin."""
+
+    def on_train_begin(self, run, _model):
+        run.stopped = "early"
+
+
 HEAD = Strategy("head", starts=(0, None), rates=(1e-2,))
 TRAIN, VAL = ColourPatches(12, seed=1), ColourPatches(7, seed=2)
 needs_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on Windows")
-LOOKS = 2 + 3  # before the first epoch fit looks at two pictures, and a run with resume at three
+LOOKS = 2 + 12  # before the first epoch fit looks at two pictures, and a run with resume at all of so few
 
 
 def stop(image):
@@ -79,7 +105,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def quick(model=None, train=None, strategy=PROGRESSIVE, **options):
+def quick(model=None, train=None, strategy=STEPWISE, **options):
     model = mini() if model is None else model
     train = Noisy(12, 1) if train is None else train
     options = {"epochs": 3, "batch_size": 6, "seed": 3, "device": "cpu", "log": "light", "resume": True} | options
@@ -322,10 +348,11 @@ class Photos(Noisy):
     [
         ({"epochs": 5}, "settings.epochs: 3 there, 5 here"),
         ({"seed": 4}, "settings.seed: 3 there, 4 here"),
+        ({"choose_by": "macro_f1"}, "settings.choose_by: accuracy there, macro_f1 here"),
         ({"batch_size": 3}, "settings.batch_size: 6 there, 3 here"),
         ({"class_weights": (1, 2, 1)}, "settings.class_weights: - there, [1.0, 2.0, 1.0] here"),
         ({"strategy": FULL}, "strategy.name: progressive there, full fine-tuning here"),
-        ({"train": Noisy(12, 8)}, "data.train.probe: "),
+        ({"train": Noisy(12, 8)}, "data.train.samples: "),
         ({"train": Photos(12, 1)}, "data.train.transform: - there, 'Compose(Resize(32), RandomHorizontalFlip())' here"),
         ({"val": ColourPatches(6, seed=2)}, "data.val.pictures: 7 there, 6 here"),
         ({"model": cheap_model("mobilenet_v2", 3)}, "model.class: NarrowResNet there, MobileNetV2 here"),
@@ -371,7 +398,7 @@ def test_other_weights_begin_another_run_unless_it_is_named(resumable, unbroken,
     assert same(model, quick(model, resume=folder.name[-4:]), unbroken)
 
 
-def test_a_run_that_goes_on_is_left_alone(root, capsys):
+def test_a_run_that_goes_on_is_left_alone(root):
     seen = []
 
     def meanwhile(image):
@@ -381,10 +408,10 @@ def test_a_run_that_goes_on_is_left_alone(root, capsys):
         seen.append((record.folder, quick().folder))
         return image
 
-    run = quick(train=Act(Noisy(12, 1), in_epoch(2), meanwhile))
+    with pytest.warns(UserWarning, match="of the same call is still going on elsewhere, so a new run begins"):
+        run = quick(train=Act(Noisy(12, 1), in_epoch(2), meanwhile))
     ((there, other),) = seen
     assert there == run.folder != other
-    assert "of the same call is still going on" in capsys.readouterr().out
 
 
 def test_a_run_whose_end_could_not_be_written_is_resumed_all_the_same(resumable, unbroken):
@@ -393,6 +420,145 @@ def test_a_run_whose_end_could_not_be_written_is_resumed_all_the_same(resumable,
     facts = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(facts | {"status": "running"}))
     assert same(model, quick(model), unbroken)
+
+
+def test_a_run_that_was_killed_under_another_host_name_is_taken_up(resumable, unbroken):
+    model, folder, _ = resumable
+    facts = json.loads((folder / "run.json").read_text())
+    elsewhere = {"status": "running", "process": facts["process"] | {"host": "the last container"}}
+    (folder / "run.json").write_text(json.dumps(facts | elsewhere))
+    run = quick(model)
+    assert run.folder == folder and same(model, run, unbroken)
+
+
+def test_of_two_kernels_that_resume_one_run_the_second_begins_anew(resumable, monkeypatch):
+    """Both have seen that nobody works on it; then one is faster."""
+    _, folder, path = resumable
+    assert run_log.hold(folder)
+    before = path.read_bytes()
+    try:
+        with pytest.warns(UserWarning, match=f"The run {folder.name} of the same call is still going on elsewhere"):
+            run = quick(epochs=3, hooks=[StopAfterBegin()])
+        with pytest.raises(CourseError, match="is still going on: stop it first"):
+            quick(resume=folder.name)
+    finally:
+        run_log.let_go(folder)
+    assert run.resumed == 0 and run.folder != folder and path.read_bytes() == before
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_taken_up(resumable, monkeypatch):
+    _, folder, path = resumable
+
+    def hold(taken, usual=checkpoints.hold):
+        path.unlink(missing_ok=True)
+        return usual(taken)
+
+    monkeypatch.setattr(checkpoints, "hold", hold)
+    run = quick(hooks=[StopAfterBegin()])
+    assert run.resumed == 0 and run.folder != folder and run_log.hold(folder)
+    run_log.let_go(folder)
+
+
+def test_whatever_goes_wrong_no_run_stays_held(resumable, monkeypatch):
+    model, folder, path = resumable
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CourseError, match="incomplete"):
+        quick(model)
+    monkeypatch.setattr("course_utils.engine.hooks.RunLog", lambda *_: 1 // 0)
+    path.unlink()
+    with pytest.raises(ZeroDivisionError):
+        quick(model)
+    assert run_log._HELD == {}
+
+
+def test_a_forgotten_checkpoint_is_mentioned_once(resumable, capsys):
+    _, folder, path = resumable
+    told = []
+    for seed in (3, 3, 4):
+        quick(epochs=2, seed=seed, hooks=[StopAfterBegin()])
+        told.append(folder.name in capsys.readouterr().out)
+    assert told == [True, False, False] and path.exists()
+
+
+# --- what belongs to a run -----------------------------------------------------------------------------------------
+
+
+def photographs(folder, seed=0):
+    """Twelve small pictures with the colour of their class."""
+    draw = np.random.default_rng(seed)
+    paths = [folder / ("red", "green", "blue")[i % 3] / f"{i}.png" for i in range(12)]
+    for i, path in enumerate(paths):
+        pixels = draw.integers(0, 120, (40, 40, 3), dtype=np.uint8)
+        pixels[..., i % 3] += 100
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return PhotoDataset(paths, [i % 3 for i in range(12)], ("red", "green", "blue"), SMALL)
+
+
+SMALL = v2.Compose([v2.Resize(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+def replace_pictures(photos):
+    other = photographs(photos.paths[0].parents[1].with_name("others"), seed=9)
+    for place in (1, 2, 7):
+        shutil.copy(other.paths[place], photos.paths[place])
+    return photos
+
+
+def touch_pictures(photos):
+    for path in photos.paths:
+        os.utime(path, (1, 1))
+    return photos
+
+
+def move_pictures(photos):
+    folder = photos.paths[0].parents[1]
+    moved_to = folder.rename(folder.with_name("elsewhere"))
+    paths = [moved_to / path.relative_to(folder) for path in photos.paths]
+    return PhotoDataset(paths, photos.labels, photos.classes, photos.transform)
+
+
+def now_and_then(strength):
+    def changed(image):
+        return image + strength * (torch.rand(()) < 1e-6)  # so seldom that no sample shows it
+
+    return v2.Compose([SMALL, changed])
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "resumed"),
+    [
+        (SMALL, replace_pictures, 0),
+        (SMALL, touch_pictures, 1),
+        (SMALL, move_pictures, 1),
+        (
+            v2.Compose([SMALL, v2.RandomRotation(1)]),
+            lambda p: p.with_transform(v2.Compose([SMALL, v2.RandomRotation(2)])),
+            0,
+        ),
+        (v2.Compose([SMALL, v2.RandomRotation(1)]), touch_pictures, 1),
+        (now_and_then(1), lambda photos: photos.with_transform(now_and_then(2)), 0),
+        (now_and_then(1), lambda photos: photos.with_transform(now_and_then(1)), 1),
+    ],
+    ids=["replaced", "touched", "moved", "other rotation", "same rotation", "own code edited", "own code again"],
+)
+def test_a_run_belongs_to_its_pictures_and_their_augmentation(root, tmp_path, first, change, resumed):
+    photos = photographs(tmp_path / "photos").with_transform(first)
+    stopped_run(quick, train=photos, epochs=2, strategy=HEAD, cache="off", hooks=[StopAfter(1)])
+    run = quick(train=change(photos), epochs=2, strategy=HEAD, cache="off")
+    assert run.resumed == resumed
+
+
+@pytest.mark.parametrize("change", ["deleted", "stale"])
+def test_a_cache_that_is_gone_loses_no_run(root, tmp_path, monkeypatch, change):
+    monkeypatch.setenv("COURSE_ACTIVATIONS", str(tmp_path / "activations"))
+    photos = photographs(tmp_path / "photos")
+    options = {"train": photos, "val": photos, "epochs": 2, "strategy": FEATURE_EXTRACTION, "cache": "auto"}
+    stopped = stopped_run(quick, mini(), hooks=[StopAfter(1)], **options)
+    assert stopped.cached == "head"
+    shutil.rmtree(tmp_path / "activations") if change == "deleted" else touch_pictures(photos)
+    run = quick(**options)
+    assert run.resumed == 1 and run.folder == stopped.folder
 
 
 def test_a_damaged_record_does_not_keep_a_run_from_going_on(resumable, unbroken):
@@ -674,6 +840,9 @@ def test_a_batch_that_is_too_big_is_computed_in_pieces(root, options):
 def test_the_gradient_of_the_pieces_is_that_of_the_batch(size, pieces, weighted, seed):
     generator = torch.Generator().manual_seed(seed)
     images, labels = torch.randn(size, 8, generator=generator), torch.randint(0, 3, (size,), generator=generator)
+    if seed % 2:
+        labels[torch.rand(size, generator=generator) < 0.4] = -100  # no label
+        labels[-1] = 0  # torch's mean over none is NaN
     weight = torch.tensor([5.0, 1.0, 0.5]) if weighted else None
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
     loss, group = nn.CrossEntropyLoss(weight, label_smoothing=0.1), ProcessGroup(make_accelerator("cpu"))

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from course_utils.engine import devices, processes
 from course_utils.engine.processes import (
     Shard,
     ShardedBatchSampler,
+    SyncedBatchNorm,
     all_reduce_sum,
     gather_rows,
     layers_synchronised,
@@ -160,12 +162,24 @@ def test_batch_norm_over_shares_is_batch_norm_over_the_batch(n, size, dimensions
     rng = np.random.default_rng(seed)
     images = torch.tensor(50 + rng.normal(size=(n, 3, *[2] * dimensions)))  # far from zero: sums of squares would lose
     labels = torch.tensor(rng.integers(3, size=n))
+    labels[n // 2 : n - 1] = -100  # some without a label: a shard may have none
     loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 5.0]).double(), label_smoothing=0.1)
     whole = of_whole_batch(layers, images, labels, loss)
     for one in of_shares(layers, images, labels, loss, size):
         assert one.keys() == whole.keys()
         for name, wanted in whole.items():
             torch.testing.assert_close(one[name], wanted, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"{name} {m}")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_without_any_label_has_no_loss_and_no_gradient(size):
+    def work(group):
+        logits = torch.randn(3, 4, requires_grad=True)
+        loss = loss_of_shard(nn.CrossEntropyLoss(torch.ones(4)), logits, torch.full((3,), -100), group)
+        loss.backward()
+        return loss.item(), logits.grad.abs().sum().item()
+
+    assert Threads(size).run(work) == [(0, 0)] * size
 
 
 @pytest.mark.parametrize(
@@ -199,11 +213,52 @@ def test_frozen_layers_and_a_single_process_are_left_as_they_are():
     assert torch.equal(frozen, norm(images)) and not moved(before, copy_of(norm))
 
 
-def test_on_a_gpu_torchs_own_layer_does_it():
-    norm = nn.BatchNorm2d(3)
-    with layers_synchronised(norm, SimpleNamespace(world_size=2, device=torch.device("cuda"))):
-        assert type(norm) is nn.SyncBatchNorm and norm.process_group is None
-    assert type(norm) is nn.BatchNorm2d and not {"group", "process_group"} & vars(norm).keys()
+def test_on_every_device_it_is_the_same_layer():
+    for device in ("cpu", "cuda"):
+        norm = nn.BatchNorm2d(3)
+        with layers_synchronised(norm, SimpleNamespace(world_size=2, device=torch.device(device))):
+            assert isinstance(norm, SyncedBatchNorm) and norm.group.device.type == device
+        assert type(norm) is nn.BatchNorm2d and "group" not in vars(norm)
+
+
+def in_low_precision(norm, images, grad):
+    """What BatchNorm gives and learns under autocast, for images and a gradient ``(n, 3, 4, 4)``."""
+    x = images.clone().requires_grad_(True)
+    with torch.autocast(images.device.type, images.dtype):
+        y = norm(x)
+    y.backward(grad)
+    return y.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
+
+
+def same_numbers(found, wanted):
+    for here, there in zip(found, wanted, strict=True):
+        assert here.dtype == there.dtype
+        torch.testing.assert_close(here, there, rtol=0.01, atol=0.02)
+
+
+def test_in_bfloat16_it_is_batch_norm():
+    images, grad = 5 + torch.randn(6, 3, 4, 4).bfloat16(), torch.randn(6, 3, 4, 4).bfloat16()
+
+    def work(group):
+        norm, own = nn.BatchNorm2d(3), slice(0, 6 if group.rank == 0 else 0)
+        with layers_synchronised(norm, group):
+            return in_low_precision(norm, images[own], grad[own])
+
+    same_numbers(Threads(2).run(work)[0], in_low_precision(nn.BatchNorm2d(3), images, grad))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_by_way_of_nccl_it_is_batch_norm(dtype, tmp_path):
+    images, grad = (torch.randn(6, 3, 4, 4, device="cuda").to(dtype) for _ in range(2))
+    norm, group = nn.BatchNorm2d(3).cuda(), SimpleNamespace(world_size=2, device=torch.device("cuda"))
+    torch.distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        with layers_synchronised(norm, group):
+            found = in_low_precision(norm, images, grad)
+    finally:
+        torch.distributed.destroy_process_group()
+    same_numbers(found, in_low_precision(nn.BatchNorm2d(3).cuda(), images, grad))
 
 
 def test_one_value_per_channel_is_refused_as_in_one_process():
@@ -227,6 +282,21 @@ def test_a_lost_process_is_explained_and_another_error_is_not(lost):
     assert type(norm) is nn.BatchNorm2d
 
 
+@pytest.mark.parametrize("steps", [None, "1", "8"])
+def test_accelerates_accumulation_of_gradients_does_not_divide_the_loss(monkeypatch, steps):
+    """``accelerate launch --gradient_accumulation_steps 8`` puts it into the environment."""
+    if steps:
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        accelerator = devices.make_accelerator("cpu")
+    value = torch.tensor(3.0, requires_grad=True)
+    accelerator.backward(2 * value)
+    assert value.grad == 2
+    told = ["accumulate gradients over 8 batches. fit takes no notice"] if steps == "8" else []
+    assert len(caught) == len(told) and all(part in str(one.message) for part, one in zip(told, caught, strict=True))
+
+
 @pytest.mark.parametrize(("device", "company"), [(None, True), ("cpu", True), (None, False)])
 def test_processes_without_a_gpu_meet_on_the_cpu(monkeypatch, device, company):
     """Without being told, accelerate gives each process a training of its own."""
@@ -234,7 +304,7 @@ def test_processes_without_a_gpu_meet_on_the_cpu(monkeypatch, device, company):
 
     def accelerator(**options):
         made.append(options)
-        return SimpleNamespace(num_processes=2 if company else 1)
+        return SimpleNamespace(num_processes=2 if company else 1, gradient_accumulation_steps=1)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(devices, "Accelerator", accelerator)
@@ -329,11 +399,16 @@ def test_two_processes_share_a_cache(two_processes, job):
 
 @LINUX
 def test_two_processes_take_up_what_they_were_stopped_in(two_processes):
+    """On machines that share no disk, each with its own place in the random numbers."""
+    ends = []
     for rank in (0, 1):
         told = json.loads((two_processes / f"resumed{rank}.json").read_text(encoding="utf-8"))
         assert (told["stopped"], told["resumed"], told["moved"]) == ("interrupted", 2, [])
         unbroken, resumed = told["histories"]
         assert unbroken == resumed and len(resumed) == 3
+        assert told["random"][0] == told["random"][2]
+        ends.append(told["random"][0])
+    assert ends[0] != ends[1]
 
 
 @LINUX

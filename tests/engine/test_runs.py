@@ -20,17 +20,22 @@ import pytest
 import torch
 from helpers import REPORT, Act, ColourPatches, copy_of, generators_untouched, mini, moved, stopped_run
 from helpers import fake_run as fake
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import Subset, TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 from course_tools import cli
 from course_utils import plots
 from course_utils.common.errors import CourseError
+from course_utils.datasets import PhotoDataset, in_memory
 from course_utils.engine import run_log, runs
 from course_utils.engine.history import TrainingDiverged
 from course_utils.engine.options import FitOptions
-from course_utils.engine.run_log import read_history, runs_root, worth_writing_now
+from course_utils.engine.run_log import LOCK_FILE, hold, let_go, read_history, runs_root, worth_writing_now
 from course_utils.engine.runs import add_report, compare_runs, delete_run, list_runs, load_run, runs_table
 from course_utils.evaluation import evaluate
 from course_utils.fine_tuning import FEATURE_EXTRACTION, FULL, PROGRESSIVE, Strategy
@@ -59,7 +64,7 @@ def facts_of(folder):
 
 
 def files_in(folder):
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir()} - {LOCK_FILE}
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,17 @@ def test_history_as_csv_has_every_digit(whole):
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [row["learning"] for row in rows] == ["head", "layer4 head", "layer3 layer4 head"]
     assert [float(row["val_accuracy"]) for row in rows] == [record.val_accuracy for record in run.history]
+
+
+def test_a_macro_f1_that_chose_the_epoch_is_kept_and_older_histories_are_read(root):
+    run = quick(mini(), epochs=2, log="light", choose_by="macro_f1")
+    path = run.folder / "history.csv"
+    record = load_run(run.folder)
+    assert record.history == tuple(run.history) and record.best == run.best and record.best.val_macro_f1 is not None
+    assert record.facts["best"]["val_macro_f1"] == run.best.val_macro_f1 and "val macro F1" in str(record)
+    older = [line.rpartition(",")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text("\n".join(older) + "\n", encoding="utf-8")
+    assert [epoch.val_macro_f1 for epoch in read_history(path)] == [None, None]
 
 
 def test_the_report_is_that_of_the_best_weights(whole):
@@ -312,7 +328,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning_and_no_log(tmp_path, monkey
     text = one_warning(caught)
     assert text.startswith(f"The log of this run in {tmp_path / 'file' / 'runs'}")
     assert "could not be written: Not a directory. Training goes on without it." in text
-    assert "COURSE_RUNS" in text and "log='off'" in text
+    assert "COURSE_RUNS" in text and "log='off'" in text and "space" not in text
     assert caught[0].filename == __file__  # it points at the call of fit
     assert run.folder is None and run.stopped == "finished" and len(run.history) == 2
     quick(plain, log="off")
@@ -511,6 +527,96 @@ def test_a_run_whose_process_is_gone_was_killed(root):
         found[case] = load_run(fake(root, f"20260102-030405-head-resnet-000{i}", status="running", process=process))
     assert {case: record.status for case, record in found.items()} == {case: case.split()[0] for case in cases}
     assert psutil.pid_exists(os.getpid())
+
+
+def test_a_lock_says_whether_a_run_goes_on_wherever_it_began(root):
+    """A container has another host name every time, and a process number that may be another program's here."""
+    elsewhere = run_log.this_process() | {"host": "another machine"}
+    folder = fake(root, status="running", process=elsewhere)
+    assert hold(folder) and load_run(folder).status == "running" and not hold(folder)
+    with pytest.raises(CourseError, match="still going on"):
+        delete_run(load_run(folder))
+    let_go(folder)
+    assert load_run(folder).status == "killed" and hold(folder)
+    let_go(folder)
+    assert delete_run(load_run(folder)) == [] and not folder.exists()
+
+
+def test_without_locks_the_process_decides(root, monkeypatch):
+    here = run_log.this_process()
+    folders = {
+        "killed": fake(root, "20260102-030405-head-resnet-0001", status="running", process=here | {"born": 1.0}),
+        "running": fake(root, "20260102-030405-head-resnet-0002", status="running", process=here | {"host": "another"}),
+    }
+
+    def no_locks(*_arguments, **_options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_log.FileLock, "acquire", no_locks)
+    for status, folder in folders.items():
+        (folder / LOCK_FILE).touch()
+        assert load_run(folder).status == status and hold(folder)
+
+
+OWN = v2.Compose([v2.Resize(40), v2.CenterCrop(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+def picture_folder(root, classes=("ant", "bee")):
+    """Pictures of one colour per class, as torchvision's ImageFolder reads them."""
+    for k, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (48, 40), (200 - 90 * k, 90 * k, 10 * i)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_a_run_prepares_pictures_as_it_was_trained(root, tmp_path):
+    folder = picture_folder(tmp_path / "photos")
+    photos = ImageFolder(folder, OWN)
+    paths, labels = zip(*photos.samples, strict=True)
+    of_the_course = PhotoDataset(paths, labels, photos.classes, OWN)
+    picture = Image.open(paths[0])
+    for val in (
+        photos,
+        Subset(photos, [5, 0]),
+        of_the_course,
+        in_memory(of_the_course),
+        in_memory(of_the_course).subset([1]),
+    ):
+        record = load_run(quick(mini(num_classes=2), photos, val, epochs=1, log="light").folder)
+        assert torch.equal(record.transform()(picture), OWN(picture))
+        assert list(record.facts["data"]["val"]["classes"]) == ["ant", "bee"]
+        assert list(record.facts["data"]["train"]["classes"].items()) == [("ant", 3), ("bee", 3)]
+
+
+@pytest.mark.parametrize("transform", [v2.Compose([OWN, v2.Lambda(lambda image: image / 2)]), None])
+def test_what_cannot_be_prepared_again_is_refused_when_it_is_used(root, tmp_path, transform):
+    photos = ImageFolder(picture_folder(tmp_path / "photos"), transform or OWN)
+    if transform is None:
+        images, labels = zip(*photos, strict=True)
+        photos = TensorDataset(torch.stack(images), torch.tensor(labels))
+    record = load_run(quick(mini(num_classes=2), photos, photos, epochs=1).folder)
+    assert record.model()
+    with pytest.raises(
+        CourseError, match="cannot be shown new pictures by itself: .*prepare the pictures with your own"
+    ):
+        record.transform()
+
+
+def test_class_names_are_recorded_where_labels_are_not_known(root):
+    class Unlabelled(torch.utils.data.Dataset):
+        classes = ("ant", "bee", "cat")
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return torch.full((3, 32, 32), index / 6), index % 3
+
+    data = Unlabelled()
+    record = load_run(quick(mini(), data, data, epochs=1, log="light").folder)
+    assert record.facts["data"]["val"]["classes"] == {"ant": None, "bee": None, "cat": None}
+    assert record.data == "6 + 6: ant, bee, cat" and "ant" in str(record)
 
 
 def test_a_run_is_found_by_name_end_part_or_path(whole):

@@ -138,8 +138,13 @@ def test_a_mean_with_its_interval():
     assert found.high == pytest.approx(values.mean() + half, abs=0.15 * half)
     assert found == cam_checks.mean_with_interval(values) != cam_checks.mean_with_interval(values, seed=1)
     assert str(cam_checks.Mean(0.615, 0.5, 0.731, 12)) == "0.61 (0.50 to 0.73, n = 12)"
-    with pytest.raises(CourseError, match="1 of 3 values are known"):
-        cam_checks.mean_with_interval(np.array([0.5, np.nan, np.nan]))
+
+
+def test_one_value_has_no_interval_and_proves_nothing():
+    one = cam_checks.mean_with_interval(np.array([0.5, np.nan, np.nan]))
+    assert one == (0.5, -np.inf, np.inf, 1) and str(one) == "0.50 (one value, so no interval)"
+    none = cam_checks.mean_with_interval(np.array([np.nan]))
+    assert np.isnan(none.mean) and not none.low > 0 and none.n == 0 and str(none) == "no value"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from course_tools.photos.data_audit import (
     exact_copies,
     near_duplicates,
     out_of_fold,
-    similar_pairs,
+    similar_pictures,
     suspected_labels,
     thumbnails,
 )
@@ -36,19 +36,23 @@ def test_exact_copies_only_between_splits():
     assert {(pair.first, pair.second) for pair in pairs} == {(0, 5), (2, 5), (1, 4)}
 
 
-def test_similar_pairs_are_those_of_a_double_loop(monkeypatch):
-    monkeypatch.setattr(data_audit, "CHUNK", 5)
+def test_among_many_copies_each_is_named_though_not_every_pair():
+    splits = ["train"] * 300 + ["test"] * 300
+    pairs = exact_copies(["a"] * 600, splits)
+    assert {pair.first for pair in pairs} | {pair.second for pair in pairs} == set(range(600))
+    assert len(pairs) <= 600 * data_audit.PARTNERS and len(set(pairs)) == len(pairs)
+    assert all(splits[pair.first] != splits[pair.second] and pair.first < pair.second for pair in pairs)
+
+
+def test_similar_pictures_are_those_of_a_double_loop(monkeypatch):
+    monkeypatch.setattr(data_audit, "CHUNK", 5 * 13)
     unit = torch.nn.functional.normalize(torch.randn(13, 3, generator=torch.Generator().manual_seed(0)))
     splits = ["train"] * 6 + ["val"] * 3 + ["test"] * 4
-    found = similar_pairs(unit, splits, 0.5)
-    wanted = {
-        (i, j)
-        for i in range(13)
-        for j in range(i + 1, 13)
-        if splits[i] != splits[j] and float(unit[i] @ unit[j]) >= 0.5
-    }
-    assert {pair[:2] for pair in found} == wanted
-    assert [pair[2] for pair in found] == sorted((pair[2] for pair in found), reverse=True)
+    found = {i: (others.tolist(), cosines.tolist()) for i, others, cosines in similar_pictures(unit, splits, 0.5)}
+    for i in range(13):
+        wanted = [j for j in range(13) if splits[i] != splits[j] and float(unit[i] @ unit[j]) >= 0.5]
+        assert sorted(found[i][0]) == wanted and found[i][1] == sorted(found[i][1], reverse=True)
+    assert list(found) == list(range(13))
 
 
 def same_pixels(first, second):
@@ -97,6 +101,33 @@ def test_planted_duplicates_are_found_and_nothing_else(drawn, embed, tmp_path, m
     assert {(pair.first, pair.second) for pair in found.pairs} == {(3, 10), (3, 11), (3, 12)}
     inside_one_split = near_duplicates(features, ["train"] * 13 + ["test"] * 3, paths, embed)
     assert inside_one_split.pairs == ()
+
+
+def test_a_copy_is_found_behind_any_number_of_pictures_that_are_as_similar(monkeypatch):
+    """A network that sees little: to it, 200 bright pictures are one scene, and 200 dark ones another."""
+    monkeypatch.setattr(data_audit, "load_picture", lambda picture, **_: picture)  # the pictures are their own files
+    monkeypatch.setattr(data_audit, "CHUNK", 1000)  # a few rows at a time
+    generator = np.random.default_rng(0)
+
+    def spots(brightness):
+        values = np.clip(generator.normal(brightness, 25, (6, 6)), 0, 255).astype(np.uint8)
+        return Image.fromarray(values).resize((48, 48), Image.Resampling.BICUBIC).convert("RGB")
+
+    def embed(some):
+        grey = torch.tensor(np.stack([np.asarray(one.resize((48, 48)).convert("L"), np.float32) for one in some]))
+        top, bottom = grey[:, :24].mean((1, 2)), grey[:, 24:].mean((1, 2))
+        return torch.stack([top + bottom, top - bottom], 1)
+
+    pictures = [spots(brightness) for brightness in [60, 180] * 200]
+    splits = ["train"] * 200 + ["test"] * 200
+    for i in range(1, 200, 20):
+        pictures[200 + i] = altered(pictures[i])[1]
+    found = near_duplicates(embed(pictures), splits, pictures, embed)
+    assert {(pair.first, pair.second) for pair in found.pairs} == {(i, 200 + i) for i in range(1, 200, 20)}
+    assert 0 < len(found.alike) <= 400 * data_audit.PARTNERS
+    assert all(splits[pair.first] != splits[pair.second] for pair in found.alike)
+    ranks = [pair.similarity for pair in found.alike]
+    assert ranks == sorted(ranks, reverse=True)
 
 
 def test_lengths_have_to_agree(drawn, embed):

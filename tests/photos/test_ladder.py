@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import shutil
 
@@ -12,17 +13,18 @@ from helpers import stop_before_epoch
 from PIL import Image
 from test_explain_command import Page
 
-from course_tools.photos import data_audit, ladder, ladder_command, ladder_report
+from course_tools.photos import data_audit, ladder, ladder_command, ladder_report, ladder_results
 from course_tools.photos.ladder import KNN, PROBE, Budget, LadderRunner, Rung, measure
 from course_tools.photos.ladder_command import networks
-from course_tools.photos.ladder_results import ResultStore, RungResult, choose, fewest_to_tell, steps
+from course_tools.photos.ladder_results import ResultStore, RungResult, choose, fewest_to_tell, holm, steps
 from course_tools.photos.train_command import make_parser as make_train_parser
 from course_tools.photos.train_command import strategy_named
+from course_utils import evaluation
 from course_utils.common.command_line import exit_code
 from course_utils.common.errors import CourseError
 from course_utils.data import pets
 from course_utils.datasets import open_dataset
-from course_utils.engine.history import TrainingDiverged
+from course_utils.engine.history import TrainingDiverged, TrainingStopped
 from course_utils.engine.runs import load_run
 from course_utils.evaluation import Report, evaluate
 from course_utils.fine_tuning import FEATURE_EXTRACTION, LAST_BLOCK
@@ -162,9 +164,29 @@ def test_a_rung_stopped_between_two_epochs_goes_on_there(splits, tmp_path, monke
     whole = LAST_BLOCK.starting_model(NAME, 3)
     prepare = eval_transform(weights_entry(NAME))
     val = splits.val.with_transform(prepare)
-    run = fit(whole, splits.train.with_transform(prepare), val, LAST_BLOCK, epochs=2, batch_size=16, log="off")
+    run = fit(whole, splits.train.with_transform(prepare), val, LAST_BLOCK, epochs=2, batch_size=16)
+    np.testing.assert_allclose(resumed.last.probabilities, run.answers[0], atol=1e-5)
     np.testing.assert_allclose(resumed.report.probabilities, evaluate(whole, val).probabilities, atol=1e-5)
     assert resumed.seconds > load_run(resumed.run).history[0].seconds and run.resumed == 0
+
+
+def test_a_run_that_was_killed_behind_its_last_epoch_has_its_answers(splits):
+    class Kill:
+        def on_epoch_end(self, run, model):
+            if len(run.history) == 2:
+                raise KeyboardInterrupt
+
+    prepare = eval_transform(weights_entry(NAME))
+    train, val = (part.with_transform(prepare) for part in (splits.train, splits.val))
+    first, again = ladder.LastEpoch(val, 2), ladder.LastEpoch(val, 2)
+    for hooks in ([first, Kill()], [again]):
+        try:
+            network = LAST_BLOCK.starting_model(NAME, 3)
+            run = fit(network, train, val, LAST_BLOCK, epochs=2, log="light", resume=True, hooks=hooks)
+        except TrainingStopped as stop:
+            assert len(stop.run.history) == 2
+    assert run.resumed == 2
+    np.testing.assert_allclose(again.probabilities, first.probabilities, atol=1e-6)
 
 
 def test_a_stop_is_told_with_what_to_do(photos, tmp_path, monkeypatch, capsys):
@@ -256,12 +278,66 @@ def test_a_step_is_worth_it_when_chance_does_not_explain_it():
     assert [(step.below.rung, step.verdict) for step in found] == [
         ("10 right", "not shown to be worth it"),
         ("15 right", "worth it"),
-        ("30 right", "not worth it, it is worse"),
-        ("30 right", "not worth it, it is worse"),
+        ("30 right", "not worth it"),
+        ("30 right", "not worth it"),
     ]
     assert [step.verdict for step in steps([answers(10), answers(8)])] == ["not worth it"]
     few = fewest_to_tell()
     assert steps([answers(10), answers(10 + few)])[0].worth and not steps([answers(10), answers(9 + few)])[0].worth
+
+
+def test_the_more_steps_the_more_it_takes():
+    few = fewest_to_tell(4)
+    assert few > fewest_to_tell(1)
+    same = [answers(10)] * 3  # three steps that show nothing, and a fourth
+    assert steps([answers(10), *same, answers(10 + few)])[-1].worth
+    assert not steps([answers(10), *same, answers(9 + few)])[-1].worth
+    assert steps([answers(10), answers(9 + few)])[-1].worth
+    assert f"{steps([answers(10), *same, answers(10 + few)])[-1].p:.3f}" == f"{4 * 2 / 2**few:.3f}"
+
+
+def test_holm_against_known_values():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # R: p.adjust(p, "holm")
+    assert holm([0.4, 0.4, 0.9]) == [1.0, 1.0, 1.0]
+    assert holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_a_rung_is_compared_as_its_last_epoch_left_it():
+    """Its best epoch was chosen by the pictures that it is compared on."""
+    lucky = dataclasses.replace(answers(30), last=answers(11).report)
+    (step,) = steps([answers(10), lucky])
+    assert step.comparison.difference == 1 / 40 and step.verdict == "not shown to be worth it"
+    _, above = steps([answers(10), lucky, answers(25)])
+    assert above.below is lucky and above.verdict == "worth it"
+
+
+def equal_rungs(rng, families=4, epochs=10, n=180):
+    """A ladder whose rungs are all equally good: networks share what is difficult, epochs of a rung share still more.
+
+    The answers are right where a normal variable lies below a limit. kNN and the probe have one answer, the four rungs
+    that train have one for each epoch, and bring back the best.
+    """
+    results = []
+    for family in range(families):
+        shared, own, fresh = (rng.standard_normal(size) for size in (n, (6, 1, n), (6, epochs, n)))
+        right = np.sqrt(0.5) * shared + np.sqrt(0.3) * own + np.sqrt(0.2) * fresh < 0.85
+        for i, rung in enumerate(right):
+            epochs_seen = (rung[rung.sum(1).argmax()], rung[-1]) if i >= 2 else (rung[-1],)
+            reports = [Report(("a", "b"), np.zeros(n, int), np.stack([one, ~one], 1)) for one in epochs_seen]
+            results.append(RungResult(str(family), str(i), reports[0], 1.0, 1, 1, last=reports[-1]))
+    return results
+
+
+def test_of_equal_rungs_one_in_twenty_ladders_at_most_says_worth_it(monkeypatch):
+    monkeypatch.setattr(evaluation, "binomtest", functools.cache(evaluation.binomtest))  # the same counts come again
+    rng = np.random.default_rng(0)
+    ladders = [equal_rungs(rng) for _ in range(300)]
+    wrong = np.mean([any(step.worth for step in steps(results)) for results in ladders])
+    assert wrong <= 0.05
+    # The simulation can tell: by best epochs, and each step for itself, it is far more.
+    best = [[dataclasses.replace(result, last=None) for result in results] for results in ladders]
+    monkeypatch.setattr(ladder_results, "holm", list)
+    assert np.mean([any(step.worth for step in steps(results)) for results in best]) > 0.1
 
 
 def test_networks_are_compared_with_their_own_rungs_only():
@@ -300,15 +376,19 @@ def test_the_command_to_train_such_a_network_is_one(measured, tmp_path):
 
 
 def test_a_second_choice_on_the_same_test_pictures_is_counted(measured, splits, tmp_path):
-    found, _, _ = measured
+    found, _, root = measured
     store = ResultStore(tmp_path, splits)
     runner = LadderRunner(NAME, splits, found.budget, store)
     first = runner.test_once(found.results[1])
     assert runner.test_once(found.results[1]).probabilities.tobytes() == first.probabilities.tobytes()
-    runner.test_once(found.results[2])
-    assert len(store.tested()) == 2
+    shutil.copytree(root, tmp_path / "ladders")
+    other = Budget(epochs=1, seed=1)
+    looks = [measure(splits, [NAME], other, tmp_path / "ladders", lambda _: None, (PROBE,)).looks for _ in range(2)]
+    assert looks == [2, 2]  # another ladder, and the same once more
     page = Page(ladder_report.report_page(dataclasses.replace(found, looks=2)))
-    assert "asked for 2 chosen networks by now" in page.text
+    assert "asked for 2 networks by now; the more often, the less the number means" in page.text
+    assert "asked for 2 networks by now" in ladder_command.closing_lines(dataclasses.replace(found, looks=2), "pets")
+    assert "by now" not in Page(ladder_report.report_page(found)).text
 
 
 def test_a_report_without_maps_mistakes_or_many_classes(measured, monkeypatch):

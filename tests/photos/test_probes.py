@@ -21,6 +21,7 @@ from course_tools.photos.probes import (
 from course_utils.common.errors import CourseError
 from course_utils.evaluation import evaluate, linear_probe, probe
 from course_utils.feature_extraction import extract_features
+from course_utils.pretrained_models import last_layer
 
 
 def blobs(n: int, classes: int, seed: int = 0, width: float = 1.0, size: int = 12):
@@ -100,3 +101,27 @@ def test_a_network_with_a_probe_as_head_answers_as_the_probe(classes):
     report = evaluate(changed, data)
     np.testing.assert_allclose(report.probabilities, fitted.predict_proba(features.numpy()), atol=1e-5)
     assert (report.predictions == linear_probe(features, labels, features)).all()
+
+
+@pytest.mark.parametrize(("present", "classes"), [((0, 2), 3), ((0, 1), 3), ((1, 2, 4), 5)])
+def test_a_class_without_training_pictures_is_never_answered(present, classes):
+    model = mini(num_classes=3)
+    features, _ = extract_features(model, ColourPatches(12))
+    labels = np.array(present)[np.arange(12) % len(present)]
+    fitted = probe(1.0).fit(features.numpy(), labels)
+    changed = with_probe_as_head(model, fitted, classes)
+    with torch.no_grad():
+        logits = last_layer(changed)(features)
+    answers = logits.softmax(1).numpy()
+    np.testing.assert_allclose(answers[:, list(present)], fitted.predict_proba(features.numpy()), atol=1e-5)
+    np.testing.assert_allclose(answers.sum(1), 1, atol=1e-6)
+    assert (np.delete(answers, list(present), axis=1) == 0).all()
+    assert torch.nn.functional.cross_entropy(logits, torch.full((12,), classes - 2)).isfinite()
+    with pytest.raises(CourseError, match=f"labels up to {max(present)}, more than {max(present)} classes have"):
+        with_probe_as_head(model, fitted, max(present))
+
+
+def test_a_single_picture_has_one_neighbour():
+    features, labels = torch.ones(1, 4), torch.tensor([1])
+    assert best_neighbours(features, labels, 2) == 1
+    assert nearest_neighbours(features, labels, torch.ones(2, 4), 1, 2).tolist() == [[0, 1], [0, 1]]

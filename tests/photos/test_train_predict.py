@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import ColourPatches, mini, stop_before_epoch
 from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
-from course_tools.photos import predict_command, train_command
+from course_tools.photos import explain_command, predict_command, train_command
 from course_tools.photos.pictures import Network, open_network
 from course_tools.photos.train_command import family_network, strategy_named
 from course_utils.common.command_line import exit_code
@@ -60,6 +63,17 @@ def test_train_is_fit(photos, capsys):
     printed = capsys.readouterr().out
     assert f"course predict PICTURE --run {record.id}" in printed
     assert "resnet18_mini, last block" in printed and "\nTest\n" in printed and record.test_accuracy is not None
+    assert "by now" not in printed and record.facts["settings"]["choose_by"] == "accuracy"
+
+
+def test_train_counts_looks_at_the_test_pictures_and_may_choose_by_macro_f1(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    command = [str(photos), "--strategy", "feature-extraction", "--epochs", "1", "--device", "cpu", "--test"]
+    assert train_command.main(command) == 0 and "by now" not in capsys.readouterr().out
+    assert train_command.main([*command, "--choose-by", "macro-f1", "--seed", "5"]) == 0
+    assert "These test pictures have been asked for 2 networks by now" in capsys.readouterr().out
+    record = list_runs()[0]
+    assert record.facts["settings"]["choose_by"] == "macro_f1" and record.best.val_macro_f1 is not None
 
 
 def test_changed_pictures_come_from_a_store_where_that_pays(photos, tmp_path, monkeypatch, capsys):
@@ -123,6 +137,31 @@ def test_a_stop_without_a_checkpoint_begins_anew(photos, monkeypatch, capsys):
     assert "The same command begins anew, because of --no-checkpoint." in capsys.readouterr().err
 
 
+def test_a_run_is_continued_by_its_name_alone(photos, tmp_path, monkeypatch, capsys):
+    options = ["--strategy", "last-block", "--epochs", "2", "--batch-size", "6", "--seed", "3", "--device", "cpu"]
+    monkeypatch.chdir(photos.parent)
+    with monkeypatch.context() as patch:
+        stop_before_epoch(patch, 1)
+        assert exit_code(lambda: train_command.main(["photos", *options])) == 130
+    (record,) = list_runs()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        CourseError, match=r"another call: settings\.epochs: 2 there, 3 here\. Give what was given there"
+    ):
+        train_command.main(["--resume", record.id, "--epochs", "3"])
+    assert train_command.main(["--resume", record.id, "--workers", "0"]) == 0
+    (record,) = list_runs()
+    assert record.status == "finished" and len(record.history) == 2
+    assert "Went on behind epoch 1" in capsys.readouterr().out
+    with pytest.raises(CourseError, match="is finished and has no checkpoint"):
+        train_command.main(["--resume", record.id])
+
+
+def test_a_run_of_fit_is_not_continued_by_the_command(run):
+    with pytest.raises(CourseError, match="has no record of a `course train` that began it"):
+        train_command.main(["--resume", run.folder.name])
+
+
 def test_strategies_by_name():
     for strategy in STRATEGIES:
         assert strategy_named(strategy.name) is strategy
@@ -181,6 +220,7 @@ def test_a_data_set_too_large_for_memory_stays_on_disk(photos, monkeypatch):
 @pytest.fixture
 def run():
     data = ColourPatches(9)
+    data.transform = eval_transform(WEIGHTS)  # which these tensors could be made with
     return fit(mini(), data, data, FEATURE_EXTRACTION, epochs=1, batch_size=9, device="cpu")
 
 
@@ -205,7 +245,7 @@ def test_predictions_are_the_networks_own_answers(run, tmp_path, capsys, monkeyp
     wanted = own_answers(run.folder.name, paths)
     assert predict_command.main(["in", "--run", run.folder.name, "--top", "9", "--csv", "out/a.csv"]) == 0
     table = capsys.readouterr().out.splitlines()
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "a.csv").read_text(encoding="utf-8"))))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "a.csv").read_text(encoding="utf-8-sig"))))
     assert len(rows) == 4 * 3 and table[0].split()[0] == "picture"
     for i, probabilities in enumerate(wanted):
         mine = rows[3 * i : 3 * i + 3]
@@ -216,10 +256,36 @@ def test_predictions_are_the_networks_own_answers(run, tmp_path, capsys, monkeyp
         assert table[2 + i].startswith(f"no{i}.png  {classes[order[0]]}, {100 * probabilities.max():.0f} %")
 
 
+def test_pictures_are_prepared_as_in_training(photos, tmp_path, capsys):
+    """Not as the network's weights ask for, where the run was trained on other pictures."""
+    own = v2.Compose([v2.Resize(48), v2.CenterCrop(48), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    pictures = ImageFolder(photos / "train", own)
+    model = mini()
+    run = fit(model, pictures, pictures, FULL, epochs=1, batch_size=6, device="cpu")
+    paths = [path for path, _ in pictures.samples]
+    loaded = [Image.open(path).convert("RGB") for path in paths]
+    network = open_network(run=run.folder.name)
+    with torch.inference_mode():
+        wanted = model(torch.stack([image for image, _ in pictures])).softmax(1)
+    np.testing.assert_allclose(predict_command.predict(network, loaded), wanted, atol=1e-6)
+    assert network.classes == tuple(pictures.classes) == ("Misty", "Neither", "Tigger")
+    seen = explain_command.explain_files(network, [Path(paths[0])])[0][0][1].seen
+    shown = np.asarray(own(loaded[0]).permute(1, 2, 0)) * 255
+    assert seen.size == (384, 384) and np.abs(np.asarray(seen.resize((48, 48))) - shown).mean() < 8
+
+
+def test_a_run_that_does_not_know_how_its_pictures_were_prepared_is_refused(tmp_path):
+    pictures_in(tmp_path / "in")
+    data = ColourPatches(9)
+    run = fit(mini(), data, data, FEATURE_EXTRACTION, epochs=1, batch_size=9, device="cpu")
+    with pytest.raises(CourseError, match=r"does not say how the pictures were prepared\. In Python, load_run"):
+        predict_command.main(["in", "--run", run.folder.name])
+
+
 def test_json_names_what_was_left_out(run, tmp_path, capsys):
     pictures_in(tmp_path / "in")
     (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    assert predict_command.main(["in", "--run", str(run.folder), "--json"]) == 1
+    assert predict_command.main(["in", "--run", str(run.folder), "--json"]) == 3
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert [entry["file"].endswith(f"no{i}.png") for i, entry in enumerate(found["pictures"])] == [True] * 4
@@ -236,10 +302,8 @@ def test_the_network_of_the_settings(tmp_path, capsys):
 
 
 def test_errors_of_predict(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CourseError, match=r"None of the 1 pictures could be read\. .*notes\.txt was left out"):
-        predict_command.main(["notes.txt"])
-    with pytest.raises(CourseError, match=r"There is no picture 'nowhere\.jpg'"):
-        predict_command.main(["nowhere.jpg"])
+    (tmp_path / "notes.jpg").write_text("hello")
+    with pytest.raises(CourseError, match=r"None of the 1 pictures could be read\. .*notes\.jpg was left out"):
+        predict_command.main(["notes.jpg"])
     with pytest.raises(CourseError, match="There is no run 'abcd'"):
-        predict_command.main(["notes.txt", "--run", "abcd"])
+        predict_command.main(["notes.jpg", "--run", "abcd"])

@@ -77,6 +77,29 @@ def test_every_command_has_help(name, capsys):
     assert f"usage: course {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_every_command_and_what_it_starts_has_threads_that_wait_passively(given, found):
+    code = """
+import os, sys
+from course_tools import cli
+assert "torch" not in sys.modules, "which reads the variable when it is loaded"
+started = []
+cli._call = lambda command, folder, environ: started.append(environ["OMP_WAIT_POLICY"])
+cli.main(["lab"])
+cli.main(["test", "--fast"])
+print(os.environ["OMP_WAIT_POLICY"], *started, cli.notebooks.kernel_environment(os.environ)["OMP_WAIT_POLICY"])
+"""
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environ |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.stdout.split() == [found] * 4, done.stderr
+
+
+def test_threads_of_the_tests_wait_passively():
+    assert os.environ["OMP_WAIT_POLICY"]
+    assert "import course_utils" in (ROOT / "conftest.py").read_text(encoding="utf-8").partition("def ")[0]
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys; from course_tools import cli; cli.make_parser(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -124,6 +124,16 @@ def test_help_succeeds():
     assert "pretrain" in everything.stdout
 
 
+@pytest.mark.parametrize("argument", ["--help", "--help-all"])
+def test_an_output_that_nobody_reads_ends_quietly(argument):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environ = os.environ | {"PYTHONUNBUFFERED": ""}
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run([sys.executable, START, argument], stdout=nobody, stderr=subprocess.PIPE, env=environ)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_unknown_day_lists_the_days_before_installing(tmp_path):
     project = tmp_path / "course"
     (project / "notebooks").mkdir(parents=True)
@@ -295,6 +305,19 @@ def test_reason_names_the_cause_and_the_command(start, log, expected):
     assert reason.startswith(expected)
     assert "tried: python -m pip install; log: .venv/setup.log" in reason
     assert "\n" not in reason
+
+
+def test_threads_wait_passively_in_every_python_of_the_venv(start, venv_made, monkeypatch):
+    """Also in a kernel that VS Code starts, which imports torch before it imports the course."""
+    venv_made()
+    start.main(["doctor"])
+    (line,) = Path(start.VENV).rglob("course-threads.pth")
+    assert line.parent.name == "site-packages"
+    code = f"import os, site; site.addsitedir({str(line.parent)!r}); print(os.environ['OMP_WAIT_POLICY'])"
+    for given, found in [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]:
+        environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", code], env=environ, capture_output=True, text=True)
+        assert done.stdout == f"{found}\n", done.stderr
 
 
 def test_environment_does_not_leak(start, monkeypatch):
