@@ -63,7 +63,8 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(size, batch_size, wo
     shares = [ShardedBatchSampler(order, batch_size, rank, world, training) for rank, order in enumerate(orders[1:])]
     wanted = list(BatchSampler(orders[0], batch_size, drop_last=False))
     if training and len(wanted) > 1 and batch_size > 1 and len(wanted[-1]) == 1:
-        wanted[-2] += wanted.pop()
+        left_over = wanted.pop()
+        wanted[-1] += left_over
     assert [len(share) for share in shares] == [len(wanted)] * world
     dealt = [[batch[: part.size] for part, batch in zip(share.shards(), share, strict=True)] for share in shares]
     assert [[i for share in step for i in share] for step in zip(*dealt, strict=True)] == wanted
