@@ -91,8 +91,9 @@ def describe_modules(network: nn.Module, strict: bool = False) -> dict[str, dict
     network
         Any network.
     strict
-        False describes what the network computes alike on every machine, and only the class of an object of a library
-        that is not known. True adds versions of libraries and values of tensors, and such an object is an error.
+        False describes what the network computes alike on every machine; of an object that is not known, and of a list
+        outside of a function that uses it, only the class. True adds versions of libraries and the values of tensors,
+        and an object that is not known is an error.
 
     Returns
     -------
@@ -207,11 +208,16 @@ class _Describer:
         if isinstance(thing, types.FunctionType):
             cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]  # not empty
             if _is_library(thing.__module__):
-                return self(cells)
+                return [self._outside(value) for value in cells]
             used = sorted(_globals_of(thing.__code__) & thing.__globals__.keys())
-            values = {name: thing.__globals__[name] for name in used}
-            return self([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, values])
+            values = [self._outside(value) for value in (*cells, *(thing.__globals__[name] for name in used))]
+            return [self(part) for part in (thing.__code__, thing.__defaults__, thing.__kwdefaults__)] + [used, values]
         return [self(type(thing)), self(dict(sorted(vars(thing).items())))]  # an object of the reader's
+
+    def _outside(self, value: Any) -> Any:
+        """Return the description of a variable outside of the function that uses it."""
+        collects = isinstance(value, (list, dict, set, np.ndarray, Tensor))  # what a hook found so far, for example
+        return type(value).__name__ if collects and not self.strict else self(value)
 
     def _version(self, kind: type) -> str:
         top = kind.__module__.partition(".")[0]

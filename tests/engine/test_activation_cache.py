@@ -160,7 +160,7 @@ def test_the_law_holds_with_photos_oversampling_and_early_stopping(folder, photo
 def test_the_law_holds_in_mixed_precision(name, strategy, folder, monkeypatch):
     """The frozen stages run under the run's autocast, as on a GPU: in float32 losses differ by 1.5e-3 to 2e-2."""
 
-    def in_bfloat16(_device):
+    def in_bfloat16(_device, _precision):
         AcceleratorState._reset_state(reset_partial_state=True)
         return Accelerator(cpu=True, mixed_precision="bf16")
 

@@ -251,6 +251,14 @@ def test_a_resumed_run_belongs_to_what_its_network_computes(change, monkeypatch)
     assert describe_layers(changed) != layers
 
 
+def test_what_a_hook_collects_does_not_lose_a_run():
+    model, seen = network(), []
+    model.layer1.register_forward_hook(lambda layer, given, out: seen.append(out.mean()))
+    layers = describe_layers(model)
+    model(PICTURES.images)
+    assert seen and describe_layers(model) == layers
+
+
 def test_what_cannot_be_read_off_is_no_key_but_no_obstacle_to_a_run():
     model = network()
     model.relu.strategy = object()
