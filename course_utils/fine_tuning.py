@@ -15,10 +15,12 @@ FROM_SCRATCH           everything, from random weights: the comparison, not a tr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from course_utils.common.errors import CourseError, warn
 from course_utils.common.state import generators_put_back
@@ -188,6 +190,22 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
                 about = {"name": f"{entry.stage} {kind}", "start": entry.start}
                 groups.append({"params": chosen, "lr": entry.rate, "weight_decay": decay, **about})
     return groups
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, plan: Plan, epochs: int, steps_per_epoch: int) -> LambdaLR:
+    """Return the schedule of the learning rates, to be stepped after every batch.
+
+    Every group of `optimizer` (from :func:`parameter_groups`) follows :func:`rate_factor` from the step on in which its
+    stage begins to learn; its warm-up is that share of its own steps which the strategy says.
+    """
+    steps = epochs * steps_per_epoch
+
+    def rate_of(group: dict) -> Callable[[int], float]:
+        first = group["start"] * steps_per_epoch
+        warmup = round(plan.strategy.warmup * (steps - first))
+        return lambda step: rate_factor(step, first, steps, warmup)
+
+    return LambdaLR(optimizer, [rate_of(group) for group in optimizer.param_groups])
 
 
 def rate_factor(step: int, first_step: int, steps: int, warmup_steps: int) -> float:

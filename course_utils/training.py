@@ -17,7 +17,6 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from course_utils.common.errors import CourseError
@@ -33,7 +32,7 @@ from course_utils.engine.run_log import let_go
 from course_utils.engine.sampling import batches_of
 from course_utils.engine.setup import Setup, prepare
 from course_utils.feature_extraction import set_learning, train_mode
-from course_utils.fine_tuning import Strategy, parameter_groups, rate_factor
+from course_utils.fine_tuning import Strategy, make_schedule, parameter_groups
 
 
 def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]) -> None:
@@ -203,7 +202,7 @@ def _run_to_its_end(
     except KeyboardInterrupt:
         run.stopped, error = "interrupted", TrainingStopped("", run)
     except LossIsNoNumber as trouble:
-        run.stopped, error = "diverged", TrainingDiverged(_advice(trouble, run, setup), run)
+        run.stopped, error = "diverged", TrainingDiverged(f"{trouble} {setup.advice(len(run.history))}", run)
     except (OutOfMemory, torch.OutOfMemoryError) as trouble:
         run.stopped, error = "failed", too_little_memory(setup.group, getattr(trouble, "pictures", None))
     except BaseException as trouble:
@@ -227,16 +226,6 @@ def _put_in_order(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any]
         setup.release()
         if run.stopped not in ("finished", "early"):  # leave the memory to whatever is done instead
             clear_device_cache(garbage_collection=True)
-
-
-def _advice(error: LossIsNoNumber, run: Run, setup: Setup) -> str:
-    rate = max(row.rate for row in run.plan.rows if row.start is not None)
-    float16 = " Or give precision='float32': numbers end at 65,504 in float16."
-    return (
-        f"{error} in epoch {len(run.history) + 1}: training has diverged. Highest learning "
-        f"rate: {rate:g}. Try a tenth of it, a longer warm-up, or look for pictures that are not finite numbers."
-        + (float16 if setup.settings["precision"] == "float16" else "")
-    )
 
 
 def _stopped_message(run: Run, options: FitOptions) -> str:
@@ -270,16 +259,11 @@ def simple_fit(
     """
     plan = strategy.plan(model)
     steps_per_epoch = len(batches_of(range(len(train)), batch_size, training=True))
-    steps = epochs * steps_per_epoch
 
     # All parameter groups exist from the first step; the rate of each is a function of the step.
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
-    starts = [group["start"] * steps_per_epoch for group in optimizer.param_groups]
-    climbs = [round(strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
-    schedule = LambdaLR(
-        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
-    )
+    schedule = make_schedule(optimizer, plan, epochs, steps_per_epoch)
 
     history, best = [], {}
     with generators_put_back(seed):  # dropout

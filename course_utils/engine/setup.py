@@ -22,7 +22,7 @@ from course_utils.engine.metrics import EpochMetrics, LossIsNoNumber
 from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
 from course_utils.engine.sampling import seeded_draws, training_order
-from course_utils.fine_tuning import Plan, parameter_groups, rate_factor
+from course_utils.fine_tuning import Plan, make_schedule, parameter_groups
 from course_utils.pretrained_models import last_layer
 
 SMALLEST_SCALE = 1e-4  # of the loss in float16; as in fairseq
@@ -96,6 +96,16 @@ class Setup:
         if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:  # every step is left out, and nothing learns
             raise LossIsNoNumber("The gradients became too large for float16, or no numbers,")
 
+    def advice(self, epoch: int) -> str:
+        """Return what to do about training that diverged in an epoch (counted from 0), beginning within a sentence."""
+        rate = max(row.rate for row in self.plan.rows if row.start is not None)
+        float16 = " Or give precision='float32': numbers end at 65,504 in float16."
+        return (
+            f"in epoch {epoch + 1}: training has diverged. Highest learning rate: {rate:g}. Try a tenth of it, a "
+            "longer warm-up, or look for pictures that are not finite numbers."
+            + (float16 if self.settings["precision"] == "float16" else "")
+        )
+
     def metrics(self, keep_answers: bool = False) -> EpochMetrics:
         """Return an empty count of losses and hits."""
         return EpochMetrics(self.group, keep_answers)
@@ -136,13 +146,8 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     train_batches = batches("train", seeded_draws(inputs.train), order)
     optimizer = torch.optim.AdamW(parameter_groups(model, plan))
     optimizer.zero_grad(set_to_none=True)  # gradients that an earlier backward() left would count in the first step
-    steps = len(train_batches) * options.epochs
-    starts = [group["start"] * len(train_batches) for group in optimizer.param_groups]
-    climbs = [round(plan.strategy.warmup * (steps - start)) for start in starts]  # steps of warm-up
-    # One function per group. The schedule is not handed to accelerate, which would step once for each process.
-    schedule = LambdaLR(
-        optimizer, [lambda step, s=s, c=c: rate_factor(step, s, steps, c) for s, c in zip(starts, climbs, strict=True)]
-    )
+    # Not handed to accelerate, which would step once for each process.
+    schedule = make_schedule(optimizer, plan, options.epochs, len(train_batches))
     # The schedule follows the batches, also those whose step the scaling of float16 leaves out: it would not come to
     # its end otherwise, and a stage that wakes in a later epoch would learn at the rate of an earlier one. When the
     # very first step is left out, torch would warn of a schedule that steps before the optimizer.
