@@ -137,7 +137,7 @@ class MemoryDataset(LabelledDataset):
         What the tensors were made with, for the record of a run; it is not called again.
     """
 
-    fixed = True  # gives the same for an index every time: nothing is drawn
+    fixed = True  # gives the same for an index every time; a subclass with another __getitem__ does not inherit it
 
     def __init__(
         self,
@@ -365,8 +365,8 @@ def in_memory(dataset: PhotoDataset) -> MemoryDataset:
     Raises
     ------
     CourseError
-        If there is no picture or no such transform, if the transform is random (every epoch would see the same
-        "random" crop), or if the tensors would need more than 4 GB.
+        If there is no picture or no such transform, if the transform is random, be it for a few of the pictures (every
+        epoch would see the same "random" crop), or if the tensors would need more than 4 GB.
     """
     if not len(dataset) or dataset.transform is None:
         raise CourseError("in_memory wants a data set with pictures and a transform: use with_transform(...) first.")

@@ -26,7 +26,7 @@ from course_utils.engine.first_batch import check_call
 from course_utils.engine.history import EpochRecord, Run, TrainingDiverged, TrainingStopped
 from course_utils.engine.hooks import call, check_hooks, own_hooks
 from course_utils.engine.memory import OutOfMemory, too_little_memory
-from course_utils.engine.metrics import LossIsNoNumber
+from course_utils.engine.metrics import LossIsNoNumber, macro_f1
 from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import layers_synchronised
 from course_utils.engine.run_log import let_go
@@ -69,19 +69,25 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
         train_loss, train_accuracy = metrics.means()
         setup.check_scaling()
 
-        val_loss, val_accuracy = validate(run, model, bare, setup)
+        val_loss, val_accuracy, val_f1 = validate(run, model, bare, setup)
         seconds = time.perf_counter() - start
-        record = EpochRecord(epoch, tuple(learning), train_loss, train_accuracy, val_loss, val_accuracy, seconds)
+        record = EpochRecord(
+            epoch, tuple(learning), train_loss, train_accuracy, val_loss, val_accuracy, seconds, val_f1
+        )
         run.history.append(record)
         call(hooks, "on_epoch_end", run, model)  # the first of them keeps the best weights
     if run.stopped == "running":
         run.stopped = "finished"
 
 
-def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tuple[float, float]:
-    """Return loss and accuracy on the validation split; with log="full", ``run.answers`` gets the probabilities."""
+def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tuple[float, float, float | None]:
+    """Return loss, accuracy, and macro F1 where it chooses the epoch, on the validation split.
+
+    With log="full", or where the macro F1 is needed, ``run.answers`` gets the probabilities.
+    """
     model.eval()
-    metrics = setup.metrics(keep_answers=setup.options.log == "full")
+    by_f1 = setup.options.choose_by == "macro_f1"
+    metrics = setup.metrics(keep_answers=by_f1 or setup.options.log == "full")
 
     def forward(images: Tensor, _labels: Tensor, _share: float) -> Tensor:
         return setup.forward(network, images)
@@ -90,7 +96,7 @@ def validate(run: Run, model: nn.Module, network: nn.Module, setup: Setup) -> tu
         for images, labels in setup.val.of_epoch(0):  # the same pictures in the same order, whatever the epoch
             metrics.add(setup.memory.in_pieces(forward, images, labels), labels)
     means, run.answers = metrics.means(), metrics.answers()
-    return means
+    return *means, macro_f1(*run.answers) if by_f1 else None
 
 
 def fit(

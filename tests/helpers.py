@@ -238,7 +238,7 @@ class SharedRun:
         return model, fit(model, train, val, self.strategy, **options)
 
 
-UNBALANCED = {"label_smoothing": 0.1, "oversample": True, "patience": 5, "log": "off"}
+UNBALANCED = {"label_smoothing": 0.1, "oversample": True, "patience": 5, "log": "off", "choose_by": "macro_f1"}
 SHARED_RUNS = (
     *(SharedRun(s.name, s, epochs=3 if s is PROGRESSIVE else 2) for s in STRATEGIES),
     SharedRun("unbalanced", FULL, epochs=1, options=UNBALANCED),

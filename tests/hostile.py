@@ -425,7 +425,6 @@ BAD_DATA: dict[str, Dataset | Any] = {
     "labels None": Brought(label=lambda i: None),
     "words in .labels": Brought(labels=["cat", "dog", "fox"] * 8),
     "one-hot .labels": Brought(labels=np.eye(3)[[i % 3 for i in range(24)]]),
-    "too few .labels": Brought(labels=[0, 1, 2]),
     "bytes as pictures": Brought(image=lambda i: torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)),
     "float64 pictures": Brought(image=lambda i: noise(i).double()),
     "one channel": Brought(image=lambda i: noise(i, 1, SIDE, SIDE)),
@@ -507,6 +506,8 @@ def fit_cases() -> Iterator[Case]:
     }
     for name, label in numbers.items():
         yield Case("fit", f"labels: {name}", functools.partial(trains, data=Brought(label=label)))
+    few = Brought(labels=[0, 1, 2])  # not one for each sample: they are something else
+    yield Case("fit", "data: too few .labels", functools.partial(trains, data=few))
     networks = {
         "Sequential(Dropout, Linear) as head": lambda: with_head(nn.Dropout(0.5)),
         "Sequential(Linear) as head": with_head,

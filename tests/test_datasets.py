@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import random
 import re
 import shutil
 import sys
@@ -161,6 +162,27 @@ def test_in_memory_refuses_what_would_mislead(photos, monkeypatch):
     monkeypatch.setattr(datasets, "MAX_MEMORY_BYTES", 1000)
     with pytest.raises(CourseError, match="GB"):
         in_memory(train.with_transform(eval_transform(WEIGHTS)))
+
+
+DRAWS = {
+    "python": random.random,
+    "numpy": np.random.rand,
+    "torch": lambda: torch.rand(()),
+    "its own": np.random.default_rng(0).random,
+}
+
+
+@pytest.mark.parametrize("generator", DRAWS)
+def test_in_memory_sees_augmentation_of_a_few_pictures(photos, generator):
+    train, calls = open_dataset(photos).train, []
+
+    def sometimes(picture):
+        calls.append(1)
+        drawn = DRAWS[generator]() if len(calls) > 3 and len(calls) % 3 == 0 else 0
+        return as_tensor(picture.resize((8, 8))) + drawn
+
+    with pytest.raises(CourseError, match="draws random numbers"):
+        in_memory(train.with_transform(sometimes))
 
 
 def tuple_of_size(picture: Image.Image) -> tuple[int, int]:

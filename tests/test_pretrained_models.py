@@ -212,7 +212,7 @@ def with_dropout(name):
     layer, path = last_layer(model), last_layer_name(model)
     parent, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(parent), attribute, nn.Sequential(nn.Dropout(0.4), layer))
-    return model, layer, path
+    return model.eval(), layer, path
 
 
 @pytest.mark.parametrize("name", ["resnet18_mini", "vgg11_mini", "efficientnet_b0_mini", "mobilenet_v3_small_mini"])

@@ -320,14 +320,6 @@ def test_pictures_without_a_label_teach_nothing_and_count_nowhere(options):
     np.testing.assert_allclose(*histories, rtol=1e-5)
 
 
-def test_a_batch_without_any_label_is_no_divergence():
-    train, _ = partly_labelled(8, 1, [1, 2, 3, 5, 6, 7])
-    model = mini()
-    run = quick(model, train, strategy=FULL, epochs=1, batch_size=2)
-    assert run.stopped == "finished" and all(t.isfinite().all() for t in copy_of(model).values())
-    assert 0 < run.history[0].train_loss < math.inf and run.history[0].train_accuracy in (0, 0.5, 1)
-
-
 def test_the_report_of_a_run_is_about_labelled_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
     run = quick(mini(), TRAIN, partly_labelled(9, 2, [3, 4])[0], HEAD, epochs=1, log="full")
@@ -415,6 +407,37 @@ def test_equal_accuracy_is_decided_by_loss_and_equal_loss_by_time():
     numbers = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.8), (0.6, 0.1)]
     history = [EpochRecord(i, ("head",), 1.0, 0.5, loss, right, 1.0) for i, (right, loss) in enumerate(numbers)]
     assert Run(FULL, plan, 0, history).best is history[2]
+
+
+def test_macro_f1_chooses_the_epoch_where_it_is_asked_to(monkeypatch):
+    """The weights that come back, the early stop and the printed history go by it."""
+    scores = iter([0.3, 0.8, 0.5, 0.4, 0.9])
+    monkeypatch.setattr("course_utils.training.macro_f1", lambda *_: next(scores))
+    model, kept = mini(), []
+
+    class Keep:
+        def on_epoch_end(self, run, model):
+            kept.append(copy_of(model))
+
+    run = quick(model, epochs=8, patience=2, choose_by="macro_f1", hooks=[Keep()])
+    assert run.best is run.history[1] and run.stopped == "early" and len(run.history) == 4
+    assert not moved(kept[1], copy_of(model)) and moved(kept[3], copy_of(model))
+    assert [record.val_macro_f1 for record in run.history] == [0.3, 0.8, 0.5, 0.4]
+    columns, _, *rows = str(run).splitlines()
+    assert "val macro F1" in columns and [row.rstrip().endswith("best") for row in rows] == [False, True, False, False]
+    assert "0.800" in rows[1]
+
+
+def test_the_macro_f1_that_chooses_is_that_of_a_report():
+    val = ColourPatches(9, seed=2)
+    val.labels = (0, 0, 0, 0, 0, 0, 1, 1, 2)
+    model = mini()
+    run = quick(model, val=val, epochs=3, choose_by="macro_f1", class_weights=[1, 2, 3])
+    assert run.best.val_macro_f1 == pytest.approx(evaluate(model, val).macro_f1)
+    assert run.best.val_macro_f1 == max(record.val_macro_f1 for record in run.history)
+    plain = quick(mini(), val=val, epochs=3, class_weights=[1, 2, 3])
+    assert [r.val_accuracy for r in plain.history] == [r.val_accuracy for r in run.history]  # it changes no training
+    assert plain.history[0].val_macro_f1 is None and "macro" not in str(plain)
 
 
 class Opposite(ColourPatches):
@@ -775,6 +798,7 @@ def labelled(*labels):
         ({"train": TensorDataset(torch.zeros(2, 3, 32, 32), torch.tensor([5, 5]))}, "labels up to 5"),
         ({"train": Pictures(3)}, "train split gives a Image instead of a tensor"),
         ({"val": Pictures(3)}, "with_transform"),
+        ({"choose_by": "f1"}, "choose_by='f1' is unknown: give one of accuracy, macro_f1."),
         ({"log": "yes"}, "log='yes' is unknown: give one of full, light, off."),
         ({"num_workers": -1}, "num_workers=-1: give a whole number, at least 0, or 'auto'"),
         ({"num_workers": "many"}, "or 'auto'"),

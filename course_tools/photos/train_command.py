@@ -51,6 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=at_least_one, default=32, help="over all processes together (default 32)")
     parser.add_argument("--seed", type=from_zero, help="default: that of the settings")
     parser.add_argument("--augment", default="none", help="none (default), light or strong")
+    parser.add_argument(
+        "--choose-by", default="accuracy", choices=("accuracy", "macro-f1"), help="score that chooses the best epoch"
+    )
     parser.add_argument("--patience", type=at_least_one, help="stop after so many epochs without a better one")
     parser.add_argument("--label-smoothing", type=float, default=0.0, metavar="SHARE", help="from 0 up to below 1")
     parser.add_argument("--oversample", action="store_true", help="draw every class equally often")
@@ -97,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             epochs=options.epochs,
             batch_size=options.batch_size,
             seed=seed,
+            choose_by=options.choose_by.replace("-", "_"),
             patience=options.patience,
             label_smoothing=options.label_smoothing,
             oversample=options.oversample,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
 
 from tqdm.auto import tqdm
+from tqdm.std import TqdmDefaultWriteLock
+
+from course_utils.common.threads import start_method
 
 
 def progress(items: Iterable, text: str, total: int | None = None) -> tqdm:
@@ -19,4 +23,6 @@ def progress(items: Iterable, text: str, total: int | None = None) -> tqdm:
     """
     watched = "ipykernel" in sys.modules or sys.stderr.isatty()
     silent = os.environ.get("COURSE_PROGRESS") == "0" or not watched
+    if not hasattr(TqdmDefaultWriteLock, "mp_lock"):  # the lock that tqdm makes fixes the program's start method
+        TqdmDefaultWriteLock.mp_lock = multiprocessing.get_context(start_method()).RLock()
     return tqdm(items, desc=text, total=total, leave=False, disable=silent)

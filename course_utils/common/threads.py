@@ -1,7 +1,8 @@
-"""Work in threads, with the results in order."""
+"""Work in threads, with the results in order; and how Python starts processes here."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,14 @@ Result = TypeVar("Result")
 def thread_count() -> int:
     """Return the number of threads that decode pictures: one per core, at most 8."""
     return min(8, os.cpu_count() or 1)
+
+
+def start_method() -> str:
+    """Return the start method of ``multiprocessing`` in this program, and leave an open choice open.
+
+    The first of ``get_all_start_methods`` is Python's default; asked for the method itself, Python would fix it.
+    """
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:

@@ -19,7 +19,7 @@ import random
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ class _Describer:
         if isinstance(thing, (list, tuple)):
             return [type(thing).__name__, *map(self, thing)]
         if isinstance(thing, dict):
-            return {repr(key): self(value) for key, value in thing.items()}
+            return {json.dumps(self(key)): self(value) for key, value in thing.items()}
         if isinstance(thing, (set, frozenset)):  # in an order of their own in every process
             return ["set", *sorted(json.dumps(self(item)) for item in thing)]
         if isinstance(thing, Tensor):
@@ -182,8 +182,12 @@ class _Describer:
             return [type(thing).__name__, self(thing.__func__)]
         if isinstance(thing, property):
             return ["property", self(thing.fget)]
+        if isinstance(thing, types.BuiltinFunctionType):
+            return f"{thing.__module__}.{thing.__qualname__}"
+        if is_dataclass(thing) and not isinstance(thing, type):
+            return [self(type(thing)), [self(getattr(thing, part.name)) for part in fields(thing)]]
         own = not self.strict and hasattr(thing, "__dict__") and not _is_library(type(thing).__module__)
-        if own or isinstance(thing, (types.BuiltinFunctionType, types.FunctionType, type, nn.Module)):
+        if own or isinstance(thing, (types.FunctionType, type, nn.Module)):
             name = f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
             known = id(thing) in self.seen
             self.seen.add(id(thing))
@@ -204,11 +208,10 @@ class _Describer:
             cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]  # not empty
             if _is_library(thing.__module__):
                 return self(cells)
-            values = {name: thing.__globals__[name] for name in _globals_of(thing.__code__) & thing.__globals__.keys()}
-            return self([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, dict(sorted(values.items()))])
-        if isinstance(thing, types.BuiltinFunctionType):
-            return []
-        return [self(type(thing)), self(dict(sorted(vars(thing).items())))]
+            used = sorted(_globals_of(thing.__code__) & thing.__globals__.keys())
+            values = {name: thing.__globals__[name] for name in used}
+            return self([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, values])
+        return [self(type(thing)), self(dict(sorted(vars(thing).items())))]  # an object of the reader's
 
     def _version(self, kind: type) -> str:
         top = kind.__module__.partition(".")[0]

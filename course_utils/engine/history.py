@@ -23,7 +23,7 @@ class EpochRecord:
     weights change and with augmentation, so they may lie below the validation ones.
 
     `epoch` counts from 0, `learning` has the names of the stages that learned, and `seconds` is the time for training
-    and validation.
+    and validation. The macro F1 of the validation pictures is there only where it chooses the epoch.
     """
 
     epoch: int
@@ -33,6 +33,12 @@ class EpochRecord:
     val_loss: float
     val_accuracy: float
     seconds: float
+    val_macro_f1: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The number by which the best epoch is chosen, in [0, 1]: validation accuracy, or macro F1."""
+        return self.val_accuracy if self.val_macro_f1 is None else self.val_macro_f1
 
     def as_row(self) -> dict[str, Any]:
         """Return the record as in files, where epochs count from 1."""
@@ -40,13 +46,14 @@ class EpochRecord:
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord | None:
-    """Return the epoch with the highest validation accuracy, then the lowest loss, then the first; None without one."""
-    return min(history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
+    """Return the epoch with the highest score, then the lowest validation loss, then the first; None without one."""
+    return min(history, key=lambda record: (-record.score, record.val_loss), default=None)
 
 
 def history_table(history: Sequence[EpochRecord]) -> str:
     """Return a table with one line per epoch, the best one marked."""
     best = best_epoch(history)
+    by_f1 = any(record.val_macro_f1 is not None for record in history)
     rows = [
         [
             r.epoch + 1,
@@ -54,12 +61,14 @@ def history_table(history: Sequence[EpochRecord]) -> str:
             f"{r.train_accuracy:.1%}",
             f"{r.val_loss:.3f}",
             f"{r.val_accuracy:.1%}",
+            *([f"{r.val_macro_f1:.3f}"] if by_f1 else []),
             ", ".join(r.learning) if len(r.learning) < 3 else f"{len(r.learning)} stages",
             "best" if r is best else "",
         ]
         for r in history
     ]
-    return text_table(["epoch", "train loss", "train acc", "val loss", "val acc", "learning", ""], rows)
+    scores = ["val acc", "val macro F1"] if by_f1 else ["val acc"]
+    return text_table(["epoch", "train loss", "train acc", "val loss", *scores, "learning", ""], rows)
 
 
 class History:

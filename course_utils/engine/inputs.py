@@ -4,6 +4,7 @@
 
 * the border is the same in every epoch, and something lies in front of it (feature extraction, last block);
 * nothing is augmented at random, or augmented views are asked for;
+* the network is its stages one after another: no hook, no ``forward`` of its own, nothing that cannot be read off;
 * with ``"auto"``, only for more than one epoch, and for data whose fingerprint can be read off: the course's own data
   sets with torchvision's transforms.
 """

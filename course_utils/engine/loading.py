@@ -8,11 +8,11 @@ afresh import classes by name, which fails for a class that is defined in a note
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from course_utils.common.threads import start_method
 from course_utils.datasets import PhotoDataset
 
 MOST_WORKERS = 8
@@ -38,14 +38,6 @@ def workers_for(dataset: Any, *, epochs: int = 1, processes: int | None = None) 
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         processes=int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if processes is None else processes,
     )
-
-
-def start_method() -> str:
-    """Return the start method of ``multiprocessing`` in this program, and leave an open choice open.
-
-    The first of ``get_all_start_methods`` is Python's default; asked for the method itself, Python would fix it.
-    """
-    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def choose_workers(

@@ -1,18 +1,19 @@
-"""Loss and accuracy of an epoch, counted over samples."""
+"""Loss, accuracy and macro F1 of an epoch, counted over samples."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from course_utils.common.errors import CourseError
+from course_utils.data.samples import NO_LABEL
 from course_utils.engine.processes import ProcessGroup, all_reduce_sum, gather_rows
+from course_utils.evaluation import Report
 
 CHECK_EVERY = 20  # batches between two checks that the loss is finite
-NO_LABEL = nn.CrossEntropyLoss().ignore_index  # -100, torch's mark of a sample without a label
 
 
 class LossIsNoNumber(ArithmeticError):
@@ -71,3 +72,9 @@ class EpochMetrics:
         places = [place for batch in places for place in batch]
         rows = [gather_rows(torch.cat(rows), places, self.seen, self.group) for rows in (probabilities, labels)]
         return tuple(part[rows[1] != NO_LABEL] for part in rows)
+
+
+def macro_f1(probabilities: Tensor, labels: Tensor) -> float:
+    """Return :attr:`course_utils.evaluation.Report.macro_f1` of answers ``(N, C)`` to samples with labels ``(N,)``."""
+    classes = tuple(map(str, range(probabilities.shape[1])))
+    return Report(classes, labels.numpy(), probabilities.numpy()).macro_f1

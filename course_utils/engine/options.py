@@ -16,6 +16,8 @@ from course_utils.engine.devices import PRECISIONS
 from course_utils.engine.inputs import CacheOptions, cache_options
 from course_utils.engine.run_log import LEVELS
 
+CHOOSE_BY = ("accuracy", "macro_f1")
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -32,6 +34,9 @@ class FitOptions:
         At least 0: seed of shuffling, augmentation and dropout. On a CPU the same seed gives bit-identical weights, on
         the same machine with as many threads. A GPU draws the same numbers too, but some of its algorithms add in no
         fixed order, so the last bits differ from run to run.
+    choose_by
+        Score on the validation split that chooses the best epoch: ``"accuracy"``, or ``"macro_f1"``, to which a rare
+        class counts as much as a frequent one.
     patience
         At least 1: stop after so many epochs without a better one; None trains to the end.
     label_smoothing
@@ -66,7 +71,7 @@ class FitOptions:
         stays the same, nothing is augmented at random, and the data are of the course
         (:mod:`course_utils.engine.inputs`); ``"on"``: an error where it cannot be; ``"off"`` or None: never;
         :class:`~course_utils.engine.inputs.CacheOptions` for augmented views, half precision or another folder.
-        Losses are the same to about 1e-6.
+        Losses are the same to about 1e-6, in mixed precision to its rounding.
 
     Raises
     ------
@@ -77,6 +82,7 @@ class FitOptions:
     epochs: int = 10
     batch_size: int = 32
     seed: int = 0
+    choose_by: str = "accuracy"
     patience: int | None = None
     label_smoothing: float = 0.0
     class_weights: Sequence[float] | None = None
@@ -99,6 +105,8 @@ class FitOptions:
             )
         object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
         _check_weights(self.class_weights)
+        if self.choose_by not in CHOOSE_BY:
+            raise CourseError(f"choose_by={self.choose_by!r} is unknown: give one of {', '.join(CHOOSE_BY)}.")
         if self.log not in LEVELS:
             raise CourseError(f"log={self.log!r} is unknown: give one of {', '.join(LEVELS)}.")
         if not isinstance(self.resume, bool | str | Path) or self.resume == "":

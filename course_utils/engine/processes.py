@@ -31,8 +31,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torchvision.ops import StochasticDepth
 
 from course_utils.common.errors import CourseError
+from course_utils.common.threads import start_method
 from course_utils.data.samples import Collate
-from course_utils.engine.loading import start_method
 from course_utils.engine.sampling import batches_of
 
 # Words in the libraries' messages about a lost process; they have no error class in common.

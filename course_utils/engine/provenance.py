@@ -33,15 +33,18 @@ GIT_SECONDS = 5
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Return name (see :func:`model_name`), class, family, number of parameters and outputs of a network."""
+    """Return name (see :func:`model_name`), class, family, number of parameters and outputs of a network.
+
+    A head of the reader's own has its ``head_dropout`` too.
+    """
+    dropout = head_dropout(model)
     return {
         "name": model_name(model),
         "class": type(model).__name__,
         "family": family_of(model).name,
         "parameters": _count(model),
         "outputs": last_layer(model).out_features,
-        "head_dropout": head_dropout(model),
-    }
+    } | ({"head_dropout": dropout} if dropout else {})
 
 
 def _count(module: nn.Module) -> int:

@@ -334,12 +334,14 @@ def read_history(path: Path) -> tuple[EpochRecord, ...]:
     """Return the records that :func:`write_history` wrote; ``ValueError`` or ``KeyError`` for any other file."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    numbers = [field.name for field in fields(EpochRecord) if field.name not in ("epoch", "learning")]
+    numbers = [field.name for field in fields(EpochRecord) if field.name not in ("epoch", "learning", "val_macro_f1")]
     return tuple(
         EpochRecord(
             epoch=int(row["epoch"]) - 1,
             learning=tuple(row["learning"].split()),
             **{name: float(row[name]) for name in numbers},
+            # Empty where the accuracy chose the epoch; files of older versions do not have the column.
+            val_macro_f1=float(row["val_macro_f1"]) if row.get("val_macro_f1") else None,
         )
         for row in rows
     )

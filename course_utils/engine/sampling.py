@@ -165,6 +165,6 @@ def seeded_draws(dataset: Dataset) -> Dataset:
         if kind is TensorDataset or "fixed" in vars(kind):
             break
         if "__getitem__" in vars(kind) or "__getitems__" in vars(kind):  # in front of the class that says so
-            fixed = "fixed" in vars(dataset) and dataset.fixed
+            fixed = getattr(dataset, "__dict__", {}).get("fixed", False)
             break
     return dataset if fixed else SeededDraws(dataset)

@@ -135,7 +135,8 @@ def mean_with_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0)
     NaN (no object in the picture) is left out. A single value says nothing about its spread: the interval goes from
     minus to plus infinity then, and without any value the mean is NaN. Of two ways to make maps, give the differences
     picture by picture: an interval that lies above 0 says that the first is better. N of the N values are drawn
-    `resamples` times with replacement, from a generator of its own.
+    `resamples` times with replacement, from a generator of its own; values that are all equal leave an interval without
+    a width.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]

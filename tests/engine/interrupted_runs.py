@@ -42,7 +42,7 @@ class Waiting(Noisy):
         return super().__getitem__(index)
 
 
-UNBALANCED = {"class_weights": [3, 1, 1], "label_smoothing": 0.1, "oversample": True}
+UNBALANCED = {"class_weights": [3, 1, 1], "label_smoothing": 0.1, "oversample": True, "choose_by": "macro_f1"}
 EARLY = Strategy("early", starts=(0, None), rates=(1e-12,))
 # Model, strategy, options, random points at which it is killed, in what of the checkpoint's writing it is killed.
 CASES: dict[str, tuple[str, Strategy, dict[str, Any], int, tuple[str, ...]]] = {

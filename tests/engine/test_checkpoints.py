@@ -348,6 +348,7 @@ class Photos(Noisy):
     [
         ({"epochs": 5}, "settings.epochs: 3 there, 5 here"),
         ({"seed": 4}, "settings.seed: 3 there, 4 here"),
+        ({"choose_by": "macro_f1"}, "settings.choose_by: accuracy there, macro_f1 here"),
         ({"batch_size": 3}, "settings.batch_size: 6 there, 3 here"),
         ({"class_weights": (1, 2, 1)}, "settings.class_weights: - there, [1.0, 2.0, 1.0] here"),
         ({"strategy": FULL}, "strategy.name: progressive there, full fine-tuning here"),
@@ -868,7 +869,7 @@ def test_batch_norm_that_learns_never_sees_a_piece_of_one_picture(root, size, pi
     sizes = limit(model, max(pieces), mode="train")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        quick(model, ColourPatches(size, side=16), ColourPatches(3, side=16), batch_size=8, epochs=2, strategy=FULL)
+        quick(model, ColourPatches(size, side=16), FULL, val=ColourPatches(3, side=16), batch_size=8, epochs=2)
     assert sizes == pieces * 2
     assert all("the same rate, but BatchNorm in the stages that learn sees a piece" in str(w.message) for w in caught)
     assert len(caught) == (0 if len(pieces) == 1 else 2)
@@ -919,7 +920,7 @@ def test_too_little_memory_for_one_picture(root, watched):
 
 def test_other_errors_are_no_lack_of_memory(root):
     model = mini()
-    model.register_forward_pre_hook(lambda network, _: network.training and torch.ones(2) @ torch.ones(3))
+    model.register_forward_pre_hook(lambda network, _: torch.ones(2) @ torch.ones(2 + network.training) and None)
     with pytest.raises(RuntimeError, match="size"):
         quick(model)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -30,6 +31,11 @@ def stronger(x):
     return x * STRENGTH
 
 
+@dataclass
+class Taste:
+    salt: float = 1.0
+
+
 class Gate(nn.Module):
     """A layer of the reader's own, which prints the same whatever it does."""
 
@@ -37,11 +43,14 @@ class Gate(nn.Module):
 
     def __init__(self, scale=1.0):
         super().__init__()
-        self.scale, self.parts, self.settings = scale, [nn.PReLU(init=0.1)], {"shift": 0}
+        self.scale, self.parts, self.settings, self.taste = scale, [nn.PReLU(init=0.1)], {"shift": 0}, Taste()
         self.register_buffer("centre", torch.zeros(()), persistent=False)
 
     def forward(self, x):
-        return stronger(self.parts[0](x - self.centre) * self.scale + self.settings["shift"]) ** self.power
+        return (
+            stronger(self.parts[0](x - self.centre) * self.scale + self.settings["shift"]) ** self.power
+            * self.taste.salt
+        )
 
     def __repr__(self):
         return "Gate()"
@@ -104,6 +113,7 @@ IN_THE_FRONT = {
     "an attribute of the class": lambda model, patch: patch.setattr(Gate, "power", 2),
     "an attribute": _set("scale", 0.5),
     "an attribute inside of an attribute": lambda model, patch: model.relu.settings.update(shift=1),
+    "a field of a dataclass": _set("taste", Taste(salt=0.5)),
     "a buffer that is not saved": lambda model, patch: model.relu.centre.fill_(0.5),
     "a layer in a list": lambda model, patch: nn.init.constant_(model.relu.parts[0].weight, 0.9),
     "a subclass": lambda model, patch: setattr(model.relu, "__class__", Doubled),

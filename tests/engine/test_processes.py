@@ -63,7 +63,8 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(size, batch_size, wo
     shares = [ShardedBatchSampler(order, batch_size, rank, world, training) for rank, order in enumerate(orders[1:])]
     wanted = list(BatchSampler(orders[0], batch_size, drop_last=False))
     if training and len(wanted) > 1 and batch_size > 1 and len(wanted[-1]) == 1:
-        wanted[-2] += wanted.pop()
+        left_over = wanted.pop()
+        wanted[-1] += left_over
     assert [len(share) for share in shares] == [len(wanted)] * world
     dealt = [[batch[: part.size] for part, batch in zip(share.shards(), share, strict=True)] for share in shares]
     assert [[i for share in step for i in share] for step in zip(*dealt, strict=True)] == wanted
@@ -168,6 +169,17 @@ def test_batch_norm_over_shares_is_batch_norm_over_the_batch(n, size, dimensions
         assert one.keys() == whole.keys()
         for name, wanted in whole.items():
             torch.testing.assert_close(one[name], wanted, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"{name} {m}")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_without_any_label_has_no_loss_and_no_gradient(size):
+    def work(group):
+        logits = torch.randn(3, 4, requires_grad=True)
+        loss = loss_of_shard(nn.CrossEntropyLoss(torch.ones(4)), logits, torch.full((3,), -100), group)
+        loss.backward()
+        return loss.item(), logits.grad.abs().sum().item()
+
+    assert Threads(size).run(work) == [(0, 0)] * size
 
 
 @pytest.mark.parametrize(

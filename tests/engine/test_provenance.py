@@ -11,6 +11,7 @@ import torch
 from helpers import ColourPatches, generators_untouched, on_meta
 from torch import nn
 from torch.utils.data import TensorDataset
+from torchvision import models
 
 from course_utils.datasets import MemoryDataset, PhotoDataset
 from course_utils.engine import provenance
@@ -54,6 +55,36 @@ def test_a_network_that_no_name_stands_for_has_none():
         longer = on_meta("resnet18")
         longer.layer4.append(nn.Identity())
     assert [model_name(model) for model in (narrow, droppy, longer)] == [None, None, None]
+
+
+def _no_shortcuts(model):
+    for block in model.modules():
+        if hasattr(block, "use_res_connect"):
+            block.use_res_connect = False
+
+
+class Dimmed(models.EfficientNet):
+    def forward(self, x):
+        return super().forward(x / 2)
+
+
+OTHER_FUNCTIONS = {
+    "an attribute": _no_shortcuts,
+    "a subclass": lambda model: setattr(model, "__class__", Dimmed),
+    "a forward in the object": lambda model: setattr(model, "forward", lambda x: x),
+    "a forward in a layer": lambda model: setattr(model.avgpool, "forward", lambda x: x),
+    "a hook": lambda model: model.features.register_forward_hook(lambda layer, given, out: out * 2),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_FUNCTIONS)
+def test_a_network_that_computes_something_else_has_no_name(change):
+    """It prints the same, and its weights fit: load_pretrained would bring another function back."""
+    model = on_meta("efficientnet_b0_mini")
+    model.class_names = ["ant", "bee"]  # nothing reads that
+    assert model_name(model) == "efficientnet_b0_mini"
+    OTHER_FUNCTIONS[change](model)
+    assert model_name(model) is None
 
 
 def test_a_model_in_facts():

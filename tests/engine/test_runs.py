@@ -130,6 +130,17 @@ def test_history_as_csv_has_every_digit(whole):
     assert [float(row["val_accuracy"]) for row in rows] == [record.val_accuracy for record in run.history]
 
 
+def test_a_macro_f1_that_chose_the_epoch_is_kept_and_older_histories_are_read(root):
+    run = quick(mini(), epochs=2, log="light", choose_by="macro_f1")
+    path = run.folder / "history.csv"
+    record = load_run(run.folder)
+    assert record.history == tuple(run.history) and record.best == run.best and record.best.val_macro_f1 is not None
+    assert record.facts["best"]["val_macro_f1"] == run.best.val_macro_f1 and "val macro F1" in str(record)
+    older = [line.rpartition(",")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text("\n".join(older) + "\n", encoding="utf-8")
+    assert [epoch.val_macro_f1 for epoch in read_history(path)] == [None, None]
+
+
 def test_the_report_is_that_of_the_best_weights(whole):
     _, run, model = whole
     stored = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))

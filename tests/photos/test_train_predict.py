@@ -42,6 +42,7 @@ def _own_folders(tmp_path, monkeypatch):
     for name in ("COURSE_WEIGHTS", "COURSE_DATASET", "COURSE_SEED", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))  # looks at test pictures are counted there
     monkeypatch.setattr("course_utils.settings.best_device", lambda: "cpu")
     monkeypatch.setattr("course_utils.engine.run_log._write_figure", lambda *_: None)
     monkeypatch.chdir(tmp_path)
@@ -63,10 +64,19 @@ def test_train_is_fit(photos, capsys):
     printed = capsys.readouterr().out
     assert f"course predict PICTURE --run {record.id}" in printed
     assert "resnet18_mini, last block" in printed and "\nTest\n" in printed and record.test_accuracy is not None
+    assert "by now" not in printed and record.facts["settings"]["choose_by"] == "accuracy"
 
 
-def test_changed_pictures_come_from_a_store_where_that_pays(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+def test_train_counts_looks_at_the_test_pictures_and_may_choose_by_macro_f1(photos, capsys):
+    command = [str(photos), "--strategy", "feature-extraction", "--epochs", "1", "--device", "cpu", "--test"]
+    assert train_command.main(command) == 0 and "by now" not in capsys.readouterr().out
+    assert train_command.main([*command, "--choose-by", "macro-f1", "--seed", "5"]) == 0
+    assert "These test pictures have been asked for 2 networks by now" in capsys.readouterr().out
+    record = list_runs()[0]
+    assert record.facts["settings"]["choose_by"] == "macro_f1" and record.best.val_macro_f1 is not None
+
+
+def test_changed_pictures_come_from_a_store_where_that_pays(photos, monkeypatch, capsys):
     monkeypatch.setattr("course_utils.engine.pixel_store.StoreForecast.pays", lambda *_: True)
     seen = []
 

@@ -124,6 +124,16 @@ def test_help_succeeds():
     assert "pretrain" in everything.stdout
 
 
+@pytest.mark.parametrize("argument", ["--help", "--help-all"])
+def test_an_output_that_nobody_reads_ends_quietly(argument):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environ = os.environ | {"PYTHONUNBUFFERED": ""}
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run([sys.executable, START, argument], stdout=nobody, stderr=subprocess.PIPE, env=environ)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_unknown_day_lists_the_days_before_installing(tmp_path):
     project = tmp_path / "course"
     (project / "notebooks").mkdir(parents=True)
