@@ -31,7 +31,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -166,30 +166,16 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-class _HashingFile:
-    """Passes on what is written to it and computes its SHA-256, so that the content is never in memory as a whole."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def write_checkpoint(path: Path, header: Header, state: Mapping[str, Any]) -> None:
     """Write a checkpoint, or raise a CourseError; the old one at `path` stays until the new one is complete."""
+    content = io.BytesIO()  # torch.save makes another error of a full disk, and of a Stop, that comes while it writes
     text = {"call": header.call, "seen": header.seen, "history": [asdict(record) for record in header.history]}
+    content.write(json.dumps(text).encode() + b"\n")
+    torch.save(dict(state), content)
+    digest = hashlib.sha256(content.getbuffer()).hexdigest().encode()
     with written_whole(path) as beside, open(beside, "wb") as file:
-        file.write(TITLE + b"0" * 64 + b"\n")
-        content = _HashingFile(file)
-        content.write(json.dumps(text).encode() + b"\n")
-        torch.save(dict(state), content)
-        file.seek(len(TITLE))
-        file.write(content.sha256.hexdigest().encode())
+        file.write(TITLE + digest + b"\n")
+        file.write(content.getbuffer())
 
 
 def read_header(path: Path) -> Header:
