@@ -27,6 +27,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
+from course_utils import fine_tuning
 from course_utils.common.errors import CourseError
 from course_utils.engine import hooks, setup
 from course_utils.engine.devices import make_accelerator
@@ -283,7 +284,7 @@ def test_only_learning_stages_move_and_only_from_their_epoch_on(strategy):
 
 def test_a_stage_that_wakes_up_later_follows_its_schedule(monkeypatch):
     seen = []
-    monkeypatch.setattr(setup, "rate_factor", lambda *args: seen.append(args) or rate_factor(*args))
+    monkeypatch.setattr(fine_tuning, "rate_factor", lambda *args: seen.append(args) or rate_factor(*args))
     strategy = Strategy("late", starts=(0, 1, None), rates=(1e-2,), warmup=0.25)
     quick(mini(), strategy=strategy, epochs=4)
     steps_per_epoch = 3
