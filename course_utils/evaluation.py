@@ -26,14 +26,14 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.common.files import names_from_shared_folder
 from course_utils.common.state import evaluating
 from course_utils.common.tables import markdown_table, percent, shortened, text_table
-from course_utils.data.samples import Collate, classes_of
+from course_utils.data.samples import classes_of, loader_in_order
 from course_utils.transforms import denormalise
 
 FEWEST_RESAMPLES = 100
@@ -302,10 +302,7 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report
     probabilities, labels = [], []
     device = next(model.parameters()).device
     with evaluating(model):
-        # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
-        for images, targets in DataLoader(
-            dataset, batch_size=batch_size, generator=torch.Generator(), collate_fn=Collate()
-        ):
+        for images, targets in loader_in_order(dataset, batch_size):
             probabilities.append(model(images.to(device)).float().softmax(1).cpu().numpy())
             labels.append(np.asarray(targets))
     scores = np.concatenate(probabilities)

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
-from course_utils.data.samples import Collate
+from course_utils.data.samples import loader_in_order
 from course_utils.pretrained_models import family_of, last_layer, stage_of_parameters, stages
 
 
@@ -148,10 +148,7 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
     device = next(model.parameters()).device
     hook = last_layer(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     with hook, evaluating(model):
-        # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
-        for images, targets in DataLoader(
-            dataset, batch_size=batch_size, generator=torch.Generator(), collate_fn=Collate()
-        ):
+        for images, targets in loader_in_order(dataset, batch_size):
             model(images.to(device))
             features.append(caught.pop().float().cpu())
             labels.append(targets)

@@ -53,6 +53,13 @@ from course_utils.training import fit
 ENDS = ("right", "told", "wrong", "traceback", "lost")
 FAULTS = ENDS[2:]
 SIDE = 24
+NEITHER = {  # contents that are neither a picture nor weights, whatever the file is called
+    "a page of HTML": b"<!DOCTYPE html><html><body>404</body></html>",
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    "text": b"hello",
+    "zeros": bytes(4096),
+    "an empty zip": b"PK\x05\x06" + bytes(18),
+}
 
 
 def nothing(_folder: Path) -> None:
@@ -143,12 +150,7 @@ def picture_cases() -> Iterator[Case]:
     for place in range(40, len(content) - 12, len(content) // 12):
         flipped = content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
         yield _picture_case(f"PNG with byte {place} turned over", flipped, "PNG")
-    others = {
-        "a page of HTML": b"<!DOCTYPE html><html><body>404</body></html>",
-        "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-        "text": b"hello",
-        "zeros": bytes(4096),
-        "a zip": b"PK\x05\x06" + bytes(18),
+    others = NEITHER | {
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
     }
@@ -565,14 +567,7 @@ def weight_cases() -> Iterator[Case]:
             return content[: int(share * len(content))]
 
         yield _weights_case(f"{form} cut at {share:.2%}", form, cut)
-    others = {
-        "a page of HTML": b"<!DOCTYPE html><html></html>",
-        "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-        "text": b"hello",
-        "zeros": bytes(4096),
-        "an empty zip": b"PK\x05\x06" + bytes(18),
-        "a pickle that prints": b"cbuiltins\nprint\n(S'owned'\ntR.",
-    }
+    others = NEITHER | {"a pickle that prints": b"cbuiltins\nprint\n(S'owned'\ntR."}
     for (name, content), form in itertools.product(others.items(), ("pt", "safetensors")):
         yield _weights_case(f"{name}, called .{form}", form, lambda _, content=content: content)
 

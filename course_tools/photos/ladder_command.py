@@ -97,8 +97,9 @@ def closing_lines(ladder: Ladder, data: str) -> str:
     chosen, audit = ladder.chosen, ladder.audit
     twice = len(audit.copies) + len(audit.duplicates.pairs)
     left_out, test = len(ladder.splits.quarantine), interval_text(ladder.test.right, len(ladder.test.labels))
+    choice = f"Chosen on validation: {chosen.name}. Test: {test}. {looks_text(ladder.looks)}"
     return f"""\
-{f"Chosen on validation: {chosen.name}. Test: {test}. {looks_text(ladder.looks)}".rstrip()}
+{choice.rstrip()}
 Pictures in two splits: {twice}. Labels to look at: {len(audit.suspects)}. Files left out: {left_out}.
 Use it: course predict PICTURE --run {chosen.run_id}
 Train such a network anew, for longer: {train_command(ladder, data)}"""

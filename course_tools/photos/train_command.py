@@ -26,13 +26,14 @@ from course_utils.common.errors import CourseError
 from course_utils.common.files import write_text
 from course_utils.datasets import Splits, in_memory_if_it_fits, open_dataset
 from course_utils.engine.history import Run, TrainingStopped
+from course_utils.engine.options import CHOOSE_BY
 from course_utils.engine.pixel_store import training_pictures
 from course_utils.engine.run_log import COMMAND_FILE
 from course_utils.engine.runs import add_report, load_run
 from course_utils.evaluation import evaluate, interval_text
 from course_utils.fine_tuning import STRATEGIES, Strategy
 from course_utils.pretrained_models import weights_entry
-from course_utils.settings import load_settings
+from course_utils.settings import DATASETS, load_settings
 from course_utils.training import fit
 from course_utils.transforms import eval_transform, train_transform
 
@@ -51,9 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=at_least_one, default=32, help="over all processes together (default 32)")
     parser.add_argument("--seed", type=from_zero, help="default: that of the settings")
     parser.add_argument("--augment", default="none", help="none (default), light or strong")
-    parser.add_argument(
-        "--choose-by", default="accuracy", choices=("accuracy", "macro-f1"), help="score that chooses the best epoch"
-    )
+    scores = [name.replace("_", "-") for name in CHOOSE_BY]
+    parser.add_argument("--choose-by", default=scores[0], choices=scores, help="score that chooses the best epoch")
     parser.add_argument("--patience", type=at_least_one, help="stop after so many epochs without a better one")
     parser.add_argument("--label-smoothing", type=float, default=0.0, metavar="SHARE", help="from 0 up to below 1")
     parser.add_argument("--oversample", action="store_true", help="draw every class equally often")
@@ -121,8 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add_report(run.folder, report)
         print(f"\nTest\n{report}")
         if run.folder is not None:
-            looks = count_look(settings.cache / "ladders", splits.test.paths, run.folder.name)
-            print(looks_text(looks), end="\n" if looks > 1 else "")
+            looks = looks_text(count_look(settings.cache / "ladders", splits.test.paths, run.folder.name))
+            if looks:
+                print(looks)
     return 0
 
 
@@ -155,8 +156,7 @@ class _KeepCommand:
 
     def __init__(self, options: dict[str, Any]) -> None:
         data = options["data"]
-        named = data in ("pets", "hymenoptera")
-        self.options = options | {"data": data if named else os.path.abspath(os.path.expanduser(data))}
+        self.options = options | {"data": data if data in DATASETS else os.path.abspath(os.path.expanduser(data))}
 
     def on_train_begin(self, run: Run, _model: nn.Module) -> None:
         """Write them."""

@@ -19,9 +19,8 @@ MAX_PIXELS = 80_000_000
 MAX_ASPECT = 20
 SMALLEST_SIDE = 640
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # of cameras, microscopes and scanners
-NO_DATA_TAG = (
-    42113  # in a TIFF: the value of pixels that were not measured (https://gdal.org/drivers/raster/gtiff.html)
-)
+# In a TIFF: the value of pixels that were not measured (https://gdal.org/drivers/raster/gtiff.html).
+NO_DATA_TAG = 42113
 LARGEST_VALUE = 1e30  # what is further from 0 stands for "no data": such pictures use the ends of float32
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from course_utils.common.errors import CourseError
 
@@ -165,6 +166,14 @@ class Collate:
         if self.classes is not None:
             check_labels([label for _, label in pairs], self.classes, self.name)
         return default_collate(pairs)
+
+
+def loader_in_order(dataset: Dataset, batch_size: int) -> DataLoader:
+    """Return a loader of all samples in order, collated as in :class:`Collate`.
+
+    A plain loader draws a number from the global generator even when it does not shuffle; this one has its own.
+    """
+    return DataLoader(dataset, batch_size, generator=torch.Generator(), collate_fn=Collate())
 
 
 def _form(image: Tensor) -> str:

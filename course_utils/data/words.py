@@ -1,4 +1,4 @@
-"""What the names of folders, columns and cells mean: one table for folders of photographs and for lists.
+"""Meanings of the names of folders, columns and cells: one table for folders of photographs and for lists.
 
 A folder called ``Training`` or ``测试集`` is no class, and a column ``Subset`` is no remark: who made them said which
 pictures are for testing. Names are compared without case, accents, digits, and words such as *set*, *data* or *images*.

@@ -35,7 +35,7 @@ from course_utils.common.progress import progress
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.threads import in_threads
 from course_utils.data.samples import classes_of
-from course_utils.engine import fingerprints
+from course_utils.engine import devices, fingerprints
 from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStore, DataWriter, Notify, print_to_stderr
 from course_utils.engine.sampling import spread_out
 from course_utils.pretrained_models import family_of, stages
@@ -43,7 +43,8 @@ from course_utils.settings import load_settings
 
 FORMAT = 3  # of the payload and the manifest; with another number no existing cache is found
 DTYPES = ("float32", "float16")
-PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # accelerate's words for autocast
+# accelerate's word for a precision -> the type of autocast, None without it.
+PRECISIONS = {word: None if name == "float32" else getattr(torch, name) for name, word in devices.PRECISIONS.items()}
 COMPARED_PICTURES = 6  # the ones that the network is asked for before a cache is used
 ROUNDING = {16: 3e-2, 32: 1e-3, 64: 1e-3}  # bits of the type -> allowed difference, as a part of the largest value
 LONG_SECONDS, LARGE_BYTES = 10, 500_000_000  # a computation that takes or needs more is announced
