@@ -1,8 +1,9 @@
 """Transforms as plain data: kept in the record of a run, compared on resuming, and built again without unpickling.
 
-A transform of torchvision is its class and its attributes: numbers, text, enums, types of numbers, other transforms.
-Anything else, such as a function or an object of your own class, is written as its name and a digest of its code and
-its values. Another digest means another behaviour; nothing can be built from it.
+A transform of torchvision is its class and its attributes: numbers, text, enums, types of numbers, other transforms. A
+row of them may be a ``Compose`` or an ``nn.Sequential``. Anything else, such as a function or an object of your own
+class, is written as its name and a digest of its code and its values. Another digest means another behaviour; nothing
+can be built from it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def as_plain(thing: Any) -> Any:
         return {"tuple": list(map(as_plain, thing))}
     if kind is dict and all(isinstance(key, str) for key in thing):
         return {"dict": {key: as_plain(value) for key, value in thing.items()}}
+    if kind is nn.Sequential and not thing._forward_hooks and not thing._forward_pre_hooks:
+        return {"sequential": list(map(as_plain, thing))}
     if f"{kind.__module__}.".startswith(HOME):
         if isinstance(thing, enum.Enum):
             return {"enum": _path(kind), "name": thing.name}
@@ -113,6 +116,8 @@ def build(plain: Any) -> Any:
             raise CannotBuild(f"{name} is none of torchvision's transforms")
         case {"tuple": list(items)}:
             return tuple(map(build, items))
+        case {"sequential": list(items)}:
+            return nn.Sequential(*map(build, items))
         case {"dict": dict(items)}:
             return {key: build(value) for key, value in items.items()}
         case {"tensor": numbers, **dtype}:

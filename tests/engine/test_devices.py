@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from helpers import Act, ColourPatches, StopAfter, copy_of, mini, moved
 
 from course_utils.common.errors import CourseError
@@ -43,7 +44,8 @@ def pretended_gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
         return asked
 
-    return of
+    yield of
+    AcceleratorState._reset_state(reset_partial_state=True)  # it believes in the GPU
 
 
 @pytest.mark.parametrize(("major", "best"), [(6, "fp16"), (7, "fp16"), (8, "bf16"), (9, "bf16")])

@@ -30,6 +30,7 @@ MEAN = torch.tensor([0.1, 0.2, 0.3])
         train_transform(MINI, "strong"),
         v2.Compose([v2.Pad(4, fill=7), v2.Resize((40, 50)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]),
         v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32), v2.Normalize(MEAN, np.float32([2, 3, 4]))]),
+        nn.Sequential(v2.Resize((40, 50)), v2.PILToTensor(), nn.Sequential(v2.ToDtype(torch.float32, scale=True))),
         v1.Compose([v1.Resize(40, v1.InterpolationMode.BICUBIC), v1.ToTensor(), v1.Normalize(MEAN, MEAN)]),
     ],
     ids=lambda transform: type(transform).__module__,
