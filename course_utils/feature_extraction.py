@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
 from course_utils.data.samples import loader_in_order
-from course_utils.pretrained_models import family_of, last_layer, stage_of_parameters, stages
+from course_utils.families import family_of
+from course_utils.pretrained_models import last_layer, stage_of_parameters, stages
 
 
 def freeze(model: nn.Module, before: str | None = "head") -> nn.Module:
@@ -150,7 +151,8 @@ def extract_features(model: nn.Module, dataset: Dataset, batch_size: int = 64) -
     with hook, evaluating(model):
         for images, targets in loader_in_order(dataset, batch_size):
             model(images.to(device))
-            features.append(caught.pop().float().cpu())
+            inputs = caught.pop().float()
+            features.append(inputs.flatten(2).mean(2).cpu() if inputs.ndim == 4 else inputs.cpu())  # SqueezeNet's map
             labels.append(targets)
     if not features:
         raise CourseError("The data set is empty: there is nothing to extract features from.")

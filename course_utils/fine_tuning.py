@@ -98,7 +98,10 @@ class Strategy:
         `name`, `num_classes` and `weights` are those of :func:`~course_utils.pretrained_models.load_pretrained`.
         """
         with generators_put_back(seed):
-            model = load_pretrained(name, weights=weights if self.pretrained else None)
+            # Networks that were trained without classes have no head to load; a random body is drawn as ever.
+            model = load_pretrained(
+                name, num_classes if self.pretrained else None, weights if self.pretrained else None
+            )
             torch.manual_seed(seed)  # again, so that the head does not depend on whether the body was drawn before it
             return replace_head(model, num_classes)
 

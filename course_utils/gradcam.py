@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
-from course_utils.pretrained_models import cam_layer, last_layer, map_stages
+from course_utils.pretrained_models import cam_layer, cam_map, count_classes, map_stages
 from course_utils.transforms import eval_transform
 
 # Name → class of the grad-cam package, and what is multiplied with what.
@@ -131,7 +131,7 @@ def explain(
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise CourseError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.{hint}")
     batches = batches_of(images, 1 if method == "scorecam" else batch_size)
-    wanted = None if target is None else class_numbers(target, len(images), last_layer(model).out_features)
+    wanted = None if target is None else class_numbers(target, len(images), count_classes(model))
     with _borrowed(model), _cam(method, model, layer) as cam:
         found = [_explain_batch(cam, images[rows], None if wanted is None else wanted[rows]) for rows in batches]
     heat, signed, targets, probabilities = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -191,7 +191,7 @@ class _OrientedEigenCAM(pytorch_grad_cam.EigenCAM):
 @contextlib.contextmanager
 def _cam(method: str, model: nn.Module, layer: nn.Module) -> Iterator[Any]:
     base = _OrientedEigenCAM if method == "eigencam" else getattr(pytorch_grad_cam, METHODS[method][0])
-    cam = type(base.__name__, (_Keeping, base), {})(model, [layer])
+    cam = type(base.__name__, (_Keeping, base), {})(model, [layer], reshape_transform=cam_map(model))
     # Not "with cam": the package's own way out swallows an IndexError.
     with contextlib.ExitStack() as stack:
         stack.callback(cam.activations_and_grads.release)

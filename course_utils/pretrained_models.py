@@ -7,7 +7,7 @@ exactly what the model computes.
 >>> list(stages(model))
 ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'head']
 
-``FAMILIES`` is the only place that knows how an architecture is built. :func:`register_family` adds a row to it.
+How an architecture is built is written in one place: the table of :mod:`course_utils.families`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,178 +30,18 @@ from torchvision.models import WeightsEnum
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating, generators_put_back
 from course_utils.common.tables import text_table
-from course_utils.common.weight_files import check_fit, fetch_weights, listed, own_part, read_state_dict
-from course_utils.mini import networks
-
-# --- one row per family ------------------------------------------------------------------------------------------
-
-
-def _resnet_stages(m: models.ResNet) -> dict[str, list[nn.Module]]:
-    row = {"stem": [m.conv1, m.bn1, m.relu, m.maxpool]}
-    row |= {name: [getattr(m, name)] for name in ("layer1", "layer2", "layer3", "layer4")}
-    return row | {"head": [m.avgpool, nn.Flatten(), m.fc]}
-
-
-def _vgg_stages(m: models.VGG) -> dict[str, list[nn.Module]]:
-    blocks: list[list[nn.Module]] = [[]]
-    for module in m.features:  # a block ends with its pooling
-        blocks[-1].append(module)
-        if isinstance(module, nn.MaxPool2d):
-            blocks.append([])
-    row = {f"block{i}": block for i, block in enumerate(blocks[:-1], 1)}
-    return row | _classifier_stages(m)
-
-
-def _efficientnet_stages(m: models.EfficientNet) -> dict[str, list[nn.Module]]:
-    stem, *middle, top = m.features
-    row = {"stem": [stem]} | {f"stage{i}": [stage] for i, stage in enumerate(middle, 1)} | {"top": [top]}
-    return row | {"head": [m.avgpool, nn.Flatten(), *_layers(m.classifier)]}
-
-
-def _mobilenet_v2_stages(m: models.MobileNetV2) -> dict[str, list[nn.Module]]:
-    # torchvision's forward pools with a function; this pool has no parameters and computes the same.
-    return _mobile_blocks(m.features) | {"head": [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_layers(m.classifier)]}
-
-
-def _mobilenet_v3_stages(m: models.MobileNetV3) -> dict[str, list[nn.Module]]:
-    return _mobile_blocks(m.features) | _classifier_stages(m)
-
-
-def _mobile_blocks(features: nn.Sequential) -> dict[str, list[nn.Module]]:
-    """Neighbouring blocks with equally many output channels make one stage, as in the papers' tables."""
-    stem, *middle, top = features
-    groups = [list(group) for _, group in itertools.groupby(middle, key=lambda block: block.out_channels)]
-    return {"stem": [stem]} | {f"stage{i}": group for i, group in enumerate(groups, 1)} | {"top": [top]}
-
-
-def _layers(classifier: nn.Module) -> list[nn.Module]:
-    return list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]  # or a reader's single layer
-
-
-def _classifier_stages(m: nn.Module) -> dict[str, list[nn.Module]]:
-    # VGG and MobileNetV3 have pre-trained hidden layers between the map and the last layer. They are a stage of
-    # their own, because "train only the new head" must not train VGG-16's 120 million weights in them, and neither
-    # must "train the last block" (see LAST_BLOCK). Dropout in front of the last layer belongs to the head, as in the
-    # other families: it is on where the head learns.
-    *hidden, last = _layers(m.classifier)
-    head = [last]
-    while hidden and isinstance(hidden[-1], nn.Dropout):
-        head.insert(0, hidden.pop())
-    return {"hidden": [m.avgpool, nn.Flatten(), *hidden], "head": head}
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row of ``FAMILIES``; the fields are the parameters of :func:`register_family`."""
-
-    name: str
-    model_class: type[nn.Module]
-    prefixes: tuple[str, ...]
-    split: Callable[[nn.Module], dict[str, list[nn.Module]]]
-    last_layer: str | Callable[[nn.Module], str]
-    cam_stage: str
-
-
-def _end(m: nn.Module) -> str:
-    return f"classifier.{len(m.classifier) - 1}" if isinstance(m.classifier, nn.Sequential) else "classifier"
-
-
-FAMILIES = {  # from old to new
-    row.name: row
-    for row in (
-        Family("resnet", models.ResNet, ("resnet", "resnext", "wide_resnet"), _resnet_stages, "fc", "layer4"),
-        Family("vgg", models.VGG, ("vgg",), _vgg_stages, _end, "block5"),
-        Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end, "top"),
-        Family("mobilenet_v2", models.MobileNetV2, ("mobilenet_v2",), _mobilenet_v2_stages, _end, "top"),
-        Family("mobilenet_v3", models.MobileNetV3, ("mobilenet_v3",), _mobilenet_v3_stages, _end, "top"),
-    )
-}
-COURSE_FAMILIES = frozenset(FAMILIES)
-
-
-def register_family(
-    name: str,
-    model_class: type[nn.Module],
-    prefixes: Sequence[str],
-    split: Callable[[nn.Module], dict[str, list[nn.Module]]],
-    last_layer: str | Callable[[nn.Module], str],
-    cam_stage: str,
-) -> None:
-    """Add a family of networks, so that everything in the course works with it.
-
-    Parameters
-    ----------
-    name
-        Letters, digits, ``_`` and ``-``. A row that was registered under this name is replaced.
-    model_class
-        Class of the models. A row for a subclass goes before a row for its parent; of two rows for the same class the
-        newer one counts.
-    prefixes
-        Beginnings of the names that torchvision has for it, for :func:`load_pretrained`; ``()`` if it has none.
-    split
-        Function from a model to its stages, from pixels to logits: name → modules in order. Run one after another they
-        have to compute what the model computes. Modules without parameters may be new, all others are the model's own.
-        The last stage holds the last layer, and dropout directly in front of it; call it ``"head"``.
-    last_layer
-        Path of the linear layer that gives the logits, ``"fc"`` or ``"classifier.6"``; or a function that gives it.
-    cam_stage
-        Name of the last stage whose output is a map ``(N, C, h, w)``, for Grad-CAM and the strategy LAST_BLOCK.
-
-    Raises
-    ------
-    CourseError
-        If an argument is of another kind, or the name is that of a row of the course. :func:`stages` checks that the
-        row fits a model.
-
-    Examples
-    --------
-    >>> def densenet_stages(m):
-    ...     f = m.features
-    ...     row = {"stem": [f.conv0, f.norm0, f.relu0, f.pool0]}
-    ...     row |= {f"block{i}": [getattr(f, f"denseblock{i}"), getattr(f, f"transition{i}")] for i in (1, 2, 3)}
-    ...     row["block4"] = [f.denseblock4, f.norm5]
-    ...     return row | {"head": [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), m.classifier]}
-    >>> register_family("densenet", models.DenseNet, ["densenet"], densenet_stages, "classifier", "block4")
-    >>> model, x = load_pretrained("densenet121", weights=None).eval(), torch.rand(1, 3, 64, 64)
-    >>> list(stages(model))
-    ['stem', 'block1', 'block2', 'block3', 'block4', 'head']
-    >>> torch.equal(nn.Sequential(*stages(model).values())(x), model(x))
-    True
-    """
-    row = Family(name, model_class, prefixes, split, last_layer, cam_stage)
-    valid_name = isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) and name not in COURSE_FAMILIES
-    is_model = isinstance(model_class, type) and issubclass(model_class, nn.Module)
-    names = models.list_models()
-    known = isinstance(prefixes, (tuple, list)) and all(
-        isinstance(prefix, str) and prefix and any(name.startswith(prefix) for name in names) for prefix in prefixes
-    )
-    for argument, fits, allowed in (
-        ("name", valid_name, f"letters, digits, '_' and '-', but not one of {', '.join(sorted(COURSE_FAMILIES))}"),
-        ("model_class", is_model, "a subclass of nn.Module"),
-        ("prefixes", known, "a tuple of beginnings of names in torchvision.models.list_models(), or ()"),
-        ("split", callable(split), "a function from a model to {name of the stage: [modules]}"),
-        ("last_layer", isinstance(last_layer, str) or callable(last_layer), "a path such as 'fc', or a function"),
-        ("cam_stage", isinstance(cam_stage, str), "the name of a stage"),
-    ):
-        if not fits:
-            raise CourseError(f"register_family cannot use {argument}={getattr(row, argument)!r}. Give {allowed}.")
-    FAMILIES.pop(name, None)
-    FAMILIES[name] = replace(row, prefixes=tuple(prefixes))
-
-
-def family_of(model: nn.Module) -> Family:
-    """Return the row of ``FAMILIES`` that a model belongs to; :class:`CourseError` when there is none."""
-    for ancestor in type(model).__mro__:  # the most specific class first
-        for family in reversed(FAMILIES.values()):
-            if family.model_class is ancestor:
-                return family
-    known = ", ".join(family.model_class.__name__ for family in FAMILIES.values())
-    raise CourseError(
-        f"{type(model).__name__} belongs to no known family ({known}). Give the bare model, not a wrapper around it; "
-        "build it again if its class was defined anew since; or add a row with "
-        "course_utils.pretrained_models.register_family."
-    )
-
+from course_utils.common.timm_weights import PREFIX as TIMM
+from course_utils.common.timm_weights import TimmWeights, build_timm, load_timm, timm_entry
+from course_utils.common.weight_files import (
+    WeightsInPackage,
+    check_fit,
+    fetch_weights,
+    listed,
+    own_part,
+    read_state_dict,
+)
+from course_utils.families import FAMILIES, Family, family_of, layers_of
+from course_utils.mini import lite, networks  # noqa: F401 - lite registers its builder with torchvision
 
 # --- stages and heads --------------------------------------------------------------------------------------------
 
@@ -227,7 +66,7 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
         raise CourseError(
             f"The stages of family {family.name!r} do not fit this {type(model).__name__}: {problem}. Every parameter "
             "and buffer has to be in one stage, or it would be neither trained nor frozen. Give this class a row of "
-            "its own: course_utils.pretrained_models.register_family."
+            "its own: course_utils.families.register_family."
         )
     row = {name: nn.Sequential(*modules) for name, modules in row.items()}
     own = set(model.modules())
@@ -242,7 +81,7 @@ def _misfit(model: nn.Module, family: Family, row: dict[str, list[nn.Module]]) -
     parts = row.values() if isinstance(row, Mapping) else [None]
     if not all(isinstance(part, (list, tuple)) and all(isinstance(m, nn.Module) for m in part) for part in parts):
         return f"split gave {row!r:.200} instead of {{name: [modules]}}"
-    if family.cam_stage not in row:
+    if family.cam_stage and family.cam_stage not in row:
         return f"the cam_stage {family.cam_stage!r} is none of {', '.join(row)}"
     pieces = {name: nn.ModuleList(part) for name, part in row.items()}
     if last_layer(model) not in list(pieces.values())[-1].modules():
@@ -272,21 +111,22 @@ def stage_of_parameters(model: nn.Module) -> dict[str, str]:
     return {name: owner[id(t)] for name, t in _tensors(model).items()}
 
 
-def last_layer(model: nn.Module) -> nn.Linear:
+def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     """Return the linear layer that gives the logits: ``fc`` in a ResNet, the end of ``classifier`` elsewhere.
 
-    In the place of either there may be a head of one's own that ends in it: ``nn.Sequential(Dropout, Linear)``.
+    In the place of either there may be a head of one's own that ends in it: ``nn.Sequential(Dropout, Linear)``. The
+    head that SqueezeNet was trained with is a 1 × 1 convolution; the mean of its map are the logits.
     """
     path = last_layer_name(model)
     try:
         layer = model.get_submodule(path)
     except AttributeError:
         layer = None
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
         return layer
     raise CourseError(
         f"The last layer of this {type(model).__name__} has to be an nn.Linear at {path!r}, there is a "
-        f"{type(layer).__name__}. Give this class a row of its own: course_utils.pretrained_models.register_family."
+        f"{type(layer).__name__}. Give this class a row of its own: course_utils.families.register_family."
     )
 
 
@@ -295,7 +135,7 @@ def last_layer_name(model: nn.Module) -> str:
     path = _head_place(model)
     with contextlib.suppress(AttributeError):  # there is no such layer: last_layer says so
         while isinstance(layer := model.get_submodule(path), nn.Sequential) and len(layer):
-            path = f"{path}.{len(layer) - 1}"
+            path = f"{path}.{list(layer._modules)[-1]}"  # its name, which need not be a number
     return path
 
 
@@ -310,7 +150,7 @@ def head_dropout(model: nn.Module) -> list[float]:
     The list is empty for a head that is a linear layer alone.
     """
     head = model.get_submodule(_head_place(model))
-    layers = itertools.takewhile(lambda layer: type(layer) is nn.Dropout, _layers(head))
+    layers = itertools.takewhile(lambda layer: type(layer) is nn.Dropout, layers_of(head))
     return [layer.p for layer in layers]
 
 
@@ -325,7 +165,14 @@ def add_head_dropout(model: nn.Module, rates: Sequence[float]) -> nn.Module:
 
 def feature_dim(model: nn.Module) -> int:
     """Return the number of inputs of the last layer: 512 in a ResNet-18, 4096 in a VGG-16."""
-    return last_layer(model).in_features
+    layer = last_layer(model)
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def count_classes(model: nn.Module) -> int:
+    """Return the number of classes: of outputs of the last layer."""
+    layer = last_layer(model)
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
@@ -337,20 +184,34 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     _check_classes(num_classes)
     old = last_layer(model)
     parent, _, attribute = last_layer_name(model).rpartition(".")
-    new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-    setattr(model.get_submodule(parent), attribute, new)
+    new = nn.Linear(feature_dim(model), num_classes, device=old.weight.device, dtype=old.weight.dtype)
+    if isinstance(old, nn.Conv2d):  # SqueezeNet: the map is averaged in front of a linear layer, not behind it
+        dropout = (module for module in model.get_submodule(parent) if isinstance(module, nn.Dropout))
+        model.set_submodule(parent, nn.Sequential(*dropout, nn.AdaptiveAvgPool2d(1), nn.Flatten(), new))
+    else:
+        setattr(model.get_submodule(parent), attribute, new)
+    if hasattr(model, "num_classes"):  # transformers write it down
+        model.num_classes = num_classes
     return model
 
 
 def map_stages(model: nn.Module) -> list[str]:
-    """Return the names of the stages whose output is a map ``(N, C, h, w)``; Grad-CAM looks at the last of them."""
-    names = list(stages(model))
-    return names[: names.index(family_of(model).cam_stage) + 1]
+    """Return the names of the stages whose output is a map; Grad-CAM looks at the last of them.
+
+    A map has a place for every part of the picture. It is ``(N, C, h, w)`` in a CNN; transformers give tokens, of which
+    :func:`cam_map` makes one. The list is empty for a model of no known family.
+    """
+    names, last = list(stages(model)), family_of(model).cam_stage
+    return names[: names.index(last) + 1] if last else []
 
 
 def hidden_stages(model: nn.Module) -> list[str]:
-    """Return the names of the stages between the last map and the last stage: ``["hidden"]`` in VGG and MobileNetV3."""
-    return list(stages(model))[len(map_stages(model)) : -1]
+    """Return the names of the stages between the last map and the last stage.
+
+    ``["hidden"]`` in a VGG or MobileNetV3, ``["norm"]`` in a transformer or ConvNeXt, otherwise no stage.
+    """
+    maps = map_stages(model)
+    return list(stages(model))[len(maps) : -1] if maps else []
 
 
 def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
@@ -370,15 +231,33 @@ def cam_layer(model: nn.Module, stage: str | None = None) -> nn.Module:
     CourseError
         If the model has no such stage, or the stage has no map.
     """
-    row, allowed = stages(model), map_stages(model)
+    row, allowed, family = stages(model), map_stages(model), family_of(model)
+    if not allowed:
+        raise CourseError(
+            f"Which layer of this {type(model).__name__} gives the last map is not known. Say it by a row for its "
+            "class: course_utils.families.register_family."
+        )
     name = allowed[-1] if stage is None else stage
     if name not in allowed:
         problem = f"There is no stage {name!r} in this model"
         if name in row:
             problem = f"The stage {name!r} gives no map (it lies behind the pooling)"
         raise CourseError(f"{problem}. Stages with a map, from fine to coarse: {', '.join(allowed)}.")
-    own = set(model.modules())  # a module that the split made anew is not run by the model itself
-    return [module for module in row[name] if module in own and not isinstance(module, nn.MaxPool2d)][-1]
+    if family.cam_module is not None and name != next(iter(row)):
+        return family.cam_module(row[name][-1])
+    # A module that the split made anew is not run by the model itself, but what it holds is.
+    own = set(model.modules())
+    run = (next((part for part in (module, *module.children()) if part in own), None) for module in row[name])
+    return [module for module in run if module is not None and not isinstance(module, nn.MaxPool2d)][-1]
+
+
+def cam_map(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the function from the output of :func:`cam_layer` to a map ``(N, C, h, w)``.
+
+    It does nothing in a CNN. In a ViT it leaves out the class token and puts the others into their rows; in a Swin
+    transformer it puts the channels first. The ``grad-cam`` package calls it ``reshape_transform``.
+    """
+    return family_of(model).to_map or (lambda output: output)
 
 
 def summary(model: nn.Module, input_size: tuple[int, int, int] = (3, 128, 128)) -> str:
@@ -437,12 +316,17 @@ def _count(module: nn.Module) -> int:
 
 
 def available_models() -> list[str]:
-    """Return the names that :func:`load_pretrained` takes: torchvision's, and the embedded ``…_mini`` ones."""
+    """Return the names that :func:`load_pretrained` takes: torchvision's, ``…_mini`` and ``efficientnet_lite0``.
+
+    It takes those of timm too, with ``timm/`` in front of them.
+    """
     prefixes = tuple(prefix for family in FAMILIES.values() for prefix in family.prefixes)
     return [name for name in models.list_models() if name.startswith(prefixes)]
 
 
-def weights_entry(name: str, weights: str | WeightsEnum | None = "DEFAULT") -> WeightsEnum | None:
+def weights_entry(
+    name: str, weights: str | WeightsEnum | TimmWeights | None = "DEFAULT"
+) -> WeightsEnum | TimmWeights | None:
     """Return the record with a weights file's address, the transforms that belong to it, and its accuracy and origin.
 
     Parameters
@@ -460,6 +344,10 @@ def weights_entry(name: str, weights: str | WeightsEnum | None = "DEFAULT") -> W
     _check_name(name)
     if weights is None:
         return None
+    if name.startswith(TIMM):
+        if isinstance(weights, TimmWeights):
+            return weights
+        return timm_entry(name.removeprefix(TIMM) if weights == "DEFAULT" else str(weights))
     entries = models.get_model_weights(name)
     if isinstance(weights, entries):
         return weights
@@ -473,7 +361,7 @@ def weights_entry(name: str, weights: str | WeightsEnum | None = "DEFAULT") -> W
 def load_pretrained(
     name: str,
     num_classes: int | None = None,
-    weights: str | WeightsEnum | None = "DEFAULT",
+    weights: str | WeightsEnum | TimmWeights | None = "DEFAULT",
     checkpoint: str | Path | None = None,
 ) -> nn.Module:
     """Return a network filled with pre-trained weights.
@@ -481,8 +369,9 @@ def load_pretrained(
     Parameters
     ----------
     name
-        One of :func:`available_models`: a name of torchvision (``"resnet50"``, ``"vgg16"``, ``"efficientnet_b0"``, …),
-        or an embedded network (``"resnet18_mini"``).
+        One of :func:`available_models`: a name of torchvision (``"resnet50"``, ``"vit_b_16"``, …), an embedded network
+        (``"resnet18_mini"``), or ``"efficientnet_lite0"``, whose ImageNet weights are installed with the course. Or a
+        name of timm behind ``timm/``: ``"timm/convnext_tiny"``.
     num_classes
         Outputs of a new head, drawn at random; None keeps the head that was trained with the rest.
     weights
@@ -509,20 +398,24 @@ def load_pretrained(
         return _from_checkpoint(name, num_classes, Path(checkpoint))
     entry = weights_entry(name, weights)
     if entry is None:
-        return models.get_model(name, weights=None, num_classes=num_classes or _default_classes(name))
+        model = build_model(name, num_classes)
+        has_own_head = num_classes is None or isinstance(last_layer(model), nn.Linear)
+        return model if has_own_head else replace_head(model, num_classes)
     if entry.meta["categories"] is None:  # VGG16_Weights.IMAGENET1K_FEATURES: its classifier holds NaN
         raise CourseError(f"{entry} has no classifier: it only fills the convolutions. Take another entry of {name}.")
+    if not entry.meta["categories"] and num_classes is None:  # DINOv2 learned without labels
+        raise CourseError(f"{name} was trained without classes: give num_classes, so that it gets a head.")
     model = _pretrained(name, entry)
     return model if num_classes is None else replace_head(model, num_classes)
 
 
 def _check_name(name: str) -> None:
     known = available_models()
-    if name not in known:
+    if name not in known and not str(name).startswith(TIMM):
         near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.4) or known[:3]
         raise CourseError(
             f"There is no model {name!r}. The nearest names are {', '.join(near)}; "
-            "course_utils.pretrained_models.available_models() lists all."
+            "course_utils.pretrained_models.available_models() lists all. Networks of timm have timm/ in front."
         )
 
 
@@ -531,23 +424,51 @@ def _check_classes(num_classes: int | None) -> None:
         raise CourseError(f"num_classes={num_classes}: a head needs at least one output.")
 
 
-def _default_classes(name: str) -> int:
-    return 200 if name in networks.BUILDERS else 1000
+def build_model(name: str, num_classes: int | None = None) -> nn.Module:
+    """Return a network with random weights; with `num_classes` None for as many classes as its weights know."""
+    if name.startswith(TIMM):
+        return build_timm(name.removeprefix(TIMM), num_classes)
+    classes = num_classes or (200 if name in networks.BUILDERS else 1000)
+    return models.get_model(name, weights=None, num_classes=classes, **_without_auxiliary(name, build=True))
 
 
-def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
-    mini = isinstance(entry, networks.MiniWeightsEnum)
-    state = entry.get_state_dict() if mini else torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
+def _without_auxiliary(name: str, build: bool) -> dict[str, bool]:
+    """Return the arguments for networks of 2014 and 2015 that have heads for training alone, which nobody needs now.
+
+    ``transform_input`` belongs to their weights: torchvision sets it where it loads them, and a network that is built
+    to be filled from a file of one's own would compute something else without it.
+    """
+    if not name.startswith(("googlenet", "inception")):
+        return {}
+    return {"aux_logits": False} | ({"transform_input": True, "init_weights": True} if build else {})
+
+
+def _pretrained(name: str, entry: WeightsEnum | TimmWeights) -> nn.Module:
+    if isinstance(entry, TimmWeights):
+        with generators_put_back():
+            return load_timm(entry)
+    if isinstance(entry, WeightsInPackage):
+        state = entry.get_state_dict()
+    else:
+        state = torch.load(fetch_weights(entry), map_location="cpu", weights_only=True)
     try:
-        return _filled(_without_memory(name, len(entry.meta["categories"])), state)
+        return _filled(without_memory(name, len(entry.meta["categories"])), state)
     except RuntimeError:  # torchvision's builders of old networks, such as DenseNet, rename the tensors of their files
         with generators_put_back():
-            return models.get_model(name, weights=entry)
+            return models.get_model(name, weights=entry, **_without_auxiliary(name, build=False))
 
 
-def _without_memory(name: str, classes: int) -> nn.Module:
-    with torch.device("meta"):  # nothing is allocated, and nothing is drawn from the random generator
-        return models.get_model(name, weights=None, num_classes=classes)
+def without_memory(name: str, num_classes: int | None = None) -> nn.Module:
+    """Return a network on the meta device if that is possible; the random generators are left alone.
+
+    RegNet computes its widths with tensors, which have no values there, so it is built on the CPU.
+    """
+    try:
+        with torch.device("meta"):  # nothing is allocated, and nothing is drawn
+            return build_model(name, num_classes)
+    except NotImplementedError:
+        with generators_put_back():
+            return build_model(name, num_classes)
 
 
 def _filled(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
@@ -556,7 +477,7 @@ def _filled(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _from_checkpoint(name: str, num_classes: int | None, path: Path) -> nn.Module:
-    model = _without_memory(name, _default_classes(name))
+    model = without_memory(name, None)
     state = own_part(read_state_dict(path), model.state_dict())
     weight = state.get(f"{last_layer_name(model)}.weight")
     if weight is not None:

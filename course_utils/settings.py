@@ -3,7 +3,9 @@
 Five environment variables change everything that the course does:
 
 =====================  ==========================================================================================
-``COURSE_WEIGHTS``     ``mini`` (default, embedded in the package) or ``imagenet`` (torchvision's, downloaded once)
+``COURSE_WEIGHTS``     ``mini`` (embedded in the package; default of the lessons), ``lite`` (EfficientNet-Lite0 with
+                       ImageNet weights, installed with the course; default of the commands for your own photos), or
+                       ``imagenet`` (torchvision's, downloaded once)
 ``COURSE_DATASET``     ``pets`` (default, drawn on first use), ``hymenoptera``, or your own photos: a folder with one
                        sub-folder per class, or a ``.csv`` file with the columns ``file`` and ``label``
 ``COURSE_CACHE``       folder for data sets (default: in the user's cache folder)
@@ -27,11 +29,11 @@ from pathlib import Path
 
 from course_utils.common.errors import CourseError
 
-WEIGHTS = ("mini", "imagenet")
+WEIGHTS = ("mini", "lite", "imagenet")
 DATASETS = ("pets", "hymenoptera")
 
 # Day 20 works with the basic model, day 21 compares one of each family.
-BASIC_MODEL = {"mini": "resnet18_mini", "imagenet": "resnet18"}
+BASIC_MODEL = {"mini": "resnet18_mini", "lite": "efficientnet_lite0", "imagenet": "resnet18"}
 MODELS = {
     "mini": {
         "vgg": "vgg11_mini",
@@ -46,6 +48,9 @@ MODELS = {
         "mobilenet": "mobilenet_v3_small",
     },
 }
+# One network has real weights without a download. Day 21 shows what the size of a network is worth: the small ones
+# beside it.
+MODELS["lite"] = {"efficientnet_lite": "efficientnet_lite0", **MODELS["mini"]}
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,12 @@ class Settings:
 
     @property
     def model(self) -> str:
-        """Name of the ResNet that a lesson works with when one network is enough."""
+        """Name of the network that a lesson works with when one is enough."""
         return BASIC_MODEL[self.weights]
 
     @property
     def models(self) -> dict[str, str]:
-        """Family (``"vgg"``, ``"resnet"``, ``"efficientnet"``, ``"mobilenet"``) → name of its network."""
+        """Family (``"vgg"``, ``"resnet"``, ``"efficientnet"``, ``"mobilenet"``, …) → name of its network."""
         return dict(MODELS[self.weights])
 
     @property
@@ -94,8 +99,16 @@ class Settings:
         return f"weights: {self.weights} ({self.model})   data: {data}   device: {self.device}   seed: {self.seed}"
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of the environment.
+def default_weights(data: str | None = None) -> str:
+    """Return the weights of a command that is told no others, by its data; None for no data.
+
+    They are ``"lite"``, real ImageNet weights for real photographs; for the drawn pets ``"mini"``, as in the lessons.
+    """
+    return "mini" if data == "pets" else "lite"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, weights: str = "mini") -> Settings:
+    """Return the settings of the environment; `weights` are those without ``COURSE_WEIGHTS``.
 
     Raises
     ------
@@ -104,7 +117,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         exists, or ``COURSE_SEED`` no whole number.
     """
     environ = os.environ if environ is None else environ
-    weights = environ.get("COURSE_WEIGHTS") or "mini"
+    weights = environ.get("COURSE_WEIGHTS") or weights
     if weights not in WEIGHTS:
         raise CourseError(f"COURSE_WEIGHTS={weights!r} is unknown: set it to one of {', '.join(WEIGHTS)}, or unset it.")
     seed = environ.get("COURSE_SEED") or "0"

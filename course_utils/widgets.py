@@ -21,7 +21,7 @@ from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.common.tables import percent
 from course_utils.gradcam import METHODS, Explanation, explain, overlay
-from course_utils.pretrained_models import last_layer, map_stages
+from course_utils.pretrained_models import count_classes, map_stages
 from course_utils.transforms import denormalise
 
 SHOWN_CLASSES = 5
@@ -64,7 +64,7 @@ class Gallery:
 
     def class_names(self, model: str) -> list[str]:
         """Return names for the outputs of a model: from the data set, from the weights, or numbers."""
-        outputs = last_layer(self.models[model]).out_features
+        outputs = count_classes(self.models[model])
         for names in (self.dataset.classes, (getattr(self.weights, "meta", None) or {}).get("categories") or ()):
             if len(names) == outputs:
                 return [str(name) for name in names]

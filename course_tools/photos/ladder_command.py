@@ -1,6 +1,7 @@
 """``course ladder``: from nearest neighbours to full fine-tuning on any photos, with a report at the end.
 
-course ladder hymenoptera                          six rungs with the ResNet of the settings
+course ladder hymenoptera                          six rungs with real ImageNet weights, EfficientNet-Lite0
+course ladder photos/ --model vit_b_16             with another network
 course ladder photos/ --families resnet,vgg        a folder of one's own, two families
 course ladder labels.csv --epochs 10 --out my.html a list of files and labels
 """
@@ -25,7 +26,7 @@ from course_utils.datasets import open_dataset
 from course_utils.evaluation import interval_text
 from course_utils.fine_tuning import FEATURE_EXTRACTION
 from course_utils.pretrained_models import available_models, weights_entry
-from course_utils.settings import load_settings
+from course_utils.settings import default_weights, load_settings
 from course_utils.transforms import train_transform
 
 
@@ -33,9 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``course ladder``."""
     parser = OneLineParser(prog="course ladder", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("data", help="pets, hymenoptera, a folder of photos, or a .csv file of files and labels")
-    parser.add_argument(
-        "--families", default="resnet", metavar="NAME,NAME", help="families or networks, or all (default: resnet)"
-    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--families", metavar="NAME,NAME", help="families or networks, or all of the settings")
+    which.add_argument("--model", metavar="NAME", help="a network by its name: resnet50, vit_b_16, timm/convnext_tiny")
     parser.add_argument("--epochs", type=at_least_one, default=6, help="of every rung that trains (default 6)")
     parser.add_argument("--batch-size", type=at_least_one, default=16, help="default 16")
     parser.add_argument("--seed", type=from_zero, help="default: that of the settings")
@@ -47,8 +48,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when the report is written, also where pictures are broken: they are listed."""
     options = make_parser().parse_args(arguments)
-    settings = load_settings()
-    models = networks([word for word in options.families.split(",") if word], settings.models)
+    settings = load_settings(weights=default_weights(options.data))
+    if options.model:
+        models = [options.model]
+    elif options.families:
+        models = networks([word for word in options.families.split(",") if word], settings.models)
+    else:
+        models = [settings.model]
     train_transform(weights_entry(models[0]), options.augment)  # complains of an unknown word before any work
     seed = settings.seed if options.seed is None else options.seed
     splits = open_dataset(options.data, seed=seed, cache=settings.cache, mirror=settings.mirror)

@@ -27,8 +27,8 @@ from course_utils.common.tables import counted
 from course_utils.data.downloads import is_hidden
 from course_utils.data.pictures import PICTURE_FORMATS, load_picture
 from course_utils.engine.runs import load_run
-from course_utils.pretrained_models import last_layer, load_pretrained, weights_entry
-from course_utils.settings import load_settings
+from course_utils.pretrained_models import count_classes, load_pretrained, weights_entry
+from course_utils.settings import default_weights, load_settings
 from course_utils.transforms import Transform, eval_transform
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
     CourseError
         For an unknown name or run, a run without weights, or one whose record does not say how pictures are prepared.
     """
-    settings = load_settings()
+    settings = load_settings(weights=default_weights())
     if run is None:
         name = model or settings.model
         entry = weights_entry(name)
@@ -85,7 +85,7 @@ def open_network(model: str | None = None, run: str | None = None) -> Network:
         return Network(name, load_pretrained(name).to(settings.device), classes, eval_transform(entry))
     record = load_run(run)
     trained = record.model().to(settings.device)
-    outputs = last_layer(trained).out_features
+    outputs = count_classes(trained)
     classes = tuple(record.facts["data"]["val"]["classes"] or ())
     if len(classes) != outputs:  # some data sets do not know the names of their classes
         classes = tuple(f"class {i}" for i in range(outputs))

@@ -33,7 +33,7 @@ from course_utils.engine.runs import add_report, load_run
 from course_utils.evaluation import evaluate, interval_text
 from course_utils.fine_tuning import STRATEGIES, Strategy
 from course_utils.pretrained_models import weights_entry
-from course_utils.settings import DATASETS, load_settings
+from course_utils.settings import DATASETS, default_weights, load_settings
 from course_utils.training import fit
 from course_utils.transforms import eval_transform, train_transform
 
@@ -77,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate number the processes that they start
     if not first:
         os.environ["COURSE_PROGRESS"] = "0"
-    settings = load_settings()
+    settings = load_settings(weights=default_weights(options.data))
     strategy = strategy_named(options.strategy)
     name = family_network(options.family, settings.models) if options.family else options.model
-    name = name or settings.models["resnet"]
+    name = name or settings.model
     entry = weights_entry(name)
     seed = settings.seed if options.seed is None else options.seed
     train_transform(entry, options.augment)  # complains of an unknown word before any work

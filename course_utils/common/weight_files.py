@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -17,6 +18,39 @@ from torchvision.models import WeightsEnum
 
 from course_utils.common.errors import CourseError
 from course_utils.common.files import sha256_of
+
+
+class WeightsInPackage(WeightsEnum):
+    """A torchvision weights entry whose file lies in an installed package instead of on a server.
+
+    A subclass says where: ``path``, and ``remedy``, what to do if the file is missing or damaged. ``meta["sha256"]`` is
+    the file's full SHA-256.
+    """
+
+    path: Path
+    remedy: str
+
+    def read(self, check_hash: bool = True) -> bytes:
+        """Return the content of the file.
+
+        Raises
+        ------
+        CourseError
+            If the file is missing, or is not the one whose accuracy ``meta`` states (another SHA-256).
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise CourseError(
+                f"The weights {self.path.name} cannot be read ({error.strerror}). {self.remedy}."
+            ) from error
+        found = hashlib.sha256(data).hexdigest()
+        if check_hash and found != self.meta["sha256"]:
+            raise CourseError(
+                f"{self.path.name} has SHA-256 {found}, its entry says {self.meta['sha256']}: the file is damaged or "
+                f"was replaced. {self.remedy}."
+            )
+        return data
 
 
 def weights_path(entry: WeightsEnum) -> Path:

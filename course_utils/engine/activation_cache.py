@@ -38,7 +38,8 @@ from course_utils.data.samples import classes_of
 from course_utils.engine import devices, fingerprints
 from course_utils.engine.artifact_store import DATA_FILE, Artifact, ArtifactStore, DataWriter, Notify, print_to_stderr
 from course_utils.engine.sampling import spread_out
-from course_utils.pretrained_models import family_of, stages
+from course_utils.families import family_of
+from course_utils.pretrained_models import stages
 from course_utils.settings import load_settings
 
 FORMAT = 3  # of the payload and the manifest; with another number no existing cache is found
@@ -298,7 +299,7 @@ class _Parts:
             raise CourseError(
                 f"This {type(self.model).__name__} gives other logits than its stages one after another, so a part of "
                 "it cannot be cached: it was changed, or draws random numbers in eval mode. Use cache='off', or give "
-                "its class a row of its own: course_utils.pretrained_models.register_family."
+                "its class a row of its own: course_utils.families.register_family."
             )
         return crossing.cpu()
 

@@ -37,7 +37,7 @@ from course_utils.data import pictures
 from course_utils.data.samples import as_pair, classes_of
 from course_utils.datasets import MemoryDataset, PhotoDataset
 from course_utils.engine.sampling import spread_out
-from course_utils.pretrained_models import family_of
+from course_utils.families import family_of
 
 CHECKED_SAMPLES = 6  # number of samples that are fetched twice, to see if anything is random
 LIBRARIES = frozenset({"torch", "torchvision", "PIL", "numpy", "course_utils", *sys.stdlib_module_names})
@@ -272,7 +272,7 @@ def key_of_front(model: nn.Module, front: nn.Module, tail: nn.Module) -> dict[st
         a hook outside of the tail: then its stages, one after another, may be another function.
     """
     family = family_of(model)
-    if has_own_forward(model) or type(model).forward is not family.model_class.forward:
+    if has_own_forward(model) or type(model).forward is not family.class_in(model).forward:
         raise CannotFingerprint(
             f"this {type(model).__name__} has a forward of its own, not that of its family {family.name!r}"
         )

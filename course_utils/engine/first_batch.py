@@ -14,7 +14,7 @@ from course_utils.engine.activation_cache import CachedActivations
 from course_utils.engine.memory import is_out_of_memory
 from course_utils.engine.options import FitOptions
 from course_utils.engine.sampling import seeded_draws
-from course_utils.pretrained_models import last_layer
+from course_utils.pretrained_models import count_classes
 
 
 def check_call(model: nn.Module, train: Dataset, val: Dataset, options: FitOptions) -> None:
@@ -24,7 +24,7 @@ def check_call(model: nn.Module, train: Dataset, val: Dataset, options: FitOptio
     statistic of BatchNorm moves. What is wrong with other samples is noticed when they are read
     (:class:`~course_utils.data.samples.Collate`).
     """
-    classes = last_layer(model).out_features
+    classes = count_classes(model)
     tried: set[Any] = set()
     for name, dataset in (("train split", train), ("val split", val)):
         _check_kind(name, dataset)

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,22 @@ from torchvision import models
 from torchvision.datasets import DatasetFolder
 
 import course_utils
+from course_utils.common.timm_weights import PREFIX as TIMM
 from course_utils.data.samples import classes_of, labels_of
 from course_utils.engine.fingerprints import describe_modules
 from course_utils.engine.written_transforms import one_line
+from course_utils.families import family_of
 from course_utils.mini.networks import BUILDERS
-from course_utils.pretrained_models import add_head_dropout, available_models, family_of, head_dropout, last_layer
+from course_utils.pretrained_models import (
+    add_head_dropout,
+    available_models,
+    count_classes,
+    feature_dim,
+    head_dropout,
+    last_layer,
+    replace_head,
+    without_memory,
+)
 
 GIT_SECONDS = 5
 
@@ -43,7 +54,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "class": type(model).__name__,
         "family": family_of(model).name,
         "parameters": _count(model),
-        "outputs": last_layer(model).out_features,
+        "outputs": count_classes(model),
     } | ({"head_dropout": dropout} if dropout else {})
 
 
@@ -58,18 +69,28 @@ def model_name(model: nn.Module) -> str | None:
     module has the same class and attributes, no hook, and no ``forward`` of its own. Further attributes do not matter.
     Dropout that a reader has put in front of the last layer (``fc = Sequential(Dropout, Linear)``) may come on top.
     """
-    head, described, dropout = last_layer(model), describe_modules(model), tuple(head_dropout(model))
-    body = _count(model) - _count(head)
-    for name in available_models():
-        # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
-        fits = name.startswith(family_of(model).prefixes) and _body_parameters(name, head.in_features) in (None, body)
-        if fits and _holds(described, _described(name, head.out_features, dropout)):
+    described, dropout, classes = describe_modules(model), tuple(head_dropout(model)), count_classes(model)
+    for name in _candidates(model):
+        if _holds(described, _described(name, classes, dropout)):
             return name
     return None
 
 
+def _candidates(model: nn.Module) -> Iterator[str]:
+    prefixes, body = family_of(model).prefixes, _count(model) - _count(last_layer(model))
+    for name in available_models():
+        # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
+        if name.startswith(prefixes) and _body_parameters(name, feature_dim(model)) in (None, body):
+            yield name
+    architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")  # what timm writes down
+    if architecture:
+        yield f"{TIMM}{architecture}"
+
+
 def _body_parameters(name: str, features: int) -> int | None:
     """Return the number of parameters in front of the last layer by the weights entry; None if unknown."""
+    if name.startswith("inception"):  # its entry counts the auxiliary head
+        return None
     meta = next(iter(models.get_model_weights(name))).meta
     # torchvision's entries without a classifier count its parameters all the same.
     classes = len(meta["categories"] or []) or (0 if name in BUILDERS else 1000)
@@ -78,9 +99,8 @@ def _body_parameters(name: str, features: int) -> int | None:
 
 @functools.lru_cache(maxsize=32)
 def _described(name: str, outputs: int, dropout: tuple[float, ...]) -> dict[str, dict[str, Any]]:
-    with torch.device("meta"):  # no memory, no random numbers
-        model = models.get_model(name, weights=None, num_classes=outputs)
-        return describe_modules(add_head_dropout(model, dropout))
+    model = replace_head(without_memory(name), outputs)
+    return describe_modules(add_head_dropout(model, dropout))
 
 
 def _holds(described: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> bool:

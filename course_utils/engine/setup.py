@@ -23,7 +23,7 @@ from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
 from course_utils.engine.sampling import seeded_draws, training_order
 from course_utils.fine_tuning import Plan, make_schedule, parameter_groups
-from course_utils.pretrained_models import last_layer
+from course_utils.pretrained_models import count_classes
 
 SMALLEST_SCALE = 1e-4  # of the loss in float16; as in fairseq
 
@@ -81,9 +81,13 @@ class Setup:
         return nn.parallel.DistributedDataParallel(bare, device_ids=gpus), bare
 
     def forward(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return logits ``(n, C)``, computed in the precision of the run and given in float32 where that is less."""
+        """Return logits ``(n, C)``, computed in the precision of the run and given in float32 where that is less.
+
+        Of a network with auxiliary heads, which gives several answers in training, they are those of the main head.
+        """
         with self.accelerator.autocast():
             logits = network(images)
+        logits = getattr(logits, "logits", logits)
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -140,7 +144,7 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
         workers = options.num_workers
         if workers == "auto":
             workers, _ = workers_for(dataset, epochs=options.epochs)
-        collate = Collate(f"{name} split", last_layer(model).out_features)
+        collate = Collate(f"{name} split", count_classes(model))
         return Batches(dataset, order, options.batch_size, group, workers, collate, training=name == "train")
 
     train_batches = batches("train", seeded_draws(inputs.train), order)

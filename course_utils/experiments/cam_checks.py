@@ -28,7 +28,7 @@ from course_utils.common.state import evaluating, generators_put_back
 from course_utils.datasets import PhotoDataset
 from course_utils.gradcam import CAM_BATCH, as_seen, batches_of, class_numbers, explain
 from course_utils.mini.networks import initialise_convolutions
-from course_utils.pretrained_models import last_layer, stages
+from course_utils.pretrained_models import count_classes, stages
 
 MEASURES = ("rank", "ssim")
 
@@ -186,7 +186,7 @@ def road(
         raise CourseError(f"Maps of {maps.shape} do not fit pictures of {tuple(images.shape)}: give one for each.")
     if not len(percentiles) or not all(0 < percentile < 100 for percentile in percentiles):
         raise CourseError(f"percentiles={tuple(percentiles)}: give shares in percent, above 0 and below 100.")
-    numbers = class_numbers(target, len(images), last_layer(model).out_features)
+    numbers = class_numbers(target, len(images), count_classes(model))
     watched = [ClassifierOutputSoftmaxTarget(int(number)) for number in numbers]
     order, metric, first = _ranks(maps, seed), ROADCombined(list(percentiles)), next(model.parameters())
     with evaluating(model), generators_put_back(seed):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from course_utils import plots
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
-from course_utils.pretrained_models import cam_layer
+from course_utils.pretrained_models import cam_layer, cam_map
 from course_utils.transforms import denormalise
 
 
@@ -85,14 +85,14 @@ def _strongest_places(
 ) -> tuple[Tensor, Tensor]:
     """Return the highest value of each channel in each picture ``(N, K)``, and its place in pixels ``(N, K, 2)``."""
     values, places, caught = [], [], []
-    device = next(model.parameters()).device
+    device, as_map = next(model.parameters()).device, cam_map(model)
     handle = cam_layer(model, stage).register_forward_hook(lambda _module, _inputs, output: caught.append(output))
     try:
         with evaluating(model):
             # A loader draws a number even when it does not shuffle; its own generator keeps the caller's untouched.
             for images, _ in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
                 model(images.to(device))
-                maps = caught.pop()
+                maps = as_map(caught.pop())
                 _check_channels(channels, maps.shape[1])
                 highest, position = maps[:, channels].flatten(2).max(2)
                 height, width = maps.shape[2:]

@@ -11,7 +11,6 @@ them and in ``weights.meta``.
 """
 
 # No "from __future__ import annotations" here: torchvision reads the annotation of a builder's `weights` argument.
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load
 from torch import nn
-from torchvision.models import Weights, WeightsEnum
+from torchvision.models import Weights
 from torchvision.models._api import register_model  # torchvision has no public name for it, nor for ImageClassification
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
@@ -29,6 +28,7 @@ from torchvision.models.vgg import VGG, make_layers
 from torchvision.transforms._presets import ImageClassification
 
 from course_utils.common.errors import CourseError
+from course_utils.common.weight_files import WeightsInPackage
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -176,7 +176,7 @@ def initialise_convolutions(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class MiniWeightsEnum(WeightsEnum):
+class MiniWeightsEnum(WeightsInPackage):
     """A torchvision weights entry whose file lies in this package instead of on a server."""
 
     @property
@@ -184,30 +184,19 @@ class MiniWeightsEnum(WeightsEnum):
         """Path of the safetensors file."""
         return WEIGHTS_FOLDER / self.meta["file"]
 
-    def get_state_dict(self, *_args: Any, check_hash: bool = True, **_kwargs: Any) -> dict[str, torch.Tensor]:
-        """Return the tensors by name, float32 on the CPU.
+    @property
+    def remedy(self) -> str:
+        """What to do about a missing or damaged file."""
+        return (
+            "Restore it (git checkout course_utils/mini/weights), or make it and its entry anew with "
+            f"`course pretrain {self.path.stem}`"
+        )
 
-        Raises
-        ------
-        CourseError
-            If the file is missing, or is not the one whose accuracy ``meta`` states (another SHA-256).
-        """
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise CourseError(
-                f"The embedded weights {self.path.name} cannot be read ({error.strerror}). Restore them (git checkout "
-                f"course_utils/mini/weights), or make them with `course pretrain {self.path.stem}`."
-            ) from error
-        found = hashlib.sha256(data).hexdigest()
-        if check_hash and found != self.meta["sha256"]:
-            raise CourseError(
-                f"{self.path.name} has SHA-256 {found}, its entry says {self.meta['sha256']}: the file is damaged or "
-                f"was replaced. Restore it (git checkout course_utils/mini/weights), or make both anew with "
-                f"`course pretrain {self.path.stem}`."
-            )
+    def get_state_dict(self, *_args: Any, check_hash: bool = True, **_kwargs: Any) -> dict[str, torch.Tensor]:
+        """Return the tensors by name, float32 on the CPU; errors as in :meth:`read`."""
         # Stored as float16 to halve the package; computing wants float32 again.
-        return {name: t.float() if t.is_floating_point() else t for name, t in load(data).items()}
+        tensors = load(self.read(check_hash)).items()
+        return {name: t.float() if t.is_floating_point() else t for name, t in tensors}
 
 
 BUILDERS = {
