@@ -72,12 +72,18 @@ def learning_stages(model: nn.Module) -> list[str]:
     return [name for name, stage in stages(model).items() if any(p.requires_grad for p in stage.parameters())]
 
 
-def train_mode(model: nn.Module) -> nn.Module:
-    """Set stages that learn to training mode and frozen ones to eval mode; call it instead of ``model.train()``."""
+def train_mode(model: nn.Module, update_statistics: bool = True) -> nn.Module:
+    """Set stages that learn to training mode and frozen ones to eval mode; call it instead of ``model.train()``.
+
+    Without `update_statistics` every BatchNorm stays in eval mode, also where its scale and shift learn.
+    """
     model.train()
     for stage in stages(model).values():
         if not any(parameter.requires_grad for parameter in stage.parameters()):
             stage.eval()
+    for module in () if update_statistics else model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
     return model
 
 

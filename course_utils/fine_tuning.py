@@ -50,6 +50,9 @@ class Strategy:
     hidden
         False to keep pre-trained layers between the last map and the head frozen (the stage `hidden` of VGG and
         MobileNetV3); `starts` and `rates` then pass over them, to the last block of convolutions.
+    update_statistics
+        False to keep the mean and deviation of every BatchNorm as they were learned in pre-training, where many more
+        pictures were seen than a small data set has. Scale and shift learn all the same.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class Strategy:
     weight_decay: float = 0.01
     warmup: float = 0.1
     hidden: bool = True
+    update_statistics: bool = True
 
     def __post_init__(self) -> None:
         if not self.starts or self.starts[0] is None:

@@ -57,7 +57,7 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
             return logits.detach()
 
         # Train. Frozen stages stay in eval mode, or their BatchNorm statistics would move.
-        train_mode(model)
+        train_mode(model, setup.plan.strategy.update_statistics)
         metrics = setup.metrics()  # plain cross-entropy and accuracy, over samples
         for images, labels in setup.train.of_epoch(epoch):
             logits = setup.memory.in_pieces(forward_and_backward, images, labels)  # in one, unless memory is short
@@ -269,7 +269,7 @@ def simple_fit(
     with generators_put_back(seed):  # dropout
         for epoch in range(epochs):
             set_learning(model, plan.learning_at(epoch))  # requires_grad for those, no gradients for the others
-            train_mode(model)  # model.train(), but frozen stages stay in eval mode
+            train_mode(model, strategy.update_statistics)  # model.train(), but frozen stages stay in eval mode
             order = np.random.default_rng([seed, epoch]).permutation(len(train)).tolist()
             batches = batches_of(order, batch_size, training=True)  # the last may be short, but not a single picture
             for images, labels in DataLoader(train, batch_sampler=batches):
