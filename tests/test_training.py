@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -264,6 +265,14 @@ def test_every_strategy_learns(strategy):
     assert run.history[-1].train_accuracy > 0.6
     assert run.stopped == "finished" and [r.epoch for r in run.history] == [0, 1, 2, 3]
     assert run.strategy is strategy and run.seconds == sum(r.seconds for r in run.history) > 0
+
+
+def test_statistics_of_batchnorm_stay_where_a_strategy_keeps_them_and_all_else_learns():
+    before, statistics = copy_of(mini()), {name for name, _ in mini().named_buffers()}
+    for keeps, stays in ((False, set()), (True, statistics)):
+        model = mini()
+        quick(model, strategy=dataclasses.replace(FULL, update_statistics=not keeps), epochs=1)
+        assert set(moved(before, copy_of(model))) == before.keys() - stays
 
 
 @pytest.mark.parametrize(

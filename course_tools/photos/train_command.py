@@ -33,6 +33,7 @@ from course_utils.engine.runs import add_report, load_run
 from course_utils.evaluation import evaluate, interval_text
 from course_utils.fine_tuning import STRATEGIES, Strategy
 from course_utils.pretrained_models import weights_entry
+from course_utils.rate_finder import find_rate
 from course_utils.settings import DATASETS, default_weights, load_settings
 from course_utils.training import fit
 from course_utils.transforms import eval_transform, train_transform
@@ -64,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16 or float16")
     parser.add_argument("--no-checkpoint", action="store_true", help="keep no checkpoint, and go on from none")
     parser.add_argument("--resume", metavar="NAME", help="go on with a run of `course runs`; all else as it was begun")
+    parser.add_argument("--find-rate", action="store_true", help="sweep the learning rates first, and scale them all")
     parser.add_argument("--test", action="store_true", help="ask the test pictures at the end; do that once")
     return parser
 
@@ -90,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first:
         print(f"{splits.name}: {', '.join(splits.classes)}\n{splits.summary()}\n\n{name}, {strategy.name}", flush=True)
         print(f"{strategy.plan(model)}\n", flush=True)
+    if options.find_rate:
+        strategy = _found_rate(model, splits, strategy, options, seed, first)
     notify = None if first else lambda _: None
     try:
         run = fit(
@@ -149,6 +153,17 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         ) from None
     options.data, options.resume = options.data or data, record.name
     return options
+
+
+def _found_rate(
+    model: nn.Module, splits: Splits, strategy: Strategy, options: argparse.Namespace, seed: int, first: bool
+) -> Strategy:
+    """Return the strategy with the rates of a sweep, which every process finds for itself, from the same batches."""
+    train = in_memory_if_it_fits(splits.train.with_transform(splits.val.transform), 0.5)
+    sweep = find_rate(model, train, strategy, batch_size=options.batch_size, seed=seed)
+    if first:
+        print(f"{sweep}\n\n{sweep.tuned().plan(model)}\n", flush=True)
+    return sweep.tuned()
 
 
 class _KeepCommand:
