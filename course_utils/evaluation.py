@@ -288,11 +288,12 @@ def _as_rows(columns: Mapping[str, Sequence[object]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report:
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64, mirrored: bool = False) -> Report:
     """Return the report of a model's answers on every sample of a data set.
 
     The model runs in eval mode without gradients and is left as it was found. The data set has pairs ``(image,
-    label)``; its ``classes`` and ``paths``, where it has them, name the classes and samples.
+    label)``; its ``classes`` and ``paths``, where it has them, name the classes and samples. With `mirrored` the mirror
+    image of every picture is asked too, and the two answers are averaged: test-time augmentation, at twice the time.
 
     A :class:`CourseError` is raised if the data set is empty, has another number of classes than the model has
     outputs, or labels beyond them; or if the model's answers are no numbers.
@@ -303,7 +304,9 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> Report
     device = next(model.parameters()).device
     with evaluating(model):
         for images, targets in loader_in_order(dataset, batch_size):
-            probabilities.append(model(images.to(device)).float().softmax(1).cpu().numpy())
+            views = [images, images.flip(-1)] if mirrored else [images]
+            answers = [model(view.to(device)).float().softmax(1) for view in views]
+            probabilities.append(torch.stack(answers).mean(0).cpu().numpy())
             labels.append(np.asarray(targets))
     scores = np.concatenate(probabilities)
     names = classes_of(dataset) or [str(i) for i in range(scores.shape[1])]

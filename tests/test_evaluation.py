@@ -641,3 +641,19 @@ def test_mean_and_sd():
     assert mean == pytest.approx(7 / 3) and sd == pytest.approx(np.std([1, 2, 4], ddof=1))
     mean, sd = mean_and_sd([5.0])
     assert mean == 5 and math.isnan(sd)
+
+
+def test_mirror_images_are_averaged_in():
+    model, data = mini().eval(), ColourPatches(6, seed=4)
+    images = torch.stack([data[i][0] for i in range(len(data))])
+    images[:, :, :, :16] += 1.0  # not symmetric
+    samples = [(image, data[i][1]) for i, image in enumerate(images)]
+    plain, both = evaluate(model, samples), evaluate(model, samples, mirrored=True)
+    with torch.inference_mode():
+        wanted = (model(images).softmax(1) + model(images.flip(3)).softmax(1)) / 2
+    assert np.allclose(both.probabilities, wanted, atol=1e-6) and not np.allclose(
+        both.probabilities, plain.probabilities
+    )
+    assert np.allclose(
+        evaluate(model, [(x.flip(2), y) for x, y in samples], mirrored=True).probabilities, wanted, atol=1e-6
+    )
