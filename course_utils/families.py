@@ -284,7 +284,7 @@ def _maxvit_stages(m: models.MaxVit) -> Row:
 def _timm_efficientnet_stages(m: nn.Module) -> Row:
     row = {"stem": [m.conv_stem, m.bn1]} | {f"stage{i}": [stage] for i, stage in enumerate(m.blocks, 1)}
     dropout = nn.Dropout(m.drop_rate).train(m.training)
-    return row | {"top": [m.conv_head, m.bn2], "head": [m.global_pool, dropout, *layers_of(m.classifier)]}
+    return row | {"top": [m.conv_head, m.bn2], "head": [*m.global_pool.children(), dropout, *layers_of(m.classifier)]}
 
 
 def _timm_vit_stages(m: nn.Module) -> Row:

@@ -87,7 +87,7 @@ def networks(words: Sequence[str], families: Mapping[str, str]) -> list[str]:
     """
     known, found = set(available_models()), []
     for word in words:
-        if word != "all" and word not in families and word not in known:
+        if word != "all" and word not in families and word not in known and not word.startswith("timm/"):
             raise CourseError(
                 f"There is no family or network {word!r}. The families are {', '.join(families)} (or all of them: "
                 "all); a network such as resnet50 does too."
