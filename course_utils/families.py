@@ -376,7 +376,7 @@ FAMILIES = {  # from old to new
         Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end, "top"),
         Family("regnet", models.RegNet, ("regnet",), _regnet_stages, "fc", "stage4"),
         Family("vit", models.VisionTransformer, ("vit",), _vit_stages, _vit_end, "blocks4", **_VIT),
-        Family("swin", models.SwinTransformer, ("swin",), _swin_stages, "head", "stage4", _channels_first),
+        Family("swin", models.SwinTransformer, ("swin_",), _swin_stages, "head", "stage4", _channels_first),
         Family("convnext", models.ConvNeXt, ("convnext",), _convnext_stages, _end, "stage4"),
         Family("maxvit", models.MaxVit, ("maxvit",), _maxvit_stages, _end, "stage4"),
         Family(

@@ -1,0 +1,420 @@
+"""families.py: the rows of the table, one for each class of networks, a reader's own rows, and classes without one."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    ColourPatches,
+    cheap_model,
+    copy_of,
+    generators_untouched,
+    mini,
+    moved,
+    no_hooks,
+    on_meta,
+    small_pictures,
+)
+from torch import nn
+from torch.nn import functional as F
+from torchvision import models
+from torchvision.models.resnet import BasicBlock
+
+from course_utils import families as course_families
+from course_utils.common.errors import CourseError
+from course_utils.engine.activation_cache import cut
+from course_utils.engine.fingerprints import CannotFingerprint, key_of_front
+from course_utils.engine.provenance import describe_model, model_name
+from course_utils.families import FAMILIES, family_of, register_family
+from course_utils.feature_extraction import (
+    extract_features,
+    first_filters,
+    freeze,
+    frozen_proof,
+    learning_stages,
+    train_mode,
+)
+from course_utils.fine_tuning import DISCRIMINATIVE, FEATURE_EXTRACTION, FULL, parameter_groups
+from course_utils.gradcam import explain
+from course_utils.mini import networks
+from course_utils.pretrained_models import (
+    available_models,
+    cam_layer,
+    cam_map,
+    feature_dim,
+    last_layer,
+    last_layer_name,
+    map_stages,
+    replace_head,
+    stage_costs,
+    stage_of_parameters,
+    stages,
+    summary,
+)
+from course_utils.training import fit
+
+TIMM = (
+    "timm/efficientnet_b0",
+    "timm/tf_efficientnet_lite0",
+    "timm/vit_tiny_patch16_224",
+    "timm/deit_tiny_patch16_224",
+    "timm/vit_small_patch14_reg4_dinov2",
+    "timm/convnext_atto",
+)
+# A small one of each family, and what is built in another way.
+MEMBERS = (
+    *("alexnet", "vgg11_mini", "googlenet", "resnet18_mini", "inception_v3", "squeezenet1_1", "densenet121"),
+    *("mobilenet_v2", "shufflenet_v2_x0_5", "mnasnet0_5", "mobilenet_v3_small_mini", "efficientnet_b0_mini"),
+    *("regnet_y_400mf", "vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "maxvit_t", "efficientnet_lite0"),
+    *TIMM[2:],
+)
+LARGE = ("convnext_large", "regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32")  # 200 million parameters and more
+# The grad-cam package hands tensors to NumPy functions, which NumPy 2 finds old-fashioned.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+
+
+@pytest.fixture
+def families():
+    """The table, put back after the test."""
+    before = dict(FAMILIES)
+    yield FAMILIES
+    FAMILIES.clear()
+    FAMILIES.update(before)
+
+
+def noise(side, n=2, seed=1):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def small(name, num_classes=5, **options):
+    """A small model, and two pictures for it."""
+    side, smaller = small_pictures(name)
+    return cheap_model(name, num_classes, **smaller, **options), noise(side)
+
+
+# --- every network -----------------------------------------------------------------------------------------------
+
+
+def assert_each_tensor_in_one_stage(model):
+    for kind in ("parameters", "buffers"):
+        in_stages = [id(t) for stage in stages(model).values() for t in getattr(stage, kind)()]
+        assert len(in_stages) == len(set(in_stages))
+        assert set(in_stages) == {id(t) for t in getattr(model, kind)()}
+    assert {stage_of_parameters(model)[f"{last_layer_name(model)}.weight"]} == {"head"}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", [name for name in (*available_models(), *TIMM) if name not in LARGE])
+def test_stages_are_the_model(name):
+    model, x = small(name, 1000)
+    logits = model(x)
+    assert logits.isfinite().all() and logits.std() > 1e-3, "values that would hide a difference"
+    outputs = {}
+    for stage_name, stage in stages(model).items():
+        assert not stage.training
+        x = outputs[stage_name] = stage(x)
+    assert torch.equal(x, logits)
+    maps = [cam_map(model)(outputs[stage]) for stage in map_stages(model)]
+    assert all(m.ndim == 4 and m.shape[2] == m.shape[3] for m in maps)
+    assert_each_tensor_in_one_stage(model)
+
+
+def calls_of(model, run, x):
+    """The model's own layers in the order in which they are run, and the shapes that they give."""
+    found, names = [], {module: name for name, module in model.named_modules()}
+    handles = [
+        module.register_forward_hook(lambda m, _inputs, output: found.append((names[m], output.shape)))
+        for module in model.modules()
+        if not list(module.children()) and not isinstance(module, nn.Identity)
+    ]
+    run(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_stages_run_the_same_layers_as_the_model(name):
+    side, smaller = small_pictures(name)
+    model, x = on_meta(name, **smaller).eval(), torch.zeros(1, 3, side, side, device="meta")
+    assert calls_of(model, nn.Sequential(*stages(model).values()), x) == calls_of(model, model, x)
+    assert_each_tensor_in_one_stage(model)
+
+
+def test_every_family_has_a_member_here():
+    assert {family_of(on_meta(name)).name for name in MEMBERS} == set(FAMILIES)
+    for name in MEMBERS:
+        if not name.startswith("timm/"):
+            assert name.startswith(family_of(on_meta(name)).prefixes)
+
+
+# --- one of each family ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_new_head_alone_learns(name):
+    model, x = small(name)
+    replace_head(model, 3)
+    freeze(model)
+    assert learning_stages(model) == ["head"] and last_layer(model).out_features == 3
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    with frozen_proof(model):
+        F.cross_entropy(model(x), torch.tensor([0, 2])).backward()
+        optimizer.step()
+    assert stages(model).keys() == stages(small(name)[0]).keys()
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_plan_has_all_stages_and_its_groups_all_parameters_once(name):
+    model = on_meta(name, 3)
+    plan = DISCRIMINATIVE.plan(model)
+    assert [row.stage for row in plan.rows] == list(stages(model))
+    groups = parameter_groups(model, plan)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) and set(grouped) == {id(p) for p in model.parameters()}
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    matrices = nn.Conv2d | nn.Linear | nn.MultiheadAttention
+    wanted = {
+        f"{path}.{key}" for path, m in model.named_modules() if isinstance(m, matrices) for key in m._parameters
+    }
+    assert decayed == {key for key in wanted if key.endswith("weight")}
+    assert not any(re.search(r"norm|token|pos_embed|bias|gamma|layer_scale|ls\d|logit_scale", key) for key in decayed)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", MEMBERS)
+def test_in_front_of_a_border_and_behind_it_is_the_model(name):
+    model, x = small(name, 3)
+    logits, names = model(x), list(stages(model))
+    for border in (names[-1], names[-3]):
+        front, tail = cut(model, border)
+        crossing = front(x)
+        assert torch.equal(tail(crossing.clone()), logits)
+        assert key_of_front(model, front, tail).keys() == {"layers", "weights"}  # so it can be cached
+    assert crossing.numel() > 0
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_heat_map_is_made_and_leaves_no_trace(name):
+    model, x = small(name)
+    if name == "maxvit_t":
+        x = x[:1]
+    freeze(model)
+    before, modes = copy_of(model), [module.training for module in model.modules()]
+    learning = [p.requires_grad for p in model.parameters()]
+    # At random weights, in a small picture, the last map may be a single place, which points nowhere.
+    stage = next(s for s, size in reversed(map_sizes(model, x).items()) if size > 1)
+    with generators_untouched():
+        signed = np.stack([explain(model, x, c, stage=stage).signed for c in range(2)])
+    assert signed.shape[1:] == (len(x), *[map_sizes(model, x)[stage]] * 2)
+    assert np.isfinite(signed).all() and np.abs(signed).max() > 0
+    assert not moved(before, copy_of(model)) and no_hooks(model)
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == learning
+    assert all(p.grad is None for p in model.parameters())
+
+
+def map_sizes(model, x):
+    """Stage → height of the map that Grad-CAM looks at."""
+    sizes = {}
+    for stage in map_stages(model):
+        handle = cam_layer(model, stage).register_forward_hook(
+            lambda _m, _i, output, stage=stage: sizes.update({stage: cam_map(model)(output).shape[2]})
+        )
+        with torch.inference_mode():
+            copy_of_mode = [m.training for m in model.modules()]
+            model.eval()(x)
+            for module, mode in zip(model.modules(), copy_of_mode, strict=True):
+                module.training = mode
+        handle.remove()
+    return sizes
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_name_is_found_again_behind_a_new_head(name):
+    with torch.device("meta"):
+        pass
+    model = course_model(name)
+    assert model_name(model) == name
+
+
+def course_model(name):
+    """The network without memory, as load_pretrained builds it, with a new head."""
+    from course_utils.pretrained_models import without_memory
+
+    return replace_head(without_memory(name), 3)
+
+
+# --- a reader's own family ---------------------------------------------------------------------------------------
+
+
+class TwoBlocks(nn.Module):
+    """A network of a reader's own, with a forward that uses functions."""
+
+    def __init__(self, num_classes=5):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3, 2)
+        self.fc = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.two(self.norm(self.one(x)).relu()).relu().mean((2, 3)))
+
+
+def two_stages(m):
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), m.fc]
+    return {"one": [m.one, m.norm, nn.ReLU()], "two": [m.two, nn.ReLU()], "head": head}
+
+
+OWN = ("two-blocks", TwoBlocks, (), two_stages, "fc", "two", None, None)
+
+
+@pytest.fixture
+def own(families):
+    register_family(*OWN)
+    torch.manual_seed(0)
+    return TwoBlocks().eval()
+
+
+def test_the_example_of_register_family_runs(families):
+    example = doctest.DocTestFinder(recurse=False).find(register_family, globs=vars(course_families) | {})[0]
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=3)
+    assert "two-blocks" in families
+
+
+def test_everything_works_with_a_registered_family(own):
+    x = noise(32)
+    assert list(stages(own)) == ["one", "two", "head"] and feature_dim(own) == 16
+    with torch.inference_mode():
+        torch.testing.assert_close(nn.Sequential(*stages(own).values())(x), own(x))
+    assert stage_of_parameters(own).keys() == own.state_dict().keys()
+    assert summary(own, (3, 32, 32)).splitlines()[-1].split()[1] == f"{sum(p.numel() for p in own.parameters()):,}"
+    assert replace_head(own, 3) is own and last_layer(own).out_features == 3
+    assert learning_stages(freeze(own, before="two")) == ["two", "head"] and not own.norm.training
+    assert [row.stage for row in DISCRIMINATIVE.plan(own).rows] == list(stages(own))
+    assert map_stages(own) == ["one", "two"] and cam_layer(own) is own.two
+    assert explain(own, x).signed.shape == (2, 7, 7) and no_hooks(own)
+    front, tail = cut(own, "head")
+    assert front(x).shape == (2, 16) and tail(front(x)).shape == (2, 3)
+    facts = describe_model(own)
+    assert (facts["name"], facts["family"], facts["outputs"]) == (None, "two-blocks", 3)
+
+
+class Attentive(models.ResNet):
+    """A ResNet that a reader has changed: every channel of the last map is weighed."""
+
+    def __init__(self):
+        super().__init__(BasicBlock, [1, 1, 1, 1], num_classes=3)
+        self.attention = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(512, 512, 1), nn.Sigmoid())
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+
+def attentive_stages(m):
+    row = FAMILIES["resnet"].split(m)
+    return row | {"layer4": [*row["layer4"], m.attention]}
+
+
+def test_a_block_that_no_stage_owns_is_named():
+    with pytest.raises(CourseError) as caught:
+        stages(Attentive())
+    assert str(caught.value) == (
+        "The stages of family 'resnet' do not fit this Attentive: in no stage: attention.1.weight, attention.1.bias, "
+        "calls. Every parameter and buffer has to be in one stage, or it would be neither trained nor frozen. Give "
+        "this class a row of its own: course_utils.families.register_family."
+    )
+    for use in (freeze, FULL.plan, stage_of_parameters, summary):
+        with pytest.raises(CourseError, match=r"attention\.1\.weight"):
+            use(Attentive())
+
+
+def test_a_row_for_a_subclass_goes_before_that_of_its_parent_and_a_new_run_of_the_cell_replaces_it(families):
+    model, plain = Attentive(), on_meta("resnet18")
+    del model.calls
+    register_family("attentive", Attentive, (), attentive_stages, "fc", "layer4")
+    assert stage_of_parameters(model)["attention.1.weight"] == "layer4"
+    assert "attention.1.weight" in {name for name, p in freeze(model, "layer4").named_parameters() if p.requires_grad}
+    assert describe_model(model)["family"] == "attentive" and describe_model(model)["name"] is None
+    assert family_of(plain).name == "resnet" and list(stages(plain))[-1] == "head"
+    rows = len(families)
+    register_family("attentive", Attentive, (), lambda m: attentive_stages(m) | {}, lambda m: "fc", "layer3")
+    assert len(families) == rows and map_stages(model)[-1] == "layer3"
+    register_family("newer", Attentive, (), attentive_stages, "fc", "layer2")
+    assert family_of(model).name == "newer"
+    register_family(OWN[0], models.ResNet, (), FAMILIES["resnet"].split, "fc", "layer1")
+    assert family_of(plain).name == "two-blocks" and family_of(model).name == "newer"
+
+
+@pytest.mark.parametrize(
+    ("place", "given", "allowed"),
+    [
+        (0, "my net/2", "letters, digits, '_' and '-', but not one of alexnet, convnext, densenet, efficientnet"),
+        (0, "resnet", "but not one of alexnet"),
+        (0, None, "letters"),
+        (1, "DenseNet", r"a subclass of nn\.Module"),
+        (1, nn.Linear(2, 2), r"a subclass of nn\.Module"),
+        (2, "densenet", r"a tuple of beginnings of names in torchvision\.models\.list_models\(\), or \(\)"),
+        (2, ("densnet",), "beginnings of names"),
+        (2, ("",), "beginnings of names"),
+        (3, ["stem"], r"a function from a model to \{name of the stage: \[modules\]\}"),
+        (4, 7, "a path such as 'fc', or a function"),
+        (5, None, "the name of a stage"),
+        (6, "tokens", "a function from a stage's output to a map, or None"),
+        (7, "norm1", "a function from a module to one in it, or None"),
+    ],
+)
+def test_arguments_that_register_nothing(families, place, given, allowed):
+    arguments = list(OWN)
+    arguments[place] = given
+    argument = ("name", "model_class", "prefixes", "split", "last_layer", "cam_stage", "to_map", "cam_module")[place]
+    with pytest.raises(CourseError, match=rf"cannot use {argument}=(?s:.)*Give .*{allowed}") as caught:
+        register_family(*arguments)
+    assert repr(given) in str(caught.value)
+    assert "two-blocks" not in families
+
+
+def other_row(**parts):
+    """The row of a ResNet with some parts put otherwise."""
+    return lambda m: FAMILIES["resnet"].split(m) | {name: make(m) for name, make in parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ((other_row(layer1=lambda m: m.layer1[0:1]), "fc", "layer4"), r"split gave .* instead of"),
+        ((other_row(layer1=lambda m: [m.layer1[0]]), "fc", "layer4"), r"in no stage: layer1\.1\.conv1.* and 4 more\."),
+        ((other_row(layer4=lambda m: [nn.ReLU()]), "fc", "layer4"), "the stage 'layer4' has no parameters"),
+        ((other_row(layer2=lambda m: [m.layer1, m.layer2]), "fc", "layer4"), r"in two stages: layer1\.0\.conv1"),
+        (
+            (other_row(layer1=lambda m: [m.layer1, nn.Linear(2, 2)]), "fc", "layer4"),
+            r"not the model's own: layer1\.1\.weight, layer1\.1\.bias\.",
+        ),
+        ((other_row(layer1=lambda m: m.layer1), "fc", "layer4"), r"split gave .* instead of \{name: \[modules\]\}"),
+        ((other_row(layer1=lambda m: ["layer1"]), "fc", "layer4"), r"split gave .* instead of"),
+        ((lambda m: list(m.children()), "fc", "layer4"), r"split gave .* instead of"),
+        ((lambda m: {}, "fc", "layer4"), "the cam_stage 'layer4' is none of"),
+        ((other_row(), "fc", "layer9"), "the cam_stage 'layer9' is none of stem, layer1, layer2, layer3, layer4, head"),
+        ((other_row(extra=lambda m: [nn.Identity()]), "fc", "layer4"), "layer 'fc' is not in the last stage 'extra'"),
+        ((other_row(), "classifier", "layer4"), "has to be an nn.Linear at 'classifier', there is a NoneType"),
+        ((other_row(), lambda m: "avgpool", "layer4"), "at 'avgpool', there is a AdaptiveAvgPool2d"),
+    ],
+)
+def test_a_row_that_does_not_fit(families, row, told):
+    register_family("changed", models.ResNet, (), *row)
+    with pytest.raises(CourseError, match=told):
+        stages(mini())
+
+
+def test_tied_tensors_belong_to_one_stage():
+    model = mini()
+    model.layer3[1].conv2.weight = model.layer3[1].conv1.weight
+    assert stage_of_parameters(model)["layer3.1.conv1.weight"] == "layer3"
+    model.layer4[1].bn2.weight = model.layer4[1].bn1.bias
+    stages(model)
+    model.layer4[1].bn2.bias = model.layer3[1].bn1.bias = nn.Parameter(torch.zeros(36))
+    with pytest.raises(CourseError, match=r"in two stages: layer3\.1\.bn1\.bias\."):
+        stages(model)
