@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import doctest
 import re
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
-    ColourPatches,
     cheap_model,
     copy_of,
     generators_untouched,
@@ -27,21 +25,18 @@ from torchvision.models.resnet import BasicBlock
 
 from course_utils import families as course_families
 from course_utils.common.errors import CourseError
+from course_utils.common.state import evaluating
 from course_utils.engine.activation_cache import cut
-from course_utils.engine.fingerprints import CannotFingerprint, key_of_front
+from course_utils.engine.fingerprints import key_of_front
 from course_utils.engine.provenance import describe_model, model_name
 from course_utils.families import FAMILIES, family_of, register_family
 from course_utils.feature_extraction import (
-    extract_features,
-    first_filters,
     freeze,
     frozen_proof,
     learning_stages,
-    train_mode,
 )
-from course_utils.fine_tuning import DISCRIMINATIVE, FEATURE_EXTRACTION, FULL, parameter_groups
+from course_utils.fine_tuning import DISCRIMINATIVE, FULL, parameter_groups
 from course_utils.gradcam import explain
-from course_utils.mini import networks
 from course_utils.pretrained_models import (
     available_models,
     cam_layer,
@@ -51,12 +46,11 @@ from course_utils.pretrained_models import (
     last_layer_name,
     map_stages,
     replace_head,
-    stage_costs,
     stage_of_parameters,
     stages,
     summary,
+    without_memory,
 )
-from course_utils.training import fit
 
 TIMM = (
     "timm/efficientnet_b0",
@@ -181,7 +175,10 @@ def test_a_plan_has_all_stages_and_its_groups_all_parameters_once(name):
     decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
     matrices = nn.Conv2d | nn.Linear | nn.MultiheadAttention
     wanted = {
-        f"{path}.{key}" for path, m in model.named_modules() if isinstance(m, matrices) for key in m._parameters
+        f"{path}.{key}"
+        for path, m in model.named_modules()
+        if isinstance(m, matrices)
+        for key, _ in m.named_parameters(recurse=False)
     }
     assert decayed == {key for key in wanted if key.endswith("weight")}
     assert not any(re.search(r"norm|token|pos_embed|bias|gamma|layer_scale|ls\d|logit_scale", key) for key in decayed)
@@ -208,11 +205,11 @@ def test_a_heat_map_is_made_and_leaves_no_trace(name):
     freeze(model)
     before, modes = copy_of(model), [module.training for module in model.modules()]
     learning = [p.requires_grad for p in model.parameters()]
-    # At random weights, in a small picture, the last map may be a single place, which points nowhere.
-    stage = next(s for s, size in reversed(map_sizes(model, x).items()) if size > 1)
+    sizes = map_sizes(model, x)
+    stage, size = next(item for item in reversed(sizes.items()) if item[1] > 1)  # a single place points nowhere
     with generators_untouched():
-        signed = np.stack([explain(model, x, c, stage=stage).signed for c in range(2)])
-    assert signed.shape[1:] == (len(x), *[map_sizes(model, x)[stage]] * 2)
+        signed = explain(model, x, [0, 1][: len(x)], stage=stage).signed
+    assert signed.shape == (len(x), size, size)
     assert np.isfinite(signed).all() and np.abs(signed).max() > 0
     assert not moved(before, copy_of(model)) and no_hooks(model)
     assert [module.training for module in model.modules()] == modes
@@ -227,28 +224,15 @@ def map_sizes(model, x):
         handle = cam_layer(model, stage).register_forward_hook(
             lambda _m, _i, output, stage=stage: sizes.update({stage: cam_map(model)(output).shape[2]})
         )
-        with torch.inference_mode():
-            copy_of_mode = [m.training for m in model.modules()]
-            model.eval()(x)
-            for module, mode in zip(model.modules(), copy_of_mode, strict=True):
-                module.training = mode
+        with evaluating(model):
+            model(x)
         handle.remove()
     return sizes
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_the_name_is_found_again_behind_a_new_head(name):
-    with torch.device("meta"):
-        pass
-    model = course_model(name)
-    assert model_name(model) == name
-
-
-def course_model(name):
-    """The network without memory, as load_pretrained builds it, with a new head."""
-    from course_utils.pretrained_models import without_memory
-
-    return replace_head(without_memory(name), 3)
+    assert model_name(replace_head(without_memory(name), 3)) == name
 
 
 # --- a reader's own family ---------------------------------------------------------------------------------------
