@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from course_utils.common.state import evaluating
 from course_utils.engine.activation_cache import cut
 from course_utils.engine.fingerprints import key_of_front
 from course_utils.engine.provenance import describe_model, model_name
+from course_utils.engine.runs import load_run
+from course_utils.experiments.feature_views import strongest_patches
 from course_utils.families import FAMILIES, family_of, register_family
 from course_utils.feature_extraction import (
     freeze,
@@ -235,6 +238,71 @@ def test_the_name_is_found_again_behind_a_new_head(name):
     assert model_name(replace_head(without_memory(name), 3)) == name
 
 
+# --- what is peculiar to some ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "stage", "side"), [("googlenet", "inception4", 64), ("inception_v3", "mixed6", 128)])
+def test_auxiliary_heads_belong_to_a_stage_and_have_no_part_in_the_answer(name, stage, side):
+    model, x = cheap_model(name, 3, aux_logits=True), noise(side)
+    auxiliary = {key for key in model.state_dict() if key.startswith(("aux", "Aux"))}
+    assert auxiliary and {stage_of_parameters(model)[key] for key in auxiliary} == {stage}
+    with torch.inference_mode():
+        assert torch.equal(nn.Sequential(*stages(model).values())(x), model(x))
+    freeze(model, "head")
+    assert not any(p.requires_grad for name, p in model.named_parameters() if name in auxiliary)
+
+
+def test_a_network_with_auxiliary_heads_is_trained_by_its_main_head():
+    model = cheap_model("googlenet", 3, aux_logits=True)
+    freeze(model)
+    with frozen_proof(model):
+        options = {"epochs": 1, "batch_size": 4, "device": "cpu", "log": "off"}
+        run = fit(model, ColourPatches(6, side=64), ColourPatches(3, side=64), FEATURE_EXTRACTION, **options)
+    assert run.history[0].train_loss > 0
+    assert not isinstance(train_mode(freeze(model, "stem"))(noise(64)), torch.Tensor), "several answers in training"
+
+
+def test_the_head_of_a_squeezenet_is_a_convolution_and_a_new_one_is_not():
+    model, x = small("squeezenet1_1")
+    data = ColourPatches(3, side=64)
+    assert isinstance(last_layer(model), nn.Conv2d) and feature_dim(model) == 512
+    assert extract_features(model, data)[0].shape == (3, 512)
+    replace_head(model, 3)
+    assert isinstance(last_layer(model), nn.Linear) and feature_dim(model) == 512 and model(x).shape == (2, 3)
+    features, _ = extract_features(model, data)
+    with torch.inference_mode():
+        torch.testing.assert_close(last_layer(model)(features), model(data.images))
+    assert last_layer(replace_head(model, 7)).out_features == 7 and model_name(model) == "squeezenet1_1"
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "vit_b_32", "swin_t", "timm/vit_tiny_patch16_224"])
+def test_views_of_features_work_for_transformers_and_squeezenet(name):
+    side, smaller = small_pictures(name)
+    model, data = cheap_model(name, 3, **smaller), ColourPatches(4, side=side)
+    assert first_filters(model).shape[1] == 3
+    costs = stage_costs(model, side)
+    assert [cost.stage for cost in costs] == list(stages(model)) and all(cost.multiply_adds >= 0 for cost in costs)
+    assert summary(model, (3, side, side)).splitlines()[-1].split()[1] == f"{sum(c.parameters for c in costs):,}"
+    features, labels = extract_features(model, data)
+    assert features.shape == (4, feature_dim(model)) and labels.tolist() == list(data.labels)
+    weights = ResNet18_Mini_Weights.DEFAULT
+    patches = strongest_patches(model, data, weights, stage=map_stages(model)[-1], channels=[0, 1], count=2)
+    assert patches is not None
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "squeezenet1_1", "maxvit_t", "timm/vit_tiny_patch16_224"])
+def test_a_run_gives_its_network_back(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    side = 224 if name in ("maxvit_t", "timm/vit_tiny_patch16_224") else 64
+    model = replace_head(cheap_model(name), 3)
+    options = {"epochs": 1, "batch_size": 2, "device": "cpu"}
+    run = fit(model, ColourPatches(2, side=side), ColourPatches(2, side=side), FEATURE_EXTRACTION, **options)
+    again = load_run(run.folder).model()
+    assert type(again) is type(model) and not moved(copy_of(model), copy_of(again))
+    with torch.inference_mode():
+        assert torch.equal(again(noise(side)), model.eval()(noise(side)))
+
+
 # --- a reader's own family ---------------------------------------------------------------------------------------
 
 
@@ -287,6 +355,138 @@ def test_everything_works_with_a_registered_family(own):
     assert front(x).shape == (2, 16) and tail(front(x)).shape == (2, 3)
     facts = describe_model(own)
     assert (facts["name"], facts["family"], facts["outputs"]) == (None, "two-blocks", 3)
+
+
+# --- a class without a row ---------------------------------------------------------------------------------------
+
+
+class Unknown(nn.Module):
+    """A network of a class without a row: with a token, a buffer, and dropout as a function."""
+
+    def __init__(self, num_classes=3):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU())
+        self.token = nn.Parameter(torch.zeros(1, 8))
+        self.register_buffer("shift", torch.zeros(8))
+        self.heads = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
+    def forward(self, x):
+        x = F.dropout(self.net(x).mean((2, 3)) + self.token + self.shift, 0.5, self.training)
+        return self.heads(x)
+
+
+class Wrong(Unknown):
+    """Its last linear layer is not its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return super().forward(x) + self.unused(torch.zeros(1, 8))
+
+
+def unknown(seed=0):
+    torch.manual_seed(seed)
+    return Unknown()
+
+
+ignore_body = pytest.mark.filterwarnings("ignore:.*belongs to no known family")
+
+
+def test_a_class_without_a_row_is_told_once(monkeypatch):
+    monkeypatch.setattr(course_families, "_told", set())
+    with pytest.warns(UserWarning, match=r"Unknown belongs to no known family.*layer, heads\.2, and the body") as told:
+        stages(unknown())
+    assert [warning.filename for warning in told] == [__file__]
+    with warnings.catch_warnings(action="error"):
+        freeze(unknown())
+
+
+@ignore_body
+def test_body_and_head_are_the_model():
+    model, x = unknown().eval(), noise(32)
+    assert list(stages(model)) == ["body", "head"] and last_layer_name(model) == "heads.2"
+    with torch.inference_mode():
+        front, tail = cut(model, "head")
+        assert torch.equal(nn.Sequential(*stages(model).values())(x), model(x))
+        assert torch.equal(tail(front(x)), model(x)) and front(x).shape == (2, 8)
+    assert stage_of_parameters(model).keys() == model.state_dict().keys() and no_hooks(model)
+    assert describe_model(model)["family"] == "Unknown" and describe_model(model)["name"] is None
+    assert map_stages(model) == [] and summary(model, (3, 32, 32)).splitlines()[-1].split()[0] == "total"
+    with pytest.raises(CourseError, match="gives the last map is not known"):
+        explain(model, x)
+
+
+@ignore_body
+def test_a_frozen_body_does_not_move_and_draws_nothing():
+    model, x = freeze(replace_head(unknown(), 4)), noise(32)
+    assert learning_stages(model) == ["head"] and model.heads[2].training
+    assert not any(m.training for m in model.modules() if m is not model.heads[2])
+    optimizer = torch.optim.AdamW(parameter_groups(model, FEATURE_EXTRACTION.plan(model)))
+    with frozen_proof(model):
+        assert torch.equal(model(x), model(x)), "dropout in the model's own forward is off"
+        F.cross_entropy(model(x), torch.tensor([0, 3])).backward()
+        optimizer.step()
+    freeze(model, "body")
+    assert model.training and model.net.training and not torch.equal(model(x), model(x))
+    with evaluating(stages(model)["body"]):
+        assert not model.training
+    assert model.training, "the mode is put back"
+
+
+@ignore_body
+def test_a_cache_of_a_body_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_ACTIVATIONS", str(tmp_path))
+    states = {}
+    for cache in ("on", "off"):
+        model = unknown()
+        run = fit(
+            *(model, ColourPatches(9), ColourPatches(5, 1), FEATURE_EXTRACTION),
+            **{"epochs": 3, "batch_size": 4, "device": "cpu", "cache": cache, "log": "off"},
+        )
+        assert len(run.history) == 3
+        states[cache] = copy_of(model)
+    for name, tensor in states["on"].items():
+        torch.testing.assert_close(tensor, states["off"][name], msg=name)
+    assert any(tmp_path.iterdir())
+
+
+@ignore_body
+def test_another_forward_or_state_of_a_body_is_another_key():
+    def key(model):
+        return key_of_front(model, *cut(model, "head"))
+
+    class Changed(Unknown):
+        def forward(self, x):
+            return self.heads(self.net(x).amax((2, 3)))
+
+    plain, changed, shifted = unknown(), Changed(), unknown()
+    changed.load_state_dict(plain.state_dict())
+    shifted.shift += 1
+    assert key(plain) == key(unknown()) and len({str(key(m)) for m in (plain, changed, shifted)}) == 3
+    plain.forward = changed.forward
+    with pytest.raises(CannotFingerprint, match="forward of its own"):
+        key(plain)
+
+
+@ignore_body
+def test_a_last_layer_that_does_not_give_the_answers_is_refused():
+    x = noise(32)
+    with pytest.raises(CourseError, match="last linear layer of this Wrong does not give its answers"):
+        stages(Wrong())["body"](x)
+    for cache in ("on", "off"):
+        with pytest.raises(CourseError, match="does not give its answers"):
+            fit(Wrong(), ColourPatches(6), ColourPatches(3), FULL, epochs=1, device="cpu", cache=cache, log="off")
+
+
+def test_wrappers_and_models_without_a_linear_layer_are_refused():
+    for model in (nn.DataParallel(mini()), torch.compile(mini()), nn.Sequential(nn.Conv2d(3, 3, 1)), nn.Linear(2, 2)):
+        with pytest.raises(CourseError, match=r"belongs to no known family \(alexnet.*bare model"):
+            stages(model)
+
+
+# --- changed networks --------------------------------------------------------------------------------------------
 
 
 class Attentive(models.ResNet):
