@@ -376,7 +376,7 @@ FAMILIES = {  # from old to new
         Family("efficientnet", models.EfficientNet, ("efficientnet",), _efficientnet_stages, _end, "top"),
         Family("regnet", models.RegNet, ("regnet",), _regnet_stages, "fc", "stage4"),
         Family("vit", models.VisionTransformer, ("vit",), _vit_stages, _vit_end, "blocks4", **_VIT),
-        Family("swin", models.SwinTransformer, ("swin",), _swin_stages, "head", "stage4", _channels_first),
+        Family("swin", models.SwinTransformer, ("swin_",), _swin_stages, "head", "stage4", _channels_first),
         Family("convnext", models.ConvNeXt, ("convnext",), _convnext_stages, _end, "stage4"),
         Family("maxvit", models.MaxVit, ("maxvit",), _maxvit_stages, _end, "stage4"),
         Family(
@@ -501,7 +501,7 @@ def family_of(model: nn.Module) -> Family:
 
 # --- a model of no known family -----------------------------------------------------------------------------------
 
-WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch._dynamo.OptimizedModule)
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _told: set[type] = set()
 
 
@@ -511,13 +511,23 @@ class Body(nn.Module):
     def __init__(self, model: nn.Module, last: nn.Module) -> None:
         super().__init__()
         self.parts = nn.ModuleList(_parts_without(model, last))
-        holders = [module for module in model.modules() if module is not last and last in module.modules()]
-        for i, holder in enumerate(holders):  # tensors of their own, such as a class token
+        self.holders = tuple(m for m in model.modules() if m is not last and last in m.modules())
+        for i, holder in enumerate(self.holders):  # tensors of their own, such as a class token
             for name, parameter in holder.named_parameters(recurse=False):
                 self.register_parameter(f"own{i}_{name}", parameter)
             for name, buffer in holder.named_buffers(recurse=False):
                 self.register_buffer(f"own{i}_{name}", buffer)
         self.whole = (model, last)  # in a tuple, so that torch does not count the last layer to the body
+
+    @property
+    def training(self) -> bool:
+        """The mode of the model itself: its own ``forward`` may use dropout as a function."""
+        return any(holder.training for holder in self.__dict__.get("holders", ()))
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        for holder in self.__dict__.get("holders", ()):
+            holder.training = mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the last layer is given; a CourseError if what it gives is not what the model gives."""
@@ -542,7 +552,8 @@ def _parts_without(module: nn.Module, last: nn.Module) -> list[nn.Module]:
 def _body_and_head(model: nn.Module) -> Family:
     kind = type(model).__name__
     linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    if isinstance(model, WRAPPERS) or not linear or not linear[-1]:
+    compiled = hasattr(model, "_orig_mod")  # by torch.compile, whose class takes a second to import
+    if isinstance(model, WRAPPERS) or compiled or not linear or not linear[-1]:
         known = ", ".join(family.name for family in FAMILIES.values())
         raise CourseError(
             f"{kind} belongs to no known family ({known}). Give the bare model, not a wrapper around it; "

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as v2
 
-from course_utils.common.errors import CourseError
+from course_utils.common.errors import CourseError, warn
 from course_utils.common.state import evaluating
+from course_utils.families import family_of
 from course_utils.pretrained_models import cam_layer, cam_map, count_classes, map_stages
 from course_utils.transforms import eval_transform
 
@@ -37,6 +38,9 @@ METHODS = {
     "scorecam": ("ScoreCAM", "channels, weighted by the answer when only they show through; slow, no gradient"),
 }
 CAM_BATCH = 32
+FOR_RELU = ("gradcam++", "scorecam")  # methods that were made for activations that are never negative
+ROUNDING = 1e-4  # a sum over channels that is smaller than this part of its terms is nothing
+BETTER = "Take 'gradcam' or 'eigencam'."
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,12 @@ def explain(
     Selvaraju, R. R. et al. (2017). Grad-CAM. https://arxiv.org/abs/1610.02391. The maps are computed by the
     ``grad-cam`` package; the exceptions are EigenCAM's sign, which is arbitrary there, and its singular value
     decomposition, which there needs hundreds of megabytes for an early stage.
+
+    In a transformer the map has a place for each token of the picture; class token and registers have none. A ViT is
+    explained in front of the last block's attention: behind it only the class token is used. ``"gradcam"`` and
+    ``"eigencam"`` make sense there. ``"gradcam++"`` and ``"scorecam"`` were made for activations behind a ReLU, and
+    ``"hirescam"`` is zero where a LayerNorm follows (Swin, inner stages of ConvNeXt). A warning says where a map means
+    little.
     """
     layer = cam_layer(model, stage)
     if method not in METHODS:
@@ -135,12 +145,15 @@ def explain(
     with _borrowed(model), _cam(method, model, layer) as cam:
         found = [_explain_batch(cam, images[rows], None if wanted is None else wanted[rows]) for rows in batches]
     heat, signed, targets, probabilities = (np.concatenate(column) for column in zip(*found, strict=True))
-    stage = map_stages(model)[-1] if stage is None else stage
+    maps = map_stages(model)
+    stage = maps[-1] if stage is None else stage
     if signed.shape[1:] == (1, 1):
         raise CourseError(
             f"The stage {stage!r} sees these pictures of {images.shape[2]} × {images.shape[3]} pixels as a map of one "
             "position, which points nowhere. Give larger pictures or an earlier stage."
         )
+    for reason in _doubts(model, method, stage == maps[0], cam.cancelled):
+        warn(f"{method!r} at the stage {stage!r} of this {type(model).__name__} means little: {reason}")
     return Explanation(heat, signed, targets, probabilities, method, stage)
 
 
@@ -164,9 +177,29 @@ def _explain_batch(cam: Any, images: Tensor, wanted: np.ndarray | None) -> tuple
 class _Keeping:
     """A part of every class of maps: it keeps the map before it is cut off, enlarged and stretched."""
 
-    def get_cam_image(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        self.signed = super().get_cam_image(*args, **kwargs)
+    cancelled = False  # True if all channels together are nothing, measured by each of them
+
+    def get_cam_image(
+        self, input_tensor: Tensor, target_layer: nn.Module, targets: list, activations: np.ndarray, *rest: Any
+    ) -> np.ndarray:
+        self.signed = super().get_cam_image(input_tensor, target_layer, targets, activations, *rest)
+        if rest[0] is not None:  # gradients
+            terms = np.abs(activations * rest[0]).sum(1)
+            self.cancelled |= bool(np.abs(self.signed).max() < ROUNDING * terms.max())
         return self.signed
+
+
+def _doubts(model: nn.Module, method: str, is_first: bool, cancelled: bool) -> Iterator[str]:
+    """Give the reasons why a map means little."""
+    if family_of(model).to_map and is_first:
+        yield "it lies in front of all attention, where a token knows its own patch alone. Take a later stage."
+    if family_of(model).to_map and method in FOR_RELU:
+        yield f"the method was made for activations behind a ReLU, and a transformer's are often negative. {BETTER}"
+    if method == "hirescam" and cancelled:
+        yield (
+            "a LayerNorm follows, which makes the channels cancel out at every place, and the map is a rounding "
+            f"error. {BETTER}"
+        )
 
 
 class _OrientedEigenCAM(pytorch_grad_cam.EigenCAM):

@@ -72,7 +72,7 @@ def stages(model: nn.Module) -> dict[str, nn.Sequential]:
     own = set(model.modules())
     for stage in row.values():
         # A new container (or Flatten) has training=True, whatever the model's own modules have.
-        stage.training = any(module.training for module in stage if module in own)
+        stage.training = any(module.training for module in stage.modules() if module in own)
     return row
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -134,27 +135,50 @@ def mini(seed: int = 0, num_classes: int = 3) -> nn.Module:
     return FROM_SCRATCH.starting_model("resnet18_mini", num_classes, seed=seed)
 
 
-def on_meta(name: str, num_classes: int = 1000) -> nn.Module:
+def on_meta(name: str, num_classes: int = 1000, **options: Any) -> nn.Module:
     """A model without memory: names, shapes and modules, but no values."""
-    with torch.device("meta"), _no_initialisation():
-        return models.get_model(name, weights=None, num_classes=num_classes)
+    if name.startswith("regnet"):  # it computes its widths with tensors; memory that nobody writes to costs nothing
+        return _built(name, num_classes, **options).to("meta")
+    with torch.device("meta"):
+        return _built(name, num_classes, **options)
 
 
-def cheap_model(name: str, num_classes: int = 1000) -> nn.Module:
+def cheap_model(name: str, num_classes: int = 1000, **options: Any) -> nn.Module:
     """A model in eval mode with sane random values, many times faster than its own initialisation."""
-    with _no_initialisation():
-        model = models.get_model(name, weights=None, num_classes=num_classes)
+    model = _built(name, num_classes, **options)
     with torch.no_grad():
         for i, (tensor_name, tensor) in enumerate((*model.named_parameters(), *model.named_buffers())):
-            if tensor.ndim > 1:
-                _fill(tensor, -math.sqrt(6 / tensor[0].numel()), math.sqrt(6 / tensor[0].numel()), i)
-            elif tensor_name.endswith("num_batches_tracked"):
+            if tensor_name.endswith("num_batches_tracked"):
                 tensor.zero_()
+            elif not tensor.is_floating_point() or tensor_name.endswith("relative_coords_table"):  # a Swin's places
+                continue
+            elif tensor.ndim > 1 and tensor[0].numel() > 1:
+                _fill(tensor, -math.sqrt(6 / tensor[0].numel()), math.sqrt(6 / tensor[0].numel()), i)
             elif tensor_name.endswith(("running_mean", "bias")):
                 _fill(tensor, -0.1, 0.1, i)
             else:  # scales and variances of norms
                 _fill(tensor, 0.8, 1.2, i)
     return model.eval()
+
+
+def _built(name: str, num_classes: int, **options: Any) -> nn.Module:
+    with _no_initialisation():
+        if name.startswith("timm/"):
+            import timm  # it takes a second, and most tests do not need it
+
+            return timm.create_model(name.removeprefix("timm/"), num_classes=num_classes, **options)
+        if name.startswith(("googlenet", "inception")):  # as the course builds them
+            options = {"aux_logits": False, "transform_input": True, "init_weights": False} | options
+        return models.get_model(name, weights=None, num_classes=num_classes, **options)
+
+
+def small_pictures(name: str) -> tuple[int, dict[str, int]]:
+    """Side of small pictures that a network takes, and the options to build it for them: 2 × 2 patches for a ViT."""
+    patch = re.search(r"vit_[a-z]+_(\d+)|patch(\d+)_", name)
+    if patch:
+        side = 2 * int(patch[1] or patch[2])
+        return side, {"img_size" if name.startswith("timm/") else "image_size": side}
+    return {"maxvit_t": 224, "inception_v3": 128}.get(name, 64), {}
 
 
 @contextlib.contextmanager

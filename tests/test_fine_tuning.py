@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision import models
 
-from course_utils import fine_tuning, pretrained_models
+from course_utils import fine_tuning
 from course_utils.common.errors import CourseError
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
@@ -32,7 +31,7 @@ from course_utils.fine_tuning import (
     parameter_groups,
     rate_factor,
 )
-from course_utils.pretrained_models import load_pretrained, map_stages, register_family, stages
+from course_utils.pretrained_models import load_pretrained, map_stages, stages
 
 FAMILY_MEMBERS = ("resnet18_mini", "resnet50", "vgg11_bn", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small")
 EPOCHS = 12
@@ -225,18 +224,8 @@ def test_norms_and_biases_are_not_decayed(name):
             assert decay[id(parameter)] == (FULL.weight_decay if decayed else 0.0)
 
 
-CONVNEXT = ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
-
-
-def convnext_stages(m):
-    pairs = [m.features[i : i + 2] for i in range(1, 9, 2)]  # a stage, and what halves its map
-    return dict(zip(CONVNEXT, [[m.features[0]], *map(list, pairs), [m.avgpool, *m.classifier]], strict=True))
-
-
-def test_only_matrices_and_filters_are_decayed_in_a_family_of_the_reader(monkeypatch):
-    """A ConvNeXt's layer scale is ``(C, 1, 1)``, and it scales as the weight of a norm does."""
-    monkeypatch.setattr(pretrained_models, "FAMILIES", dict(pretrained_models.FAMILIES))
-    register_family("convnext", models.ConvNeXt, ["convnext"], convnext_stages, "classifier.2", "stage4")
+def test_of_a_convnext_only_matrices_and_filters_are_decayed():
+    """Its layer scale is ``(C, 1, 1)``, and it scales as the weight of a norm does."""
     model = bare("convnext_tiny")
     names = {id(p): name for name, p in model.named_parameters()}
     groups = parameter_groups(model, FULL.plan(model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import matplotlib as mpl
 import numpy as np
@@ -87,6 +88,74 @@ def test_maps_of_a_network_that_averages_add_up_to_the_logit(images):
         signed = explain(model, images, 2, method).signed
         assert signed.shape == (3, 4, 4)
         np.testing.assert_allclose(signed.sum((1, 2)), expected, rtol=1e-3, atol=1e-5)
+
+
+def vit_rows(tokens, side=4):
+    """As the package's tutorial on vision transformers: the class token is dropped, the others go into their rows."""
+    result = tokens[:, 1:, :].reshape(len(tokens), side, side, tokens.shape[2])
+    return result.transpose(2, 3).transpose(1, 2)
+
+
+TRANSFORMERS = {
+    "vit_b_32": ({"image_size": 128}, lambda m: m.encoder.layers[-1].ln_1, vit_rows),
+    "timm/vit_tiny_patch16_224": ({"img_size": 64}, lambda m: m.blocks[-1].norm1, vit_rows),
+    "swin_t": ({}, lambda m: m.features[-1][-1], lambda x: x.transpose(2, 3).transpose(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_maps_of_transformers_are_those_of_the_library_by_hand(name):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    options, layer, reshape = TRANSFORMERS[name]
+    model = cheap_model(name, 5, **options)
+    x = torch.randn(2, 3, 64 if "tiny" in name else 128, 64 if "tiny" in name else 128, generator=generator(4))
+    for method in ("gradcam", "eigencam") if name != "vit_b_32" else ("gradcam",):
+        with getattr(pytorch_grad_cam, METHODS[method][0])(model, [layer(model)], reshape_transform=reshape) as theirs:
+            wanted = theirs(input_tensor=x.clone().requires_grad_(True), targets=[ClassifierOutputTarget(1)] * 2)
+        found = explain(model, x, 1, method)
+        assert found.signed.shape == (2, 4, 4) and found.heat.max() > 0.9
+        if method == "eigencam":  # its sign is arbitrary there
+            continue
+        np.testing.assert_allclose(found.heat, wanted, atol=1e-5)
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_warning_says_where_a_map_of_a_transformer_means_little():
+    model = cheap_model("timm/vit_tiny_patch16_224", 5, img_size=64)
+    x = torch.randn(1, 3, 64, 64, generator=generator(1))
+    with warnings.catch_warnings(action="error"):
+        for method in ("gradcam", "hirescam", "eigencam"):
+            explain(model, x, 1, method)
+            explain(model, x, 1, method, stage="blocks1")
+    with pytest.warns(
+        UserWarning, match="'stem' of this VisionTransformer means little: it lies in front of all"
+    ) as caught:
+        explain(model, x, 1, stage="stem")
+    assert caught[0].filename == __file__
+    with pytest.warns(
+        UserWarning, match=r"'gradcam\+\+' at the stage 'blocks4' of this VisionTransformer means little"
+    ):
+        explain(model, x, 1, "gradcam++")
+
+
+@pytest.mark.parametrize(("name", "stage"), [("swin_t", "stage4"), ("timm/convnext_atto", "stage2")])
+def test_where_a_layer_norm_follows_hirescam_is_a_rounding_error(name, stage):
+    model, x = cheap_model(name, 5), torch.randn(1, 3, 128, 128, generator=generator(1))
+    with pytest.warns(UserWarning, match="LayerNorm follows.*Take 'gradcam' or 'eigencam'"):
+        found = explain(model, x, 1, "hirescam", stage)
+    usual = explain(model, x, 1, "gradcam", stage)
+    assert np.abs(found.signed).max() < 1e-3 * np.abs(usual.signed).max()
+
+
+@pytest.mark.parametrize("method", FAST)
+def test_no_warning_for_the_maps_of_a_cnn(any_model, images, method):
+    with warnings.catch_warnings(action="error"):
+        explain(any_model, images, 1, method)
 
 
 @pytest.mark.parametrize("method", METHODS)

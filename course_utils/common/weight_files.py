@@ -77,8 +77,8 @@ def fetch_weights(entry: WeightsEnum) -> Path:
         except (urllib.error.URLError, OSError) as error:
             raise CourseError(
                 f"The weights {entry} are not on this machine and could not be downloaded ({error}). Fetch "
-                f"{entry.url} with another machine and save it as {path}, or set COURSE_WEIGHTS=mini to work with "
-                "the weights that are part of the course."
+                f"{entry.url} with another machine and save it as {path}; or set COURSE_WEIGHTS=lite to work with "
+                "ImageNet weights that are installed with the course, or COURSE_WEIGHTS=mini for its embedded ones."
             ) from error
     wanted = path.stem.rpartition("-")[2]
     if os.environ.get("COURSE_UNVERIFIED_WEIGHTS") != "1" and not (found := sha256_of(path)).startswith(wanted):

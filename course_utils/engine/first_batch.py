@@ -14,7 +14,8 @@ from course_utils.engine.activation_cache import CachedActivations
 from course_utils.engine.memory import is_out_of_memory
 from course_utils.engine.options import FitOptions
 from course_utils.engine.sampling import seeded_draws
-from course_utils.pretrained_models import count_classes
+from course_utils.families import Body
+from course_utils.pretrained_models import count_classes, stages
 
 
 def check_call(model: nn.Module, train: Dataset, val: Dataset, options: FitOptions) -> None:
@@ -95,3 +96,7 @@ def _check_network(name: str, model: nn.Module, images: Tensor, classes: int) ->
             f"The network cannot answer a picture of the {name}, {shape}: {problem}. Use the transform of its weights, "
             "eval_transform(weights), or try model(image[None]) yourself."
         )
+    (body, *_), *_ = stages(model).values()
+    if isinstance(body, Body):  # a class of no known family: is its last linear layer what gives the answers?
+        with evaluating(model):
+            body(images.to(weight.device))

@@ -80,21 +80,22 @@ def _candidates(model: nn.Module) -> Iterator[str]:
     prefixes, body = family_of(model).prefixes, _count(model) - _count(last_layer(model))
     for name in available_models():
         # Building all EfficientNets takes seconds, even without memory. Their sizes are known without that.
-        if name.startswith(prefixes) and _body_parameters(name, feature_dim(model)) in (None, body):
+        if name.startswith(prefixes) and body in (_body_parameters(name, feature_dim(model)) or [body]):
             yield name
     architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")  # what timm writes down
     if architecture:
         yield f"{TIMM}{architecture}"
 
 
-def _body_parameters(name: str, features: int) -> int | None:
-    """Return the number of parameters in front of the last layer by the weights entry; None if unknown."""
+def _body_parameters(name: str, features: int) -> list[int]:
+    """Return the number of parameters in front of a last layer with or without biases; [] if it is not known."""
     if name.startswith("inception"):  # its entry counts the auxiliary head
-        return None
+        return []
     meta = next(iter(models.get_model_weights(name))).meta
     # torchvision's entries without a classifier count its parameters all the same.
     classes = len(meta["categories"] or []) or (0 if name in BUILDERS else 1000)
-    return meta["num_params"] - (features + 1) * classes if classes and "num_params" in meta else None
+    known = classes and "num_params" in meta
+    return [meta["num_params"] - inputs * classes for inputs in (features + 1, features)] if known else []
 
 
 @functools.lru_cache(maxsize=32)
