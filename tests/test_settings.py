@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from course_utils.common.errors import CourseError
-from course_utils.settings import Settings, best_device, check_dataset, load_settings
+from course_utils.settings import WEIGHTS, Settings, best_device, check_dataset, load_settings
 
 
 def test_defaults_are_the_embedded_course(monkeypatch):
@@ -57,6 +57,37 @@ def test_each_setting_has_a_network_of_every_family():
     assert {*mini.values(), *imagenet.values()} <= set(available_models())
 
 
+def test_lite_has_real_weights_for_one_network_and_the_small_ones_beside_it():
+    lite, mini = (load_settings({"COURSE_WEIGHTS": weights}) for weights in ("lite", "mini"))
+    assert lite.model == "efficientnet_lite0"
+    assert lite.models == {"efficientnet_lite": "efficientnet_lite0", **mini.models}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_basic_model_has_a_family_and_a_weights_entry_for_the_lessons(weights):
+    from course_utils.pretrained_models import weights_entry
+    from course_utils.transforms import image_size
+
+    settings = load_settings({"COURSE_WEIGHTS": weights})
+    assert settings.family in settings.models
+    lesson, own = weights_entry(settings.model, settings.entry), weights_entry(settings.model)
+    assert (lesson is own) == (weights != "lite")
+    assert image_size(lesson) <= image_size(own)
+
+
+def test_lite_spends_less_and_says_so():
+    lite = load_settings({"COURSE_WEIGHTS": "lite"})
+    assert (lite.entry, lite.seeds) == ("IMAGENET1K_V1_AT_160", (0, 1))
+    assert "efficientnet_lite0, IMAGENET1K_V1_AT_160" in str(lite)
+
+
+@pytest.mark.parametrize("weights", ["mini", "imagenet"])
+def test_the_others_compare_three_seeds_on_pictures_of_the_weights_own_size(weights):
+    settings = load_settings({"COURSE_WEIGHTS": weights})
+    assert (settings.entry, settings.seeds) == ("DEFAULT", (0, 1, 2))
+    assert f"({settings.model})" in str(settings)
+
+
 def test_the_families_of_one_settings_object_are_its_own():
     settings = load_settings({})
     settings.models["vgg"] = "changed"
@@ -76,8 +107,8 @@ def test_home_is_expanded(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("COURSE_WEIGHTS", "huge", "mini, imagenet"),
-        ("COURSE_WEIGHTS", "Mini", "mini, imagenet"),
+        ("COURSE_WEIGHTS", "huge", "mini, lite, imagenet"),
+        ("COURSE_WEIGHTS", "Mini", "mini, lite, imagenet"),
         ("COURSE_DATASET", "no/such/folder", "pets, hymenoptera"),
         ("COURSE_SEED", "-1", "whole number"),
         ("COURSE_SEED", "1.5", "whole number"),
@@ -118,7 +149,9 @@ def test_the_text_names_weights_model_data_and_seed():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"weights": "imagenet"}, {"dataset": "hymenoptera"}, {"seed": 1}], ids=lambda d: next(iter(d))
+    "changed",
+    [{"weights": "imagenet"}, {"weights": "lite"}, {"dataset": "hymenoptera"}, {"seed": 1}],
+    ids=lambda d: "-".join(map(str, *d.items())),
 )
 def test_any_other_choice_is_not_the_default(changed):
     default = Settings("mini", "pets", "cpu", Path("cache"), None)
