@@ -9,11 +9,11 @@ once at the end. A row that is in the file already is not trained again, so that
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from course_utils.common.command_line import OneLineParser
 from course_utils.common.files import write_text
 from course_utils.datasets import in_memory, open_dataset
 from course_utils.evaluation import evaluate
@@ -64,7 +64,7 @@ def frozen_features(data: Any, model: Any) -> Any:
 
 def main() -> None:
     """Run what is not in the file yet, and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = OneLineParser(prog="remedies.py", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--data", default="hymenoptera")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
