@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
+    ColourPatches,
     cheap_model,
     copy_of,
     generators_untouched,
@@ -28,17 +29,20 @@ from course_utils import families as course_families
 from course_utils.common.errors import CourseError
 from course_utils.common.state import evaluating
 from course_utils.engine.activation_cache import cut
-from course_utils.engine.fingerprints import key_of_front
+from course_utils.engine.fingerprints import CannotFingerprint, key_of_front
 from course_utils.engine.provenance import describe_model, model_name
 from course_utils.engine.runs import load_run
-from course_utils.experiments.feature_views import strongest_patches
+from course_utils.experiments.feature_views import top_activations
 from course_utils.families import FAMILIES, family_of, register_family
 from course_utils.feature_extraction import (
+    extract_features,
+    first_filters,
     freeze,
     frozen_proof,
     learning_stages,
+    train_mode,
 )
-from course_utils.fine_tuning import DISCRIMINATIVE, FULL, parameter_groups
+from course_utils.fine_tuning import DISCRIMINATIVE, FEATURE_EXTRACTION, FULL, parameter_groups
 from course_utils.gradcam import explain
 from course_utils.pretrained_models import (
     available_models,
@@ -49,11 +53,13 @@ from course_utils.pretrained_models import (
     last_layer_name,
     map_stages,
     replace_head,
+    stage_costs,
     stage_of_parameters,
     stages,
     summary,
     without_memory,
 )
+from course_utils.training import fit
 
 TIMM = (
     "timm/efficientnet_b0",
@@ -285,9 +291,8 @@ def test_views_of_features_work_for_transformers_and_squeezenet(name):
     assert summary(model, (3, side, side)).splitlines()[-1].split()[1] == f"{sum(c.parameters for c in costs):,}"
     features, labels = extract_features(model, data)
     assert features.shape == (4, feature_dim(model)) and labels.tolist() == list(data.labels)
-    weights = ResNet18_Mini_Weights.DEFAULT
-    patches = strongest_patches(model, data, weights, stage=map_stages(model)[-1], channels=[0, 1], count=2)
-    assert patches is not None
+    found = top_activations(model, data, [0, 1], stage=map_stages(model)[-2], count=2, side=16)
+    assert found.crops.shape == (2, 2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "squeezenet1_1", "maxvit_t", "timm/vit_tiny_patch16_224"])

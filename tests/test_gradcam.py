@@ -132,14 +132,10 @@ def test_a_warning_says_where_a_map_of_a_transformer_means_little():
         for method in ("gradcam", "hirescam", "eigencam"):
             explain(model, x, 1, method)
             explain(model, x, 1, method, stage="blocks1")
-    with pytest.warns(
-        UserWarning, match="'stem' of this VisionTransformer means little: it lies in front of all"
-    ) as caught:
+    with pytest.warns(UserWarning, match="'stem' of this VisionTransformer .* in front of all") as caught:
         explain(model, x, 1, stage="stem")
     assert caught[0].filename == __file__
-    with pytest.warns(
-        UserWarning, match=r"'gradcam\+\+' at the stage 'blocks4' of this VisionTransformer means little"
-    ):
+    with pytest.warns(UserWarning, match=r"'gradcam\+\+' at the stage 'blocks4' .* means little"):
         explain(model, x, 1, "gradcam++")
 
 
