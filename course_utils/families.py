@@ -526,6 +526,7 @@ class Body(nn.Module):
 
     @training.setter
     def training(self, mode: bool) -> None:
+        """Set it, as ``train`` and ``eval`` do."""
         for holder in self.__dict__.get("holders", ()):
             holder.training = mode
 

@@ -31,7 +31,7 @@ WEIGHTS = ResNet18_Mini_Weights.TINY_IMAGENET
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
-    for name in ("COURSE_WEIGHTS", "COURSE_DATASET"):
+    for name in ("COURSE_DATASET",):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("COURSE_PROGRESS", "0")

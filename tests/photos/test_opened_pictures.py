@@ -21,7 +21,7 @@ from course_utils.engine.runs import list_runs
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
-    for name in ("COURSE_WEIGHTS", "COURSE_DATASET", "COURSE_SEED", "RANK"):
+    for name in ("COURSE_DATASET", "COURSE_SEED", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))

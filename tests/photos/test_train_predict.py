@@ -39,7 +39,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
-    for name in ("COURSE_WEIGHTS", "COURSE_DATASET", "COURSE_SEED", "RANK"):
+    for name in ("COURSE_DATASET", "COURSE_SEED", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))  # looks at test pictures are counted there
