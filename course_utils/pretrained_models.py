@@ -477,18 +477,30 @@ def _filled(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _from_checkpoint(name: str, num_classes: int | None, path: Path) -> nn.Module:
-    model = without_memory(name, None)
-    state = own_part(read_state_dict(path), model.state_dict())
-    weight = state.get(f"{last_layer_name(model)}.weight")
-    if weight is not None:
-        replace_head(model, len(weight))
+    model, state = _fitting_head(name, read_state_dict(path))
     check_fit(name, path, model.state_dict(), state)
     model = _filled(model, {key: t.float() if t.is_floating_point() else t for key, t in state.items()})
-    if num_classes in (None, len(weight)):
+    classes = count_classes(model)
+    if num_classes in (None, classes):
         return model
     warnings.warn(
-        f"{path.name}: its head has {len(weight)} classes, {num_classes} were asked for. The head is skipped and "
+        f"{path.name}: its head has {classes} classes, {num_classes} were asked for. The head is skipped and "
         "starts at random; everything else is loaded.",
         stacklevel=3,
     )
     return replace_head(model, num_classes)
+
+
+def _fitting_head(name: str, given: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return a network without memory, with a head like the one in a file's tensors, and its part of them."""
+    model = without_memory(name)
+    state = own_part(given, model.state_dict())
+    if isinstance(last_layer(model), nn.Conv2d) and f"{last_layer_name(model)}.weight" not in state:
+        replace_head(model, 1)  # a SqueezeNet whose head was replaced before it was saved
+        state = own_part(given, model.state_dict())
+    weight = state.get(f"{last_layer_name(model)}.weight")
+    if weight is not None and weight.ndim == 4:
+        model = without_memory(name, len(weight))
+    elif weight is not None:
+        replace_head(model, len(weight))
+    return model, state
