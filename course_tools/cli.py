@@ -24,7 +24,7 @@ from course_utils.common.tables import text_table
 from course_utils.settings import check_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-CELL_TIMEOUT = 600
+CELL_TIMEOUT = 1800  # with lite, the longest cell takes one core six minutes
 MOST_PROCESSES = 4  # of the tests; each takes about a gigabyte
 
 # --- the commands that are made here -----------------------------------------------------------------------------
