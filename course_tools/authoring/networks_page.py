@@ -21,12 +21,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
 COLUMNS = ("model", "family", "stages", "last stage with a map", "its map", "cached border", "Grad-CAM")
 INTRODUCTION = """# The networks
 
-`load_pretrained(name)` takes each classification network of torchvision, and those of timm's EfficientNet, ViT (DeiT and DINOv2 too) and
-ConvNeXt with `timm/` in front of their names. A class of one's own gets a row by `register_family`
+`load_pretrained(name)` takes each classification network of torchvision, and those of timm's EfficientNet, ViT (DeiT
+and DINOv2 too) and ConvNeXt with `timm/` in front of their names. A class of one's own gets a row by `register_family`
 ([package.md](package.md#other-networks)).
 
-The table is made by `python -m course_tools.authoring.networks_page`. The map is channels × height × width for a picture of 224 × 224
-pixels (Inception: 299 × 299). "Cached border" says whether the activations in front of the head can be cached.
+The table is made by `python -m course_tools.authoring.networks_page`. The map is channels × height × width for a
+picture of 224 × 224 pixels (Inception: 299 × 299). "Cached border" says whether the activations in front of the head
+can be cached.
 """
 
 
