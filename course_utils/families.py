@@ -526,7 +526,7 @@ class Body(nn.Module):
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """Set it, as ``train`` and ``eval`` do."""
+        """Set the mode of the model itself, and of the containers that hold the last layer."""
         for holder in self.__dict__.get("holders", ()):
             holder.training = mode
 

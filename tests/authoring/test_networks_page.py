@@ -8,10 +8,8 @@ from torchvision import models
 from course_tools.authoring.networks_page import COLUMNS, INTRODUCTION, PAGE, row_of
 
 TEXT = PAGE.read_text(encoding="utf-8")
-ROWS = {
-    row[0].strip("`"): tuple(row)
-    for row in (line[2:-2].split(" | ") for line in TEXT.splitlines() if line[:3] == "| `")
-}
+CELLS = [tuple(line[2:-2].split(" | ")) for line in TEXT.splitlines() if line.startswith("| `")]
+ROWS = {cells[0].strip("`"): cells for cells in CELLS}
 MEMBERS = (
     *("alexnet", "vgg11", "googlenet", "resnet18", "inception_v3", "squeezenet1_1", "densenet121", "mobilenet_v2"),
     *("shufflenet_v2_x0_5", "mnasnet0_5", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "vit_b_32"),

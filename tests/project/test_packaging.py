@@ -16,8 +16,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("course_utils", "course_tools")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "jupyter-client": "jupyter_client"} | {
-    "huggingface-hub": "huggingface_hub"
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "jupyter-client": "jupyter_client",
+    "huggingface-hub": "huggingface_hub",
 }
 # fit_overhead.py measures ours beside these two, in an environment that has them.
 NOT_INSTALLED = {"fastai", "lightning"}
