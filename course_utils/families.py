@@ -170,7 +170,7 @@ def _inception_stages(m: models.Inception3) -> Row:
         "mixed5": [m.Mixed_5b, m.Mixed_5c, m.Mixed_5d],
         "mixed6": [m.Mixed_6a, m.Mixed_6b, m.Mixed_6c, m.Mixed_6d, last],
         "mixed7": [m.Mixed_7a, m.Mixed_7b, m.Mixed_7c],
-        "head": [m.avgpool, m.dropout, nn.Flatten(), *layers_of(m.fc)],
+        "head": [m.avgpool, nn.Flatten(), m.dropout, *layers_of(m.fc)],
     }
 
 
@@ -183,7 +183,7 @@ def _resnet_stages(m: models.ResNet) -> Row:
 def _squeezenet_stages(m: models.SqueezeNet) -> Row:
     stem, *groups = _between_poolings(m.features)
     row = {"stem": stem} | {f"stage{i}": group for i, group in enumerate(groups, 1)}
-    return row | {"head": [m.classifier, nn.Flatten()]}
+    return row | {"head": [*layers_of(m.classifier), nn.Flatten()]}
 
 
 def _squeezenet_end(m: models.SqueezeNet) -> str:
@@ -284,7 +284,8 @@ def _maxvit_stages(m: models.MaxVit) -> Row:
 def _timm_efficientnet_stages(m: nn.Module) -> Row:
     row = {"stem": [m.conv_stem, m.bn1]} | {f"stage{i}": [stage] for i, stage in enumerate(m.blocks, 1)}
     dropout = nn.Dropout(m.drop_rate).train(m.training)
-    return row | {"top": [m.conv_head, m.bn2], "head": [*m.global_pool.children(), dropout, *layers_of(m.classifier)]}
+    pooling = [m.global_pool.pool, m.global_pool.flatten]  # one by one, so that a cache can be behind them
+    return row | {"top": [m.conv_head, m.bn2], "head": [*pooling, dropout, *layers_of(m.classifier)]}
 
 
 def _timm_vit_stages(m: nn.Module) -> Row:

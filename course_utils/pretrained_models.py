@@ -187,7 +187,7 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     new = nn.Linear(feature_dim(model), num_classes, device=old.weight.device, dtype=old.weight.dtype)
     if isinstance(old, nn.Conv2d):  # SqueezeNet: the map is averaged in front of a linear layer, not behind it
         dropout = (module for module in model.get_submodule(parent) if isinstance(module, nn.Dropout))
-        model.set_submodule(parent, nn.Sequential(*dropout, nn.AdaptiveAvgPool2d(1), nn.Flatten(), new))
+        model.set_submodule(parent, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *dropout, new))
     else:
         setattr(model.get_submodule(parent), attribute, new)
     if hasattr(model, "num_classes"):  # transformers write it down
