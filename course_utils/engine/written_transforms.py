@@ -52,9 +52,7 @@ def as_plain(thing: Any) -> Any:
         return {"tuple": list(map(as_plain, thing))}
     if kind is dict and all(isinstance(key, str) for key in thing):
         return {"dict": {key: as_plain(value) for key, value in thing.items()}}
-    if kind is nn.Sequential and not thing._forward_hooks and not thing._forward_pre_hooks:
-        return {"sequential": list(map(as_plain, thing))}
-    if f"{kind.__module__}.".startswith(HOME):
+    if _is_known(kind):
         if isinstance(thing, enum.Enum):
             return {"enum": _path(kind), "name": thing.name}
         usual = vars(nn.Module()) if isinstance(thing, nn.Module) else {}
@@ -75,6 +73,11 @@ def is_complete(plain: Any) -> bool:
 def one_line(text: str) -> str:
     """Return a printed object without line breaks and addresses, which are others in every process."""
     return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text).split())
+
+
+def _is_known(kind: type) -> bool:
+    """Return True for a class that is written by its attributes and built again: torchvision's, and a row of them."""
+    return f"{kind.__module__}.".startswith(HOME) or kind is nn.Sequential
 
 
 def _path(kind: type) -> str:
@@ -116,8 +119,6 @@ def build(plain: Any) -> Any:
             raise CannotBuild(f"{name} is none of torchvision's transforms")
         case {"tuple": list(items)}:
             return tuple(map(build, items))
-        case {"sequential": list(items)}:
-            return nn.Sequential(*map(build, items))
         case {"dict": dict(items)}:
             return {key: build(value) for key, value in items.items()}
         case {"tensor": numbers, **dtype}:
@@ -136,7 +137,9 @@ def build(plain: Any) -> Any:
 
 
 def _class(path: str) -> type:
-    """Return a class of ``torchvision.transforms`` by its path; nothing else is imported or found."""
+    """Return a known class by its path; nothing outside of ``torchvision.transforms`` is imported or found."""
+    if path == _path(nn.Sequential):
+        return nn.Sequential
     module, _, name = path.rpartition(".")
     if f"{module}.".startswith(HOME):
         try:

@@ -45,6 +45,20 @@ def test_a_transform_comes_back_from_its_record(transform):
     assert torch.equal(built(PICTURE), there)
 
 
+@pytest.mark.parametrize("change", ["hook", "pre-hook", "forward"])
+def test_a_row_that_was_changed_is_not_taken_for_a_plain_one(change):
+    plain = as_plain(nn.Sequential(v2.Resize(40), v2.PILToTensor()))
+    row = nn.Sequential(v2.Resize(40), v2.PILToTensor())
+    if change == "forward":
+        row.forward = lambda image: row[1](image)
+    else:
+        register = row.register_forward_hook if change == "hook" else row.register_forward_pre_hook
+        register(lambda *_: None)
+    assert as_plain(row) != plain and is_complete(plain) and not is_complete(as_plain(row))
+    with pytest.raises(CannotBuild):
+        build_transform(as_plain(row))
+
+
 class Brighter(v2.Resize):
     """A class of one's own, under the name of a class of torchvision."""
 
