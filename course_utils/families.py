@@ -336,6 +336,34 @@ def _first_norm(m: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How carefully the ready-made strategies of :mod:`course_utils.fine_tuning` train the networks of a family.
+
+    A network that has seen a million photographs has more to lose than one that has seen little. The default was
+    measured with EfficientNet-Lite0 on photographs, remedy by remedy (``results/remedies.md``); it is used for all
+    families with weights from ImageNet. A class of networks may have another one in an attribute ``recipe``, as the
+    embedded networks have.
+
+    Parameters
+    ----------
+    body_rate
+        Learning rate of the stages in front of the head, as a share of the strategy's own.
+    head_epochs
+        Number of epochs in which the head learns alone. A new head sends random gradients into the body (Kumar et al.
+        2022, https://arxiv.org/abs/2202.10054).
+    update_statistics
+        False to keep the mean and deviation of every BatchNorm as they were learned in pre-training.
+    """
+
+    body_rate: float = 0.1
+    head_epochs: int = 1
+    update_statistics: bool = False
+
+
+AS_WRITTEN = Recipe(body_rate=1.0, head_epochs=0, update_statistics=True)
+
+
+@dataclass(frozen=True)
 class Family:
     """One row of ``FAMILIES``; the fields are the parameters of :func:`register_family`."""
 
@@ -347,6 +375,7 @@ class Family:
     cam_stage: str
     to_map: Callable[[Tensor], Tensor] | None = None
     cam_module: Callable[[nn.Module], nn.Module] | None = None
+    recipe: Recipe = Recipe()
 
     def describes(self, kind: type) -> bool:
         """Return True if this is the class of the row. timm's are given by path: importing timm takes a second."""
@@ -412,6 +441,7 @@ def register_family(
     cam_stage: str,
     to_map: Callable[[Tensor], Tensor] | None = None,
     cam_module: Callable[[nn.Module], nn.Module] | None = None,
+    recipe: Recipe = Recipe(),
 ) -> None:
     """Add a family of networks, so that everything in the course works with it.
 
@@ -439,6 +469,8 @@ def register_family(
     cam_module
         Function from the last module of a stage to the one inside of it whose output Grad-CAM explains; None for the
         module itself.
+    recipe
+        How carefully the ready-made strategies train it.
 
     Raises
     ------
@@ -462,7 +494,7 @@ def register_family(
     ...     return {"one": [m.one, nn.ReLU()], "two": [m.two, nn.ReLU()], "head": head}
     >>> register_family("two-blocks", TwoBlocks, (), two_stages, "fc", "two")
     """
-    row = Family(name, model_class, prefixes, split, last_layer, cam_stage, to_map, cam_module)
+    row = Family(name, model_class, prefixes, split, last_layer, cam_stage, to_map, cam_module, recipe)
     valid_name = isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) and name not in COURSE_FAMILIES
     is_model = isinstance(model_class, type) and issubclass(model_class, nn.Module)
     names = models.list_models()
@@ -478,6 +510,7 @@ def register_family(
         ("cam_stage", isinstance(cam_stage, str), "the name of a stage"),
         ("to_map", to_map is None or callable(to_map), "a function from a stage's output to a map, or None"),
         ("cam_module", cam_module is None or callable(cam_module), "a function from a module to one in it, or None"),
+        ("recipe", isinstance(recipe, Recipe), "a course_utils.families.Recipe"),
     ):
         if not fits:
             raise CourseError(f"register_family cannot use {argument}={getattr(row, argument)!r}. Give {allowed}.")
@@ -498,6 +531,11 @@ def family_of(model: nn.Module) -> Family:
             if family.describes(ancestor):
                 return family
     return _body_and_head(model)
+
+
+def recipe_of(model: nn.Module) -> Recipe:
+    """Return the recipe of a model's class, or else that of its family."""
+    return getattr(type(model), "recipe", None) or family_of(model).recipe
 
 
 # --- a model of no known family -----------------------------------------------------------------------------------

@@ -75,13 +75,15 @@ def learning_stages(model: nn.Module) -> list[str]:
 def train_mode(model: nn.Module, update_statistics: bool = True) -> nn.Module:
     """Set stages that learn to training mode and frozen ones to eval mode; call it instead of ``model.train()``.
 
-    Without `update_statistics` every BatchNorm stays in eval mode, also where its scale and shift learn.
+    Without `update_statistics` every BatchNorm in front of the last stage stays in eval mode, also where its scale and
+    shift learn. In the last stage it is a new one, which has no statistics yet.
     """
     model.train()
-    for stage in stages(model).values():
+    *body, head = stages(model).values()
+    for stage in (*body, head):
         if not any(parameter.requires_grad for parameter in stage.parameters()):
             stage.eval()
-    for module in () if update_statistics else model.modules():
+    for module in () if update_statistics else (module for stage in body for module in stage.modules()):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     return model

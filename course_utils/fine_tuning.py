@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from course_utils.common.errors import CourseError, warn
 from course_utils.common.state import generators_put_back
 from course_utils.common.tables import text_table
+from course_utils.families import AS_WRITTEN, recipe_of
 from course_utils.pretrained_models import hidden_stages, load_pretrained, replace_head, stages
 
 
@@ -53,6 +54,10 @@ class Strategy:
     update_statistics
         False to keep the mean and deviation of every BatchNorm as they were learned in pre-training, where many more
         pictures were seen than a small data set has. Scale and shift learn all the same.
+    by_family
+        True to train the stages in front of the head as carefully as the recipe of the network's family says
+        (:class:`~course_utils.families.Recipe`): at a share of `rates`, behind an epoch of the head alone, with
+        BatchNorm's statistics kept. The ready-made strategies do so; one of your own does what is written in it.
 
     Raises
     ------
@@ -68,6 +73,7 @@ class Strategy:
     warmup: float = 0.1
     hidden: bool = True
     update_statistics: bool = True
+    by_family: bool = False
 
     def __post_init__(self) -> None:
         if not self.starts or self.starts[0] is None:
@@ -87,14 +93,19 @@ class Strategy:
 
     def plan(self, model: nn.Module) -> Plan:
         """Return the plan of the strategy for a model; print it to see a table."""
+        recipe = recipe_of(model) if self.by_family else AS_WRITTEN
         rows, depth = [], 0
         skipped = [] if self.hidden else hidden_stages(model)
         for name, stage in reversed(stages(model).items()):
             parameters = sum(p.numel() for p in stage.parameters())
             start = None if name in skipped else _entry(self.starts, depth)
-            rows.append(StagePlan(name, parameters, _entry(self.rates, depth), start))
+            rate = _entry(self.rates, depth)
+            if depth:
+                rate = rate * recipe.body_rate
+                start = start if start is None else max(start, recipe.head_epochs)
+            rows.append(StagePlan(name, parameters, rate, start))
             depth += name not in skipped
-        return Plan(self, tuple(reversed(rows)))
+        return Plan(self, tuple(reversed(rows)), self.update_statistics and recipe.update_statistics)
 
     def starting_model(self, name: str, num_classes: int, seed: int = 0, weights: object = "DEFAULT") -> nn.Module:
         """Return the pre-trained or random model to begin with; all strategies with the same seed get the same head.
@@ -130,6 +141,7 @@ class Plan:
 
     strategy: Strategy
     rows: tuple[StagePlan, ...]
+    update_statistics: bool = True
 
     def learning_at(self, epoch: int) -> list[str]:
         """Return the names of the stages that learn in an epoch, from pixels to logits."""
@@ -153,15 +165,18 @@ class Plan:
             [row.stage, row.parameters, *(("-", "never") if row.start is None else (f"{row.rate:g}", row.start + 1))]
             for row in self.rows
         ]
-        return text_table(["stage", "parameters", "learning rate", "learns from epoch"], table)
+        kept = "" if self.update_statistics else "\nBatchNorm's statistics stay as they were learned in pre-training."
+        return text_table(["stage", "parameters", "learning rate", "learns from epoch"], table) + kept
 
 
 FEATURE_EXTRACTION = Strategy("feature extraction", starts=(0, None), rates=(3e-2,))
 # VGG-16 has 89 % of its parameters in `hidden`; with it, "last block" would mean other things in other families.
-LAST_BLOCK = Strategy("last block", starts=(0, 0, None), rates=(1e-2, 1e-3), hidden=False)
-PROGRESSIVE = Strategy("progressive", starts=(0, 1, 2, 3, 4, 5), rates=(1e-2, 1e-3))
-DISCRIMINATIVE = Strategy("discriminative", starts=(0,), rates=(1e-2, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 6e-5, 3e-5))
-FULL = Strategy("full fine-tuning", starts=(0,), rates=(1e-2, 1e-3))
+LAST_BLOCK = Strategy("last block", starts=(0, 0, None), rates=(1e-2, 1e-3), hidden=False, by_family=True)
+PROGRESSIVE = Strategy("progressive", starts=(0, 1, 2, 3, 4, 5), rates=(1e-2, 1e-3), by_family=True)
+DISCRIMINATIVE = Strategy(
+    "discriminative", starts=(0,), rates=(1e-2, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 6e-5, 3e-5), by_family=True
+)
+FULL = Strategy("full fine-tuning", starts=(0,), rates=(1e-2, 1e-3), by_family=True)
 FROM_SCRATCH = Strategy("from scratch", starts=(0,), rates=(3e-3,), pretrained=False)
 STRATEGIES = (FEATURE_EXTRACTION, LAST_BLOCK, PROGRESSIVE, DISCRIMINATIVE, FULL, FROM_SCRATCH)
 

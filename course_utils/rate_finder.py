@@ -106,7 +106,7 @@ def find_rate(
     try:
         with generators_put_back(seed):
             set_learning(model, [row.stage for row in plan.rows if row.start is not None])
-            train_mode(model, strategy.update_statistics)
+            train_mode(model, plan.update_statistics)
             optimizer = torch.optim.AdamW(parameter_groups(model, plan))
             shares = [group["lr"] / max(strategy.rates) for group in optimizer.param_groups]
             losses = list(_sweep(model, _batches(train, batch_size, seed), optimizer, shares, rates))

@@ -57,24 +57,27 @@ def train_epochs(run: Run, model: nn.Module, setup: Setup, hooks: Sequence[Any])
             return logits.detach()
 
         # Train. Frozen stages stay in eval mode, or their BatchNorm statistics would move.
-        train_mode(model, setup.plan.strategy.update_statistics)
+        train_mode(model, setup.plan.update_statistics)
         metrics = setup.metrics()  # plain cross-entropy and accuracy, over samples
         for images, labels in setup.train.of_epoch(epoch):
-            logits = setup.memory.in_pieces(forward_and_backward, images, labels)  # in one, unless memory is short
+            pictures, targets = setup.mix(images, labels)  # as they are, without MixUp or CutMix
+            logits = setup.memory.in_pieces(forward_and_backward, pictures, targets)  # in one, unless memory is short
             setup.optimizer.step()  # left out by the scaling of float16 where a gradient is too large for it
             setup.schedule.step()
             setup.optimizer.zero_grad(set_to_none=True)
+            setup.average.update(model)
             metrics.add(logits, labels)
         train_loss, train_accuracy = metrics.means()
         setup.check_scaling()
 
-        val_loss, val_accuracy, val_f1 = validate(run, model, bare, setup)
-        seconds = time.perf_counter() - start
-        record = EpochRecord(
-            epoch, tuple(learning), train_loss, train_accuracy, val_loss, val_accuracy, seconds, val_f1
-        )
-        run.history.append(record)
-        call(hooks, "on_epoch_end", run, model)  # the first of them keeps the best weights
+        with setup.average.in_place(model):  # of the weights over the last steps, if it is asked for
+            val_loss, val_accuracy, val_f1 = validate(run, model, bare, setup)
+            seconds = time.perf_counter() - start
+            record = EpochRecord(
+                epoch, tuple(learning), train_loss, train_accuracy, val_loss, val_accuracy, seconds, val_f1
+            )
+            run.history.append(record)
+            call(hooks, "on_epoch_end", run, model)  # the first of them keeps the best weights
     if run.stopped == "running":
         run.stopped = "finished"
 
@@ -269,7 +272,7 @@ def simple_fit(
     with generators_put_back(seed):  # dropout
         for epoch in range(epochs):
             set_learning(model, plan.learning_at(epoch))  # requires_grad for those, no gradients for the others
-            train_mode(model, strategy.update_statistics)  # model.train(), but frozen stages stay in eval mode
+            train_mode(model, plan.update_statistics)  # model.train(), but frozen stages stay in eval mode
             order = np.random.default_rng([seed, epoch]).permutation(len(train)).tolist()
             batches = batches_of(order, batch_size, training=True)  # the last may be short, but not a single picture
             for images, labels in DataLoader(train, batch_sampler=batches):

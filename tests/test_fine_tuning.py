@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from course_utils import fine_tuning
 from course_utils.common.errors import CourseError
+from course_utils.families import Recipe, recipe_of
 from course_utils.fine_tuning import (
     DISCRIMINATIVE,
     FEATURE_EXTRACTION,
@@ -84,12 +86,12 @@ def test_a_strategy_is_a_value():
 @pytest.mark.parametrize("name", FAMILY_MEMBERS)
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
 def test_a_plan_has_a_row_for_each_stage(strategy, name):
-    model = bare(name)
+    model, strategy = bare(name), dataclasses.replace(strategy, by_family=False)
     plan = strategy.plan(model)
     row = stages(model)
     assert [entry.stage for entry in plan.rows] == list(row)
     assert sum(entry.parameters for entry in plan.rows) == sum(p.numel() for p in model.parameters())
-    if strategy is LAST_BLOCK:  # passes over hidden layers, whose entries are looked at below
+    if strategy.name == LAST_BLOCK.name:  # passes over hidden layers, whose entries are looked at below
         plan = dataclasses.replace(plan, rows=tuple(row for row in plan.rows if row.stage != "hidden"))
     for depth, entry in enumerate(reversed(plan.rows)):
         assert entry.rate == (strategy.rates[depth] if depth < len(strategy.rates) else strategy.rates[-1])
@@ -112,14 +114,49 @@ def test_what_the_six_let_learn(name):
     def learning(strategy, epoch):
         return strategy.plan(model).learning_at(epoch)
 
-    for epoch in (0, EPOCHS):
+    begin = recipe_of(model).head_epochs
+    assert begin == (0 if name.endswith("_mini") else 1)
+    for epoch in (0, begin, EPOCHS):
         assert learning(FEATURE_EXTRACTION, epoch) == names[-1:]
-        assert learning(LAST_BLOCK, epoch) == [map_stages(model)[-1], names[-1]]
-        for everything in (DISCRIMINATIVE, FULL, FROM_SCRATCH):
-            assert learning(everything, epoch) == names
+        alone = epoch < begin
+        assert learning(LAST_BLOCK, epoch) == ([] if alone else [map_stages(model)[-1]]) + names[-1:]
+        for everything in (DISCRIMINATIVE, FULL):
+            assert learning(everything, epoch) == (names[-1:] if alone else names)
+        assert learning(FROM_SCRATCH, epoch) == names
     for epoch in range(5):
         assert learning(PROGRESSIVE, epoch) == names[-1 - epoch :]
     assert learning(PROGRESSIVE, 5) == names
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", FAMILY_MEMBERS)
+def test_the_recipe_of_a_family_holds_in_front_of_the_head(strategy, name):
+    model = bare(name)
+    recipe, written = recipe_of(model), dataclasses.replace(strategy, by_family=False).plan(model)
+    plan = strategy.plan(model)
+    assert plan.rows[-1] == written.rows[-1], "the head learns as it is written"
+    if not strategy.by_family or name.endswith("_mini"):
+        assert plan.rows == written.rows and plan.update_statistics
+        return
+    assert not plan.update_statistics and "statistics stay" in str(plan)
+    for row, own in zip(plan.rows[:-1], written.rows[:-1], strict=True):
+        assert row.rate == pytest.approx(own.rate * recipe.body_rate) and row.rate < own.rate
+        assert row.start == (None if own.start is None else max(own.start, recipe.head_epochs))
+
+
+def test_a_strategy_of_ones_own_does_what_is_written_in_it():
+    plan = make(starts=(0,), rates=(1e-2, 1e-3)).plan(bare("resnet50"))
+    assert {row.start for row in plan.rows} == {0} and {row.rate for row in plan.rows} == {1e-2, 1e-3}
+
+
+def test_a_class_of_networks_may_have_a_recipe_of_its_own():
+    class Mine(ResNet):
+        recipe = Recipe(body_rate=0.5, head_epochs=2)
+
+    with torch.device("meta"):
+        model = Mine(BasicBlock, [1, 1, 1, 1])
+    row = FULL.plan(model).rows[0]
+    assert (row.rate, row.start) == (5e-4, 2)
 
 
 @pytest.mark.parametrize("strategy", [PROGRESSIVE, make(starts=(1, 0, 4, None))], ids=["progressive", "mine"])
@@ -140,17 +177,17 @@ def test_the_last_block_is_the_one_that_gives_the_last_map(name, block, percent)
     model = bare(name)
     plan = LAST_BLOCK.plan(model)
     rows = {row.stage: row for row in plan.rows}
-    assert plan.learning_at(0) == [block, "head"]
-    assert (rows["head"].rate, rows[block].rate) == LAST_BLOCK.rates
+    assert plan.learning_at(1) == [block, "head"]
+    assert (rows["head"].rate, rows[block].rate) == pytest.approx((1e-2, 1e-4)), "as the recipe of the family says"
     assert "hidden" not in rows or rows["hidden"].start is None
     total = sum(row.parameters for row in plan.rows)
-    assert round(100 * plan.trainable_at(0) / total) == percent
+    assert round(100 * plan.trainable_at(1) / total) == percent
 
 
 def test_hidden_layers_are_a_stage_like_others_unless_a_strategy_passes_over_them():
     assert make(starts=(0, 0, None)).plan(bare("vgg11_bn")).learning_at(0) == ["hidden", "head"]
     assert make(starts=(0, 0, None), hidden=False).plan(bare("vgg11_bn")).learning_at(0) == ["block5", "head"]
-    assert FULL.plan(bare("vgg11_bn")).learning_at(0) == list(stages(bare("vgg11_bn")))
+    assert FULL.plan(bare("vgg11_bn")).learning_at(1) == list(stages(bare("vgg11_bn")))
 
 
 def test_a_run_that_is_too_short_for_a_stage_is_told():

@@ -52,10 +52,10 @@ from course_utils.engine.runs import flatten, load_run, read_run
 from course_utils.engine.sampling import SeededDraws, sample_indices, spread_out
 from course_utils.engine.setup import Setup
 from course_utils.engine.written_transforms import as_plain, is_complete
-from course_utils.fine_tuning import Strategy
+from course_utils.fine_tuning import Plan
 
-TITLE = b"course_utils checkpoint 2 "
-STATE_PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random"}
+TITLE = b"course_utils checkpoint 3 "
+STATE_PARTS = {"model", "best", "answers", "optimizer", "schedule", "scaler", "pieces", "random", "average"}
 IRRELEVANT = ("log", "num_workers", "device", "resume")  # arguments of fit that change nothing that is learned
 # Data sets whose samples follow from their files or tensors, and from the functions that they are given.
 KNOWN_DATASETS = (PhotoDataset, PixelDataset, MemoryDataset, ImageFolder, TensorDataset)
@@ -63,7 +63,7 @@ PROBES = 16  # number of samples that are looked at where that is not so
 
 
 def describe_call(
-    model: nn.Module, train: Sized, val: Sized, strategy: Strategy, settings: Mapping[str, Any], machine: Mapping
+    model: nn.Module, train: Sized, val: Sized, plan: Plan, settings: Mapping[str, Any], machine: Mapping
 ) -> dict[str, Any]:
     """Return a description of a call of ``fit`` as plain values: another description means another result.
 
@@ -75,7 +75,7 @@ def describe_call(
     cache |= {} if settings["cache"]["used"] else {"views": 1, "dtype": "float32"}
     call = {
         "model": describe_layers(model),
-        "strategy": asdict(strategy),
+        "plan": asdict(plan),
         "settings": {name: value for name, value in settings.items() if name not in IRRELEVANT} | {"cache": cache},
         "data": {
             name: describe_data(data) | _describe_samples(data, settings["seed"])

@@ -164,6 +164,7 @@ class KeepCheckpoint:
         if state["scaler"] is not None:
             self.setup.accelerator.scaler.load_state_dict(state["scaler"])
         self.setup.memory.count = state["pieces"]
+        self.setup.average.load(state["average"])
         set_generator_states(state["random"][self.setup.group.rank])
         self.epochs_tried = len(history)
         # One statement, because a Stop may come between two.
@@ -192,7 +193,8 @@ class KeepCheckpoint:
 
     def _state(self, run: Run, model: nn.Module, best: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what the next epoch depends on beside generators; which stages learn follows from its number."""
-        weights, setup = model.state_dict(), self.setup
+        setup = self.setup
+        weights = setup.average.learning_weights(model)
         return {
             "model": weights,
             "best": {name: t for name, t in best.items() if not same_bits(t, weights[name])},
@@ -201,6 +203,7 @@ class KeepCheckpoint:
             "schedule": setup.schedule.state_dict(),
             "scaler": None if setup.accelerator.scaler is None else setup.accelerator.scaler.state_dict(),
             "pieces": setup.memory.count,
+            "average": setup.average.state(model),
         }
 
 
@@ -210,7 +213,7 @@ def own_hooks(run: Run, model: nn.Module, train: Dataset, val: Dataset, setup: S
     first = setup.is_first_process
     checkpoints = found = None
     if options.resume:
-        described = describe_call(model, train, val, run.strategy, setup.settings, setup.machine) if first else {}
+        described = describe_call(model, train, val, run.plan, setup.settings, setup.machine) if first else {}
         checkpoints = Checkpoints(described, model)
         found = find_checkpoint(checkpoints, setup)
     level = options.log if first else "off"

@@ -14,6 +14,7 @@ import numpy as np
 from course_utils.common.errors import CourseError
 from course_utils.engine.devices import PRECISIONS
 from course_utils.engine.inputs import CacheOptions, cache_options
+from course_utils.engine.mixing import MIXES
 from course_utils.engine.run_log import LEVELS
 
 CHOOSE_BY = ("accuracy", "macro_f1")
@@ -47,6 +48,13 @@ class FitOptions:
         True for epochs that draw pictures with replacement, every class equally often on average
         (:class:`~course_utils.engine.sampling.BalancedOrder`). The data set has to say its labels
         (:func:`~course_utils.data.samples.labels_of`). Together with class weights the rare classes count twice.
+    mix
+        ``"mixup"`` or ``"cutmix"`` to learn from mixed pictures with mixed labels
+        (:mod:`course_utils.engine.mixing`); None for pictures as they are. The training loss and accuracy of an epoch
+        are then those of mixed pictures under their first label, and no activations are cached.
+    ema
+        Decay of an average of the weights over the last steps, in (0, 1); 0.99 remembers about a hundred. Validation
+        and the weights that are kept are those of the average (:mod:`course_utils.engine.averaging`). None for none.
     num_workers
         Number of processes that load pictures, 0 for small sets and data in memory; ``"auto"`` goes by a rule
         (:mod:`course_utils.engine.loading`). The weights that come out do not depend on it.
@@ -87,6 +95,8 @@ class FitOptions:
     label_smoothing: float = 0.0
     class_weights: Sequence[float] | None = None
     oversample: bool = False
+    mix: str | None = None
+    ema: float | None = None
     num_workers: int | str = 0
     device: str | None = None
     precision: str = "auto"
@@ -105,6 +115,10 @@ class FitOptions:
             )
         object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
         _check_weights(self.class_weights)
+        if self.mix is not None and self.mix not in MIXES:
+            raise CourseError(f"mix={self.mix!r} is unknown: give one of {', '.join(MIXES)}, or None.")
+        if self.ema is not None and not (isinstance(self.ema, numbers.Real) and 0 < self.ema < 1):
+            raise CourseError(f"ema={self.ema!r}: the decay is between 0 and 1, 0.99 for instance; or None.")
         if self.choose_by not in CHOOSE_BY:
             raise CourseError(f"choose_by={self.choose_by!r} is unknown: give one of {', '.join(CHOOSE_BY)}.")
         if self.log not in LEVELS:
@@ -121,7 +135,10 @@ class FitOptions:
             raise CourseError(
                 f"precision={self.precision!r} is unknown: give 'auto' or one of {', '.join(PRECISIONS)}."
             )
-        cache_options(self.cache)
+        if cache_options(self.cache).mode == "on" and self.mix is not None:
+            raise CourseError(
+                "cache='on' cannot be with mix: pictures are mixed anew in every epoch. Use cache='auto'."
+            )
 
     @classmethod
     def of(cls, options: FitOptions | None, keywords: dict[str, Any]) -> FitOptions:

@@ -185,8 +185,8 @@ class Batches:
 def loss_of_shard(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
     """Return the loss of a shard, weighed so that DDP's averaged gradient is that of the whole batch's mean loss.
 
-    Logits are ``(n, C)`` and labels ``(n,)``; n may be 0. The mean is over the samples that have a label: without any,
-    the loss is 0, and torch's own mean would be NaN.
+    Logits are ``(n, C)``, labels ``(n,)`` or shares of classes ``(n, C)``; n may be 0. The mean is over the samples
+    that have a label: without any, the loss is 0, and torch's own mean would be NaN.
     """
     total = all_reduce_sum(label_weights(loss, labels).sum(), group)
     options = {"weight": loss.weight, "label_smoothing": loss.label_smoothing}
@@ -196,8 +196,11 @@ def loss_of_shard(loss: nn.CrossEntropyLoss, logits: Tensor, labels: Tensor, gro
 def label_weights(loss: nn.CrossEntropyLoss, labels: Tensor) -> Tensor:
     """Return how much each sample counts in the mean loss, ``(n,)``: by its class, and not at all without a label.
 
-    torch's mark for "no label" is ``loss.ignore_index``, -100.
+    torch's mark for "no label" is ``loss.ignore_index``, -100. Of shares of classes ``(n, C)`` each class counts by its
+    share.
     """
+    if labels.ndim == 2:
+        return labels.sum(1) if loss.weight is None else labels.to(loss.weight.dtype) @ loss.weight
     known = labels != loss.ignore_index
     return known.long() if loss.weight is None else loss.weight[labels.where(known, 0)] * known
 

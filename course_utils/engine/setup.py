@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 from course_utils.data.samples import Collate
+from course_utils.engine.averaging import WeightAverage
 from course_utils.engine.devices import make_accelerator, precision_of
 from course_utils.engine.inputs import Inputs, cache_options, inputs_for
 from course_utils.engine.loading import workers_for
 from course_utils.engine.memory import MemoryPieces
 from course_utils.engine.metrics import EpochMetrics, LossIsNoNumber
+from course_utils.engine.mixing import mixing
 from course_utils.engine.options import FitOptions
 from course_utils.engine.processes import Batches, ProcessGroup, loss_of_shard
 from course_utils.engine.sampling import seeded_draws, training_order
@@ -35,7 +38,7 @@ class Setup:
     ``settings`` are the options as plain values for the log, with the precision that ``"auto"`` came to; ``inputs``
     are pictures, or cached activations with the part of the network that takes them; ``criterion`` has label smoothing
     and class weights; ``optimizer`` is AdamW over the plan's parameter groups; ``memory`` computes a batch in pieces
-    where the memory is too small.
+    where the memory is too small; ``mix`` and ``average`` do what the options of these names say, or nothing.
     """
 
     plan: Plan
@@ -50,6 +53,8 @@ class Setup:
     optimizer: AcceleratedOptimizer
     schedule: LambdaLR
     memory: MemoryPieces
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    average: WeightAverage
 
     @property
     def machine(self) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
     """
     order = training_order(train, options.seed, options.oversample)
     accelerator = make_accelerator(options.device, options.precision)
-    device, caching = accelerator.device, cache_options(options.cache)
+    device, caching = accelerator.device, cache_options("off" if options.mix else options.cache)
     machine = {"device": device, "precision": accelerator.mixed_precision}
     inputs = inputs_for(caching, model, train, val, plan, epochs=options.epochs, seed=options.seed, **machine)
     if device.type != "mps":  # slower there
@@ -174,4 +179,6 @@ def prepare(model: nn.Module, train: Dataset, val: Dataset, plan: Plan, options:
         prepared,
         schedule,
         MemoryPieces(model, criterion, prepared, group),
+        mixing(options.mix, count_classes(model)),
+        WeightAverage(model, options.ema),
     )

@@ -6,6 +6,9 @@ MobileNetV3 are here in the same way. The classes are torchvision's, so the part
 each builder is registered with torchvision: ``torchvision.models.get_model("resnet18_mini", weights="DEFAULT")`` works
 after ``import course_utils.mini.networks``.
 
+They saw small pictures of 200 classes. When they are fine-tuned they have to learn more than a network from ImageNet,
+and lose less, so the ready-made strategies are used on them as they are written (``recipe``).
+
 The weights were made by :mod:`course_tools.authoring.pretraining`; their accuracy is in the JSON file beside each of
 them and in ``weights.meta``.
 """
@@ -29,6 +32,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from course_utils.common.errors import CourseError
 from course_utils.common.weight_files import WeightsInPackage
+from course_utils.families import AS_WRITTEN
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -83,6 +87,8 @@ class NarrowResNet(ResNet):
     He, K. et al. (2016). Deep Residual Learning for Image Recognition. https://arxiv.org/abs/1512.03385
     """
 
+    recipe = AS_WRITTEN
+
     def __init__(
         self, widths: tuple[int, ...], layers: tuple[int, ...] = (2, 2, 2, 2), num_classes: int = 1000
     ) -> None:
@@ -110,6 +116,8 @@ class NarrowVGG(VGG):
     https://arxiv.org/abs/1409.1556
     """
 
+    recipe = AS_WRITTEN
+
     def __init__(
         self,
         plan: tuple[int | str, ...] = VGG11_MINI_PLAN,
@@ -135,32 +143,40 @@ class NarrowVGG(VGG):
         initialise_convolutions(self)
 
 
-def narrow_efficientnet(num_classes: int = 1000, dropout: float = 0.1) -> EfficientNet:
-    """Return an EfficientNet of torchvision with the stages of ``EFFICIENTNET_B0_MINI_STAGES``.
+class NarrowEfficientNet(EfficientNet):
+    """An EfficientNet of torchvision with the stages of ``EFFICIENTNET_B0_MINI_STAGES``.
 
     Tan, M. & Le, Q. (2019). EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks.
     https://arxiv.org/abs/1905.11946
     """
-    return EfficientNet(
-        [MBConvConfig(*row) for row in EFFICIENTNET_B0_MINI_STAGES],
-        dropout=dropout,
-        stochastic_depth_prob=0.05,
-        num_classes=num_classes,
-        last_channel=EFFICIENTNET_B0_MINI_TOP,
-    )
+
+    recipe = AS_WRITTEN
+
+    def __init__(self, num_classes: int = 1000, dropout: float = 0.1) -> None:
+        super().__init__(
+            [MBConvConfig(*row) for row in EFFICIENTNET_B0_MINI_STAGES],
+            dropout=dropout,
+            stochastic_depth_prob=0.05,
+            num_classes=num_classes,
+            last_channel=EFFICIENTNET_B0_MINI_TOP,
+        )
 
 
-def narrow_mobilenet(num_classes: int = 1000, dropout: float = 0.1) -> MobileNetV3:
-    """Return a MobileNetV3 of torchvision with the blocks of ``MOBILENET_V3_SMALL_MINI_BLOCKS``.
+class NarrowMobileNet(MobileNetV3):
+    """A MobileNetV3 of torchvision with the blocks of ``MOBILENET_V3_SMALL_MINI_BLOCKS``.
 
     Howard, A. et al. (2019). Searching for MobileNetV3. https://arxiv.org/abs/1905.02244
     """
-    return MobileNetV3(
-        [InvertedResidualConfig(*row, dilation=1, width_mult=1.0) for row in MOBILENET_V3_SMALL_MINI_BLOCKS],
-        last_channel=MOBILENET_V3_SMALL_MINI_HIDDEN,
-        num_classes=num_classes,
-        dropout=dropout,
-    )
+
+    recipe = AS_WRITTEN
+
+    def __init__(self, num_classes: int = 1000, dropout: float = 0.1) -> None:
+        super().__init__(
+            [InvertedResidualConfig(*row, dilation=1, width_mult=1.0) for row in MOBILENET_V3_SMALL_MINI_BLOCKS],
+            last_channel=MOBILENET_V3_SMALL_MINI_HIDDEN,
+            num_classes=num_classes,
+            dropout=dropout,
+        )
 
 
 def initialise_convolutions(model: nn.Module) -> None:
@@ -202,8 +218,8 @@ class MiniWeightsEnum(WeightsInPackage):
 BUILDERS = {
     "resnet18_mini": partial(NarrowResNet, RESNET18_MINI_WIDTHS),
     "vgg11_mini": NarrowVGG,
-    "efficientnet_b0_mini": narrow_efficientnet,
-    "mobilenet_v3_small_mini": narrow_mobilenet,
+    "efficientnet_b0_mini": NarrowEfficientNet,
+    "mobilenet_v3_small_mini": NarrowMobileNet,
 }
 PREPROCESSING = {
     name: partial(ImageClassification, crop_size=size, resize_size=size) for name, size in IMAGE_SIZES.items()

@@ -49,6 +49,7 @@ CASES: dict[str, tuple[str, Strategy, dict[str, Any], int, tuple[str, ...]]] = {
     "progressive": ("resnet18_mini", PROGRESSIVE, {"epochs": 3}, 5, ("half written", "before rename", "after rename")),
     "dropout": ("vgg11_mini", LAST_BLOCK, {"epochs": 2}, 3, ("half written", "before unlink")),
     "unbalanced": ("resnet18_mini", DISCRIMINATIVE, {"epochs": 2, **UNBALANCED}, 2, ("before rename", "after unlink")),
+    "averaged": ("resnet18_mini", DISCRIMINATIVE, {"epochs": 2, "ema": 0.9, "mix": "mixup"}, 3, ("before rename",)),
     "early": ("resnet18_mini", EARLY, {"epochs": 9, "patience": 1}, 2, ("after rename",)),
 }
 

@@ -199,7 +199,7 @@ def test_a_stop_at_any_moment_and_the_same_cell_again_come_to_the_same_bits(kill
 
 
 @needs_forks
-@pytest.mark.parametrize("case", ["progressive", "dropout", "unbalanced", "early"])
+@pytest.mark.parametrize("case", ["progressive", "dropout", "unbalanced", "averaged", "early"])
 def test_a_run_that_is_killed_anywhere_and_resumed_comes_to_the_same_bits(killed_runs, case):
     kills = [kill for kill in killed_runs if kill["case"] == case]
     for kill in kills:
@@ -678,7 +678,9 @@ def test_a_checkpoint_tells_what_it_is(checkpoint, tmp_path):
     path.write_bytes(checkpoint)
     found = read_checkpoint(path)
     assert found.header == read_header(path) and len(found.header.history) == 1
-    assert found.header.call["settings"]["epochs"] == 3 and found.header.call["strategy"]["name"] == "progressive"
+    assert (
+        found.header.call["settings"]["epochs"] == 3 and found.header.call["plan"]["strategy"]["name"] == "progressive"
+    )
     # The only epoch is the best one: its weights are stored once.
     assert found.state["best"] == {} and found.header.seen[1] == weights_digest(found.state["model"])
 

@@ -140,7 +140,7 @@ def test_in_vgg_most_parameters_sit_in_the_hidden_layers_also_when_it_is_narrow(
 def test_the_depthwise_networks_have_the_attributes_of_the_full_ones(name, full):
     with torch.device("meta"):
         narrow, wide = models.get_model(name, weights=None), models.get_model(full, weights=None)
-    assert type(narrow) is type(wide)
+    assert isinstance(narrow, type(wide))
     assert [key for key, _ in narrow.named_children()] == [key for key, _ in wide.named_children()]
     assert [type(m) for m in narrow.classifier] == [type(m) for m in wide.classifier]
     assert len(narrow.features) == len(wide.features), "as many stages or blocks"

@@ -20,6 +20,7 @@ LITE = "efficientnet_lite0"
 def _no_choice(monkeypatch, tmp_path):
     monkeypatch.delenv("COURSE_WEIGHTS")
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
 
 
