@@ -259,8 +259,9 @@ def command_text(command: str, data: Sequence[str], options: argparse.Namespace)
 
 def as_record(results: dict, settings: Settings, options: argparse.Namespace) -> dict:
     """Return the results with everything that is needed to judge and repeat them."""
+    weights = "" if settings.weights == "mini" else f"COURSE_WEIGHTS={settings.weights} "
     return {
-        **circumstances(command_text("compare", options.data, options), settings.device),
+        **circumstances(weights + command_text("compare", options.data, options), settings.device),
         "weights": settings.weights,
         "model": settings.model,
         "data": results,
