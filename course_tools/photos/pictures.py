@@ -7,13 +7,15 @@ the command prints on stderr before it ends with exit code 3.
 from __future__ import annotations
 
 import argparse
+import functools
 import glob
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -24,6 +26,7 @@ from course_utils.common.errors import CourseError
 from course_utils.common.files import names_from_shared_folder
 from course_utils.common.progress import progress
 from course_utils.common.tables import counted
+from course_utils.common.threads import in_threads
 from course_utils.data.downloads import is_hidden
 from course_utils.data.pictures import PICTURE_FORMATS, load_picture
 from course_utils.engine.runs import load_run
@@ -162,11 +165,15 @@ def names_of(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def in_batches(
-    paths: Sequence[Path], size: int, work: Callable[[list[Image.Image]], list[T]]
+    paths: Sequence[Path],
+    size: int,
+    work: Callable[[list[Any]], list[T]],
+    prepare: Callable[[Image.Image], Any] = lambda picture: picture,
 ) -> tuple[list[tuple[Path, T]], list[str]]:
     """Return each readable file with its item, in order, and a line for each file that cannot be read, with the reason.
 
-    `work` is given the RGB pictures of up to `size` files and returns one item for each.
+    `work` is given what `prepare` makes of up to `size` RGB pictures, and returns one item for each. Threads read and
+    prepare the next pictures meanwhile.
 
     Raises
     ------
@@ -175,20 +182,26 @@ def in_batches(
     """
     items: list[tuple[Path, T]] = []
     left_out: list[str] = []
+    read = in_threads(functools.partial(_read, prepare=prepare), paths, ahead=size)
     for start in progress(range(0, len(paths), size), "looking at the pictures"):
-        readable, pictures = [], []
-        for path in paths[start : start + size]:
-            try:
-                pictures.append(load_picture(path))
-                readable.append(path)
-            except CourseError as error:
-                cause = error.__cause__
-                left_out.append(f"{path} was left out: {getattr(cause, 'strerror', None) or cause or error}.")
-        if pictures:
-            items += zip(readable, work(pictures), strict=True)
+        batch = list(zip(paths[start : start + size], itertools.islice(read, size), strict=True))
+        readable = [(path, picture) for path, (picture, _) in batch if picture is not None]
+        left_out += [f"{path} was left out: {reason}." for path, (picture, reason) in batch if picture is None]
+        if readable:
+            found = work([picture for _, picture in readable])
+            items += zip((path for path, _ in readable), found, strict=True)
     if not items:
         raise CourseError(f"None of the {len(paths)} pictures could be read. {' '.join(left_out[:3])}")
     return items, left_out
+
+
+def _read(path: Path, prepare: Callable[[Image.Image], Any]) -> tuple[Any, str]:
+    """Return what `prepare` makes of a picture, or None and the reason why it cannot be read."""
+    try:
+        return prepare(load_picture(path)), ""
+    except CourseError as error:
+        cause = error.__cause__
+        return None, str(getattr(cause, "strerror", None) or cause or error)
 
 
 def print_left_out(left_out: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from course_tools.photos.pictures import (
     Answers,
@@ -55,22 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = picture_files(options.pictures)
     network = open_network(options.model, options.run)
 
-    def answers(pictures: list[Image.Image]) -> list[Answers]:
-        return [network.best(probabilities, options.top) for probabilities in predict(network, pictures)]
+    def answers(images: list[Tensor]) -> list[Answers]:
+        return [network.best(probabilities, options.top) for probabilities in predict(network, images)]
 
-    found, left_out = in_batches(paths, BATCH, answers)
+    found, left_out = in_batches(paths, BATCH, answers, network.prepare)
     if options.csv is not None:
         write_csv(options.csv, ("file", "place", "class", "probability"), csv_rows(found))
     print(as_json(found, left_out) if options.json else as_table(found, names_of(paths)))
     return print_left_out(left_out)
 
 
-def predict(network: Network, pictures: Sequence[Image.Image]) -> np.ndarray:
-    """Return the probabilities ``(N, C)`` of N pictures, prepared as those that the network learned from."""
+def predict(network: Network, images: Sequence[Tensor]) -> np.ndarray:
+    """Return the probabilities ``(N, C)`` of N images ``(3, H, W)``, which ``network.prepare`` made of pictures."""
     device = next(network.model.parameters()).device
     with evaluating(network.model) as model:
-        images = torch.stack([network.prepare(picture) for picture in pictures]).to(device)
-        return model(images).float().softmax(1).cpu().numpy()
+        batch = torch.stack(list(images)).to(device).contiguous(memory_format=torch.channels_last)
+        return model(batch).float().softmax(1).cpu().numpy()
 
 
 def as_table(found: Sequence[tuple[Path, Answers]], names: Mapping[Path, str]) -> str:

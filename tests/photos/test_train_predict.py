@@ -266,7 +266,7 @@ def test_pictures_are_prepared_as_in_training(photos, tmp_path, capsys):
     network = open_network(run=run.folder.name)
     with torch.inference_mode():
         wanted = model(torch.stack([image for image, _ in pictures])).softmax(1)
-    np.testing.assert_allclose(predict_command.predict(network, loaded), wanted, atol=1e-6)
+    np.testing.assert_allclose(predict_command.predict(network, list(map(network.prepare, loaded))), wanted, atol=1e-6)
     assert network.classes == tuple(pictures.classes) == ("Misty", "Neither", "Tigger")
     seen = explain_command.explain_files(network, [Path(paths[0])])[0][0][1].seen
     shown = np.asarray(own(loaded[0]).permute(1, 2, 0)) * 255
