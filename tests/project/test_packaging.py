@@ -104,7 +104,7 @@ def test_everything_that_the_packages_import_is_a_dependency():
 def test_everything_that_tests_and_scripts_import_is_declared():
     found = imported("tests", "benchmarks", "appendix")
     assert {name for name in found if not distributions(name) & (REQUIRED | FOR_TESTS)} <= NOT_INSTALLED
-    assert all(found[name] == {"fit_overhead.py"} for name in NOT_INSTALLED)
+    assert all(found[name] <= {"fit_overhead.py", "alternatives.py"} for name in NOT_INSTALLED)
 
 
 def test_an_undeclared_import_would_be_found():
