@@ -37,8 +37,8 @@ COMMAND = "COURSE_WEIGHTS=lite course run --data hymenoptera --out build/lite"
 
 # Written by hand from the page below; read it against the page whenever that is made anew.
 DIFFERENCES = """\
-- **The old job.** The ImageNet network names ants and bees where they are large in the picture. For the drawings the mini
-  network has no word.
+- **The old job.** The ImageNet network names ants and bees where they are large in the picture. For the drawings the
+  mini network has no word.
 - **Frozen features are hard to beat.** On the drawn pets fine-tuning is several points better than frozen features. On
   photographs none of the strategies is told apart from them: the network has seen such pictures before.
 - **Fine-tuning has to be gentle.** With the rates that suit the mini network it ends *below* the frozen features, most
@@ -50,7 +50,7 @@ DIFFERENCES = """\
   class.
 - **Heat maps.** Without training, the mini network's map is faint and EfficientNet-Lite0's is the strongest of all.
   Stretched to its own range, each looks like evidence.
-- **Clever Hans** is found in both, and the mark is worth more on photographs: where it is missing, more answers are lost."""
+- **Clever Hans** is found in both, and the mark is worth more on photographs: without it, more answers are lost."""
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
