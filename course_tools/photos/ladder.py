@@ -202,6 +202,13 @@ class LadderRunner:
         """Fingerprint of the pre-trained weights."""
         return weights_digest(self.network.state_dict())
 
+    def origin(self, rung: Rung) -> str:
+        """Return a fingerprint of what a rung comes from beside the pictures: the weights, and the plan of training."""
+        if rung.strategy is None:
+            return self.weights
+        plan = json.dumps(asdict(rung.strategy.plan(self.network)))
+        return hashlib.sha256(f"{self.weights} {plan}".encode()).hexdigest()
+
     @functools.cached_property
     def train(self) -> Dataset:
         """Pictures that the rungs that train learn from."""
@@ -235,12 +242,12 @@ class LadderRunner:
 
     def result(self, rung: Rung) -> tuple[RungResult, bool]:
         """Return the result of a rung, and True if it was kept from before; otherwise run the rung and keep it."""
-        kept = self.store.load(self.name, rung.name, self.weights)
+        kept = self.store.load(self.name, rung.name, self.origin(rung))
         if kept is not None:
             return kept, True
         own = {KNN.name: self._neighbours, PROBE.name: self._probe}
         result = own[rung.name]() if rung.name in own else self._train(rung)
-        self.store.save(result, self.weights)
+        self.store.save(result, self.origin(rung))
         return result, False
 
     def _neighbours(self) -> RungResult:
@@ -297,15 +304,15 @@ class LadderRunner:
         name, last_report = _name_of(run.folder), report_on(self.splits, "val", last.probabilities)
         return RungResult(self.name, rung.name, report, seconds, cost.memory, trainable, name, detail, last_report)
 
-    def test_once(self, chosen: RungResult) -> Report:
+    def test_once(self, chosen: RungResult, rung: Rung) -> Report:
         """Return the answers of the chosen network to the test pictures; they are kept, and asked for only once."""
-        kept = self.store.load(chosen.model, chosen.rung, self.weights, "test")
+        kept = self.store.load(chosen.model, chosen.rung, self.origin(rung), "test")
         if kept is not None and kept.run == chosen.run:
             return kept.report
         record = load_run(chosen.run)
         answers = evaluate(record.model().to(self.budget.device), self.prepared.test)
         report = report_on(self.splits, "test", answers.probabilities)
-        self.store.save(dataclasses.replace(chosen, report=report, last=None), self.weights, "test")
+        self.store.save(dataclasses.replace(chosen, report=report, last=None), self.origin(rung), "test")
         add_report(record.folder, answers)
         return report
 
@@ -370,7 +377,8 @@ def measure(
         failures = _run_all([(runner, rung) for runner in runners.values() for rung in rungs], results, notify)
         chosen = choose(results)
         looks = count_look(root, splits.test.paths, chosen.run)
-        test = runners[chosen.model].test_once(chosen)
+        rung = next(rung for rung in rungs if rung.name == chosen.rung)
+        test = runners[chosen.model].test_once(chosen, rung)
         audit = runners[_best_features(results)].audit(digests)
     except KeyboardInterrupt:
         finished = f"{len(results)} of {len(models) * len(rungs)} rungs"

@@ -207,7 +207,7 @@ def test_what_is_damaged_or_gone_is_run_again(measured, splits, tmp_path, damage
     found, _, _ = measured
     store = ResultStore(tmp_path / found.folder.name, splits)
     shutil.copytree(found.folder, store.folder)
-    weights = LadderRunner(NAME, splits, found.budget, store).weights
+    weights = LadderRunner(NAME, splits, found.budget, store).origin(PROBE)
     assert store.load(NAME, PROBE.name, weights) is not None
     path = store.folder / "val-resnet18_mini-linear-probe.safetensors"
     content = path.read_bytes()
@@ -222,6 +222,16 @@ def test_what_is_damaged_or_gone_is_run_again(measured, splits, tmp_path, damage
     else:
         weights = "0" * 64
     assert store.load(NAME, PROBE.name, weights) is None
+
+
+def test_a_strategy_that_was_changed_is_run_again(measured, splits):
+    found, _, _ = measured
+    store = ResultStore(found.folder, splits)
+    runner = LadderRunner(NAME, splits, found.budget, store)
+    (rung,) = (rung for rung in ladder.RUNGS if rung.name == "last block")
+    other = dataclasses.replace(rung, strategy=dataclasses.replace(rung.strategy, rates=(1e-2, 5e-4)))
+    assert store.load(NAME, rung.name, runner.origin(rung)) is not None
+    assert store.load(NAME, rung.name, runner.origin(other)) is None
 
 
 def test_rungs_that_augment_read_stored_pixels(splits, tmp_path, monkeypatch, capsys):
@@ -379,8 +389,8 @@ def test_a_second_choice_on_the_same_test_pictures_is_counted(measured, splits, 
     found, _, root = measured
     store = ResultStore(tmp_path, splits)
     runner = LadderRunner(NAME, splits, found.budget, store)
-    first = runner.test_once(found.results[1])
-    assert runner.test_once(found.results[1]).probabilities.tobytes() == first.probabilities.tobytes()
+    first = runner.test_once(found.results[1], PROBE)
+    assert runner.test_once(found.results[1], PROBE).probabilities.tobytes() == first.probabilities.tobytes()
     shutil.copytree(root, tmp_path / "ladders")
     other = Budget(epochs=1, seed=1)
     looks = [measure(splits, [NAME], other, tmp_path / "ladders", lambda _: None, (PROBE,)).looks for _ in range(2)]
