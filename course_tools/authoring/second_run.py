@@ -78,6 +78,8 @@ def page(pairs: Sequence[tuple[str, NotebookNode, NotebookNode]], comparison: di
         DIFFERENCES,
         "## Six strategies, five seeds",
         strategies_table(comparison, drawn),
+        "![Test accuracy of six strategies with ImageNet weights: one dot for each seed and a bar for the mean; five "
+        "lie close together, training from scratch far to the left](../results/day20_lite.png)",
         "## What the lessons state, and where it holds",
         "A statement is checked by the cell that makes it, on whatever data it is run.",
         claims_table(pairs),

@@ -7,6 +7,7 @@ that the README reads.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -314,19 +315,20 @@ def picture(record: dict) -> bytes:
 START, END = "<!-- results: written by `course compare` -->", "<!-- end of results -->"
 
 
-def readme_section(record: dict) -> str:
-    """Return the section of the README with the results: one table, one column per data set."""
-    names = list(record["data"])
-    strategies = list(next(iter(record["data"].values()))["summary"])
-    rows = [["majority class", *(record["data"][name]["majority"] for name in names)]]
-    rows += [[s, *(record["data"][name]["summary"][s]["test"] for name in names)] for s in strategies]
-    seeds = len({trial["seed"] for trial in record["data"][names[0]]["trials"]})
-    headings = [f"{name}, test % of {record['data'][name]['pictures']['test']}" for name in names]
-    table = markdown_table([f"`{record['model']}`, mean ± sd over {seeds} seeds", *headings], rows)
-    source = f"(`{record['command']}`, {record['date']}, {record['hardware']})"
-    return f"{START}\n\n{table}\n\n{source}\n\n{END}"
+def readme_section(*records: dict) -> str:
+    """Return the section of the README with the results: one table, a column for each data set of each record."""
+    columns = [(record["model"], name, data) for record in records for name, data in record["data"].items()]
+    rows = [["majority class", *(data["majority"] for _, _, data in columns)]]
+    rows += [[s, *(data["summary"][s]["test"] for _, _, data in columns)] for s in columns[0][2]["summary"]]
+    seeds = len({trial["seed"] for trial in columns[0][2]["trials"]})
+    headings = [f"{name}, `{model}`, test % of {data['pictures']['test']}" for model, name, data in columns]
+    table = markdown_table([f"mean ± sd over {seeds} seeds", *headings], rows)
+    sources = "; ".join(f"`{record['command']}`, {record['date']}, {record['hardware']}" for record in records)
+    return f"{START}\n\n{table}\n\n({sources})\n\n{END}"
 
 
 def update_readme(readme: Path, record: dict) -> None:
-    """Put the results between the two markers of a README."""
-    put_between(readme, START, END, readme_section(record))
+    """Put the results between the two markers of a README, with those on real weights beside them, if there are any."""
+    second = readme.parent / "results" / "day20_lite.json"
+    more = [json.loads(second.read_text(encoding="utf-8"))] if second.exists() else []
+    put_between(readme, START, END, readme_section(record, *more))
