@@ -2,7 +2,7 @@
 
 :func:`inputs_for` decides. A cache is used where it changes nothing but the time:
 
-* the border is the same in every epoch, and something lies in front of it (feature extraction, last block);
+* some stages never learn in the run (feature extraction, last block): the border is behind them;
 * nothing is augmented at random, or augmented views are asked for;
 * the network is its stages one after another: no hook, no ``forward`` of its own, nothing that cannot be read off;
 * with ``"auto"``, only for more than one epoch, and for data whose fingerprint can be read off: the course's own data
@@ -143,16 +143,14 @@ class _NoCache(Exception):
 
 
 def _border(plan: Plan, epochs: int) -> str:
-    """Return the first stage that learns, if it is the same in all epochs and not the first stage of all."""
-    learning = plan.learning_at(0)
-    moves = next((epoch for epoch in range(1, epochs) if plan.learning_at(epoch) != learning), None)
-    if moves is not None:
-        raise _NoCache(
-            f"the border moves: with {plan.strategy.name!r} other stages learn in epoch {moves + 1} than in the first"
-        )
-    if learning[0] == plan.rows[0].stage:
+    """Return the first stage that ever learns in a run, if it is not the first stage of all.
+
+    Stages behind it that are still frozen in an epoch are run in eval mode, as ever.
+    """
+    (first, *_) = plan.learning_at(epochs - 1)  # a stage that learns goes on learning
+    if first == plan.rows[0].stage:
         raise _NoCache(f"with {plan.strategy.name!r} the first stage learns, so nothing in front of it is frozen")
-    return learning[0]
+    return first
 
 
 def _keys(

@@ -75,8 +75,8 @@ class FitOptions:
         the unbroken run (on a CPU bit by bit). After a finished run the same call is a new run. The name or folder of
         a run (``course runs``) continues that one.
     cache
-        ``"auto"``: the frozen stages run once and their activations come from disk in every epoch, where the border
-        stays the same, nothing is augmented at random, and the data are of the course
+        ``"auto"``: the stages that never learn run once and their activations come from disk in every epoch, where
+        there are any, nothing is augmented at random, and the data are of the course
         (:mod:`course_utils.engine.inputs`); ``"on"``: an error where it cannot be; ``"off"`` or None: never;
         :class:`~course_utils.engine.inputs.CacheOptions` for augmented views, half precision or another folder.
         Losses are the same to about 1e-6, in mixed precision to its rounding.

@@ -206,16 +206,23 @@ def test_the_log_says_that_a_cache_was_used(folder):
 # --- when fit uses one -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("strategy", "reason"),
-    [(PROGRESSIVE, "the border moves: .* in epoch 2"), (FULL, "the first stage learns")],
-    ids=["progressive", "full"],
-)
-def test_no_cache_where_the_border_moves_or_nothing_is_frozen(strategy, reason, folder):
-    assert quick(mini(), TRAIN, VAL, strategy, cache="auto").cached is None
-    assert not folder.exists()
-    with pytest.raises(CourseError, match=f"cache='on' cannot be: .*{reason}"):
-        quick(mini(), TRAIN, VAL, strategy, cache="on")
+def test_no_cache_where_the_first_stage_learns(folder):
+    for strategy, epochs in ((FULL, 2), (PROGRESSIVE, 6)):
+        assert quick(mini(), TRAIN, VAL, strategy, cache="auto", epochs=epochs).cached is None
+        assert not folder.exists()
+        with pytest.raises(CourseError, match=r"cache='on' cannot be: .*the first stage learns"):
+            quick(mini(), TRAIN, VAL, strategy, cache="on", epochs=epochs)
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_stages_that_wake_later_are_behind_the_border(folder, epochs):
+    """In front of it is what never learns in this run; what learns later is run frozen until then."""
+    kept, plain = mini(), mini()
+    run = quick(kept, TRAIN, VAL, PROGRESSIVE, epochs=epochs, cache="auto")
+    other = quick(plain, TRAIN, VAL, PROGRESSIVE, epochs=epochs, cache="off")
+    assert run.cached == {2: "layer4", 3: "layer3"}[epochs] and other.cached is None
+    np.testing.assert_allclose(outcome(run), outcome(other), rtol=0, atol=1e-5)
+    assert moved_stages(kept, copy_of(mini()), copy_of(kept)) == set(run.plan.learning_at(epochs - 1))
 
 
 def test_augmentation_is_never_frozen_silently(folder, photos):
@@ -265,8 +272,8 @@ def test_caches_can_be_given_themselves(folder):
         quick(mini(), *kept, LAST_BLOCK)
     with pytest.raises(CourseError, match="of other frozen weights"):
         quick(mini(seed=9), *kept, HEAD)
-    with pytest.raises(CourseError, match="do not fit this strategy: the border moves"):
-        quick(mini(), *kept, PROGRESSIVE)
+    with pytest.raises(CourseError, match=r"do not fit this strategy: .*the first stage learns"):
+        quick(mini(), *kept, PROGRESSIVE, epochs=6)
 
 
 # --- what a cache holds ------------------------------------------------------------------------------------------
