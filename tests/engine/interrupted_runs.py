@@ -181,7 +181,7 @@ def killed_while_writing(name: str, root: Path, where: str) -> dict[str, Any]:
 def stopped_at(name: str, root: Path, moment: int) -> dict[str, Any]:
     """Stop a case and call fit again, as the cell of a notebook would: with the model as the Stop left it."""
     with contextlib.suppress(KeyboardInterrupt):
-        train(name, root, Stops(moment))
+        return train(name, root, Stops(moment))  # Python ignores what is raised while an object is deleted: no Stop
     return train(name, root)
 
 
