@@ -44,7 +44,7 @@ DIFFERENCES = """\
 - **Fine-tuning has to be gentle.** With the rates that suit the mini network it ends *below* the frozen features, most
   clearly where classes are alike ([results/remedies.md](../results/remedies.md)). The ready-made strategies therefore
   train a network with ImageNet weights more carefully; compare the rates in section 8 of day 20.
-- **Augmentation, MixUp and CutMix** change less than one seed differs from the next, on both.
+- **Augmentation, MixUp and CutMix** help in neither within four epochs; the differences are a few pictures.
 - **Another world.** By night the mini network is lost, and a few pictures of the night bring it back. The ImageNet
   network loses a few points, and there is little to bring back. Sketches cost it everything: it ends near the majority
   class.
