@@ -2,8 +2,8 @@
 
 The network is EfficientNet-Lite0 with its ImageNet weights at 224 pixels; the photographs are ants and bees. Compared:
 fastai's ``fine_tune`` with its defaults, scikit-learn's logistic regression on timm's features, the loop of PyTorch's
-transfer-learning tutorial (frozen and fine-tuned, 25 epochs as there, or fewer), and ours: ``course train`` and the
-ladder. Every way learns from the training pictures, may look at the validation pictures, and is asked once about the
+transfer-learning tutorial (frozen and fine-tuned, 25 epochs as there, or fewer), and ours: ``fit`` with a ready-made
+strategy. Every way learns from the training pictures, may look at the validation pictures, and is asked once about the
 test pictures. Seconds are from files to a network that can be used; nothing is cached before.
 
     python benchmarks/alternatives.py [--quick]

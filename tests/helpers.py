@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import Dataset
@@ -411,3 +412,15 @@ def fake_run(root: Path, name: str = "20260102-030405-head-resnet-0a0a", epochs:
 
 
 REPORT = Report(("cat", "dog"), np.array([0, 1, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]))
+
+
+def red_and_blue(folder: Path, count: int) -> Path:
+    """Write two classes of `count` pictures, noise around red and noise around blue, and return the folder."""
+    rng = np.random.default_rng(0)
+    for name, channel in (("blue", 2), ("red", 0)):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder

@@ -217,7 +217,12 @@ def _without_outputs(notebook: NotebookNode) -> NotebookNode:
 def result_of(notebook: NotebookNode) -> str:
     """Return the text that the last cell tagged ``result`` printed; empty when there is none."""
     tagged = [cell for cell in code_cells(notebook) if "result" in tags(cell)]
-    return "".join(o.text for cell in tagged[-1:] for o in cell.outputs if o.get("name") == "stdout").strip()
+    return "".join(map(printed, tagged[-1:])).strip()
+
+
+def printed(cell: NotebookNode) -> str:
+    """Return what a code cell wrote to stdout."""
+    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
 
 
 def canonical(notebook: NotebookNode) -> NotebookNode:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_tools.authoring.notebooks import code_cells, find_notebooks, read_notebook, tags
+from course_tools.authoring.notebooks import code_cells, find_notebooks, printed, read_notebook, tags
 from course_utils.common.errors import CourseError
 from course_utils.common.files import write_text, written_whole
 from course_utils.common.measuring import circumstances
@@ -129,11 +129,6 @@ def claims(notebook: NotebookNode) -> Iterator[tuple[str, bool]]:
             for start in (HOLDS, FAILS):
                 if line.startswith(start):
                     yield line.removeprefix(start).rstrip("."), start == HOLDS
-
-
-def printed(cell: NotebookNode) -> str:
-    """Return what a cell wrote."""
-    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
 
 
 def shown_cells(stored: NotebookNode, second: NotebookNode) -> Iterator[tuple[str, NotebookNode, NotebookNode, int]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers import red_and_blue
 
 from course_utils.datasets import open_dataset
 
@@ -23,14 +22,7 @@ def _scripts(monkeypatch, tmp_path):
 @pytest.fixture
 def colours(tmp_path):
     """Two classes of eight pictures: reddish and bluish noise."""
-    rng = np.random.default_rng(0)
-    for name, channel in (("blue", 2), ("red", 0)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
-            pixels[..., channel] += 120
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
-    return tmp_path / "photos"
+    return red_and_blue(tmp_path / "photos", 8)
 
 
 def test_alternatives_are_asked_about_the_same_test_pictures(colours, monkeypatch, capsys):

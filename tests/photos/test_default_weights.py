@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import red_and_blue
 
 from course_tools.photos import ladder_command, predict_command, train_command
 from course_utils.common.errors import CourseError
@@ -27,14 +27,7 @@ def _no_choice(monkeypatch, tmp_path):
 @pytest.fixture
 def photos(tmp_path):
     """Two classes of ten pictures: noise around red, noise around blue."""
-    rng = np.random.default_rng(0)
-    for name, channel in (("blue", 2), ("red", 0)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(10):
-            pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
-            pixels[..., channel] += 120
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
-    return tmp_path / "photos"
+    return red_and_blue(tmp_path / "photos", 10)
 
 
 def test_the_default_goes_by_the_data_and_the_variable_goes_first():
